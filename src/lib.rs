@@ -1,0 +1,14 @@
+//! wsgate: a WebSocket-aware, TLS-terminating reverse proxy.
+//!
+//! The crate is a program first; what is public here is what its tests, fuzz targets and benches need.
+//! `ARCHITECTURE.md` tells how the rooms fit together. A module imports only from layers below its own:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | L0, pure | [`proto`], [`route`] |
+//! | L1 | [`config`], [`ending`] |
+//! | L2 | [`buffered`], [`tls`], [`upstream`], [`tunnel`], [`exchange`], [`lifecycle`], [`telemetry`] |
+//! | L3 | [`connection`] |
+//! | L4 | [`server`], [`demo`] |
+
+pub mod proto;

@@ -1,0 +1,4 @@
+//! Bytes to meaning and back: heads, body framing, forwarding, the opening handshake, frames.
+//!
+//! Everything here is a function or a small state machine over `&[u8]`. There is no socket, clock, log or
+//! `async`, so each part is tested and fuzzed by itself and serves any transport.
