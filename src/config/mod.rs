@@ -1,0 +1,320 @@
+//! The configuration as the rest of the program sees it.
+//!
+//! A [`Config`] exists only if the file is coherent: every name points somewhere, every certificate is
+//! loaded and matches its key, every value lies within its bounds. `file` walks the TOML with its
+//! spans, `check` turns it into a [`Config`] or into all of its problems at once.
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    proto::forward::{HeaderEdits, HostHeader, UnderscoreHeaders},
+    route::{HostPattern, PathPattern, RouteKind},
+};
+
+/// Everything that one `proxy.toml` says, with the defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`.
+    pub server: Server,
+    /// `[log]`.
+    pub log: Log,
+    /// `[[listener]]`, in the order of the file; at least one.
+    pub listeners: Vec<Listener>,
+    /// `[upstream.NAME]`, in the order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// `[[route]]`, in the order of the file.
+    pub routes: Vec<Route>,
+}
+
+/// `[server]`: what holds for the whole process.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Worker threads; `auto` is already resolved to the CPUs that the process may use.
+    pub workers: NonZeroUsize,
+    /// Downstream connections at once.
+    pub max_connections: usize,
+    /// TLS handshakes in flight at once.
+    pub max_tls_handshakes: usize,
+    /// Time for tunnels and exchanges to end after SIGTERM; `None` waits without bound.
+    pub shutdown_grace: Option<Duration>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A tracing filter such as `info` or `wsgate::tunnel=debug`, already checked.
+    pub level: String,
+    /// How events and access records are written.
+    pub format: LogFormat,
+    /// Where access records go.
+    pub access: AccessLog,
+    /// Query parameters whose values are masked.
+    pub redact: Vec<String>,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `log.access`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// None are written.
+    Off,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// `[[listener]]`: a bound address with its TLS identity.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// `None` speaks plain HTTP.
+    pub tls: Option<Tls>,
+    /// What happens to request headers with `_` in their names.
+    pub underscore_headers: UnderscoreHeaders,
+    /// Answer every request with 308 to https at this port.
+    pub redirect_https: Option<u16>,
+    /// Bounds of what a client may send.
+    pub limits: ListenerLimits,
+    /// Deadlines; `None` is "off".
+    pub timeout: ListenerTimeouts,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// An IPv4 or IPv6 socket address.
+    Inet(SocketAddr),
+    /// A unix socket's path.
+    Unix(PathBuf),
+}
+
+/// `[listener.limits]`, in bytes but for the count.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerLimits {
+    /// Bytes of a request head; 431 past it.
+    pub request_head: usize,
+    /// Headers of a request; 431 past it.
+    pub header_count: usize,
+    /// Bytes of a request target; 414 past it.
+    pub target: usize,
+    /// Bytes held back for a client that sends before the 101 (rule W7).
+    pub early_bytes: usize,
+}
+
+/// `[listener.timeout]`; `None` is "off".
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerTimeouts {
+    /// For the whole TLS handshake.
+    pub tls_handshake: Option<Duration>,
+    /// From the first byte of a request to the end of its head.
+    pub request_head: Option<Duration>,
+    /// Idle between requests.
+    pub keep_alive: Option<Duration>,
+    /// The period in which a request body must make progress (rule S1).
+    pub request_body: Option<Duration>,
+    /// The period in which a client must take what waits for it (rule S1).
+    pub write: Option<Duration>,
+}
+
+/// `listener.tls`.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Where the certificates come from.
+    pub source: CertificateSource,
+    /// The lowest version that is spoken.
+    pub min_version: TlsVersion,
+    /// `max-age` of Strict-Transport-Security.
+    pub hsts: Option<Duration>,
+}
+
+/// Where a listener's certificates come from.
+#[derive(Debug, Clone)]
+pub enum CertificateSource {
+    /// PEM files, loaded; the first answers an unknown or absent SNI. Never empty.
+    Files(Vec<Identity>),
+    /// Development: these names and addresses get a leaf of the local CA in `folder`.
+    SelfSigned {
+        /// DNS names and IP addresses of the leaf. Never empty.
+        names: Vec<String>,
+        /// The folder of `ca.crt`, `ca.key`, `server.crt` and `server.key`.
+        folder: PathBuf,
+    },
+}
+
+/// A certificate chain and its key, loaded and matching.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The chain's PEM file.
+    pub cert: PathBuf,
+    /// The key's PEM file.
+    pub key: PathBuf,
+    /// What rustls signs with.
+    pub certified: Arc<rustls::sign::CertifiedKey>,
+    /// DNS names and IP addresses of the leaf's subjectAltName.
+    pub names: Vec<String>,
+    /// The leaf's notAfter.
+    pub not_after: time::OffsetDateTime,
+}
+
+/// The lowest TLS version of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2 and 1.3.
+    Tls12,
+    /// TLS 1.3 alone.
+    Tls13,
+}
+
+/// `[upstream.NAME]`: a pool of servers.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Its name in routes, logs and metrics.
+    pub name: String,
+    /// Its servers, in the order of the file. Never empty.
+    pub servers: Vec<UpstreamServer>,
+    /// How one of them is picked.
+    pub balance: Balance,
+    /// For one connect.
+    pub connect_timeout: Option<Duration>,
+    /// From the request being sent to the end of the answer's head, for WebSocket handshakes.
+    pub handshake_timeout: Option<Duration>,
+    /// The same for plain requests.
+    pub response_timeout: Option<Duration>,
+    /// Between two reads of a response body; `text/event-stream` gets an hour where this is shorter.
+    pub response_body_timeout: Option<Duration>,
+    /// Other servers tried when a connect fails.
+    pub retries: u32,
+    /// Over all tries.
+    pub retry_deadline: Option<Duration>,
+    /// Idle connections kept per server.
+    pub keep_alive: usize,
+    /// How long an idle one is kept.
+    pub keep_alive_timeout: Option<Duration>,
+}
+
+/// One entry of `upstream.servers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamServer {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// Its share of new connections relative to the others; at least 1.
+    pub weight: u32,
+}
+
+/// Where a server of a pool is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// A literal IP address and port.
+    Inet(SocketAddr),
+    /// A DNS name and port.
+    Name {
+        /// The name as written.
+        host: String,
+        /// The port, not 0.
+        port: u16,
+    },
+    /// A unix socket's path.
+    Unix(PathBuf),
+}
+
+/// `upstream.balance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The fewest open tunnels and exchanges for its weight.
+    LeastConnections,
+    /// In turn, smoothly weighted.
+    RoundRobin,
+}
+
+/// `[[route]]`: what host, path and kind select.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its name in logs and metrics, unique.
+    pub name: String,
+    /// Hosts that match; never empty.
+    pub hosts: Vec<HostPattern>,
+    /// Paths that match; never empty.
+    pub paths: Vec<PathPattern>,
+    /// Which requests match.
+    pub kind: RouteKind,
+    /// What is done with a request.
+    pub action: Action,
+    /// Taken off the path before it goes upstream.
+    pub strip_prefix: Option<String>,
+    /// The Host that goes upstream.
+    pub host_header: HostHeader,
+    /// The pseudonym of a Via header.
+    pub via: Option<String>,
+    /// Edits of the request's headers.
+    pub request_headers: HeaderEdits,
+    /// Edits of the response's headers.
+    pub response_headers: HeaderEdits,
+    /// Bytes of a request body; 413 past it.
+    pub request_body: Option<u64>,
+    /// `[route.websocket]`.
+    pub websocket: WebSocket,
+}
+
+/// What a route does with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Forward it to the pool at this place of [`Config::upstreams`].
+    Upstream(usize),
+    /// Answer with a redirect. In `to`, `{path}` stands for the request's path and query as sent and
+    /// `{host}` for its host without the port.
+    Redirect {
+        /// The Location, with its placeholders.
+        to: String,
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+    },
+    /// Answer with this.
+    Respond {
+        /// 200 to 599.
+        status: u16,
+        /// Sent as text/plain; charset=utf-8.
+        body: String,
+    },
+}
+
+/// `[route.websocket]`; `None` is "off".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WebSocket {
+    /// What an illegal frame does.
+    pub frames: Frames,
+    /// Whether Sec-WebSocket-Accept is compared.
+    pub verify_accept: bool,
+    /// No byte either way for so long ends a tunnel.
+    pub idle_timeout: Option<Duration>,
+    /// How long a tunnel stands of which one direction has ended.
+    pub half_close_timeout: Option<Duration>,
+    /// After a Close frame was sent: time for the peer's answer.
+    pub close_timeout: Option<Duration>,
+}
+
+/// `route.websocket.frames`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frames {
+    /// An illegal frame ends the tunnel with Close 1002.
+    Enforce,
+    /// It is counted and logged, and the bytes pass.
+    Observe,
+}
