@@ -1,6 +1,8 @@
 //! Streams: what a connection reads from and writes to, the bytes read past a head, and the scratch
 //! buffers of a worker.
 
+mod socket;
+
 use std::{
     cell::RefCell,
     io,
@@ -9,6 +11,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub use socket::Socket;
 
 /// A two-way stream of bytes under a connection: a bare socket, or TLS over one.
 ///
@@ -115,7 +119,11 @@ impl<S: AsyncRead + Unpin> Buffered<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Buffered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.tail().is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
