@@ -2,3 +2,6 @@
 //!
 //! Everything here is a function or a small state machine over `&[u8]`. There is no socket, clock, log or
 //! `async`, so each part is tested and fuzzed by itself and serves any transport.
+
+pub mod frame;
+pub mod handshake;
