@@ -11,4 +11,5 @@
 //! | L3 | [`connection`] |
 //! | L4 | [`server`], [`demo`] |
 
+pub mod demo;
 pub mod proto;
