@@ -84,6 +84,11 @@ impl<S> Buffered<S> {
         }
     }
 
+    /// Puts bytes that were read from the stream into the tail, behind what is there.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+    }
+
     /// The stream below, for its own properties; reading from it skips the tail.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.stream

@@ -12,4 +12,5 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod buffered;
+pub mod demo;
 pub mod proto;
