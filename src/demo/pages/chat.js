@@ -11,7 +11,7 @@ const connection = new Connection("/chat", {
   },
   onMessage(data) {
     const said = parsed(data);
-    showError(said.error ?? "");
+    if (said.error) showError(said.error);
     if (typeof said.you === "string") welcome(said.you);
     else if (typeof said.missed === "number") log.add("event", `You missed ${said.missed} messages.`);
     else if (typeof said.id === "string") hear(said);
@@ -25,6 +25,7 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const input = byId("message");
   if (!input.value.trim()) return;
+  showError("");
   connection.send(JSON.stringify({ id: me, message: input.value }));
   input.value = "";
   input.focus();

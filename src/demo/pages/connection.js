@@ -113,6 +113,7 @@ export class Connection {
     byId("detail").textContent = detail;
     byId("reconnect").disabled = open;
     byId("disconnect").disabled = !open && !this.wanted;
+    byId("disconnect").textContent = !open && this.wanted ? "Stop trying" : "Disconnect";
     for (const button of this.needs) button.disabled = !open;
   }
 }
@@ -144,7 +145,7 @@ export function element(name, className, text = "") {
   return made;
 }
 
-/** JSON that is an object, or an object with `error`. */
+/** What `data` says as JSON; an object with `error` if it is no JSON object. */
 export function parsed(data) {
   try {
     const value = JSON.parse(data);

@@ -14,7 +14,7 @@ const connection = new Connection("/stocks", {
   onOpen: subscribe,
   onMessage(data) {
     const { prices, error } = parsed(data);
-    showError(error ?? "");
+    if (error) showError(error);
     if (prices) show(prices);
   },
 });
@@ -25,6 +25,7 @@ byId("form").addEventListener("submit", (event) => {
 });
 
 function subscribe() {
+  showError("");
   const stocks = byId("symbols").value.toUpperCase().split(/[\s,;]+/).filter(Boolean);
   connection.send(JSON.stringify({ stocks }));
 }
@@ -79,8 +80,8 @@ function addRow(symbol) {
 function pointsOf(history) {
   const low = Math.min(...history);
   const range = Math.max(...history) - low || 1;
-  const step = WIDTH / (POINTS - 1);
-  const left = WIDTH - (history.length - 1) * step;
+  const step = (WIDTH - 4) / (POINTS - 1);
+  const left = WIDTH - 2 - (history.length - 1) * step;
   return history
     .map((price, at) => {
       const y = HEIGHT - 2 - ((price - low) / range) * (HEIGHT - 4);
