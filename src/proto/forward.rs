@@ -3,6 +3,7 @@
 //! A head is rebuilt from the lines that may stay, then wsgate's own are added, then the route's edits are made,
 //! then framing and upgrade are written: so nothing that a peer or a route writes can replace what comes later.
 
+use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -35,7 +36,7 @@ pub enum HostHeader {
 }
 
 /// A route's edits of one kind of head. A name that [`may_edit`] refuses is left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
     /// Name and value of headers that replace what is there.
     pub set: Vec<(String, String)>,
@@ -55,7 +56,8 @@ impl HeaderEdits {
 
     /// Whether an edit decides about this name or one that a backend takes for it.
     fn touch(&self, name: &str) -> bool {
-        self.removed().chain(self.set().map(|(name, _)| name)).any(|edited| alike(edited, name))
+        let set = self.set.iter().map(|(name, _)| name);
+        self.remove.iter().chain(set).any(|edited| alike(edited, name)) && may_edit(name)
     }
 
     fn apply(&self, headers: &mut Headers) -> Result<(), InvalidHeader> {
@@ -66,6 +68,14 @@ impl HeaderEdits {
             headers.set(name, value.as_bytes())?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for HeaderEdits {
+    /// Names alone: what is set is often a credential of the backend's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set: Vec<_> = self.set.iter().map(|(name, _)| name).collect();
+        f.debug_struct("HeaderEdits").field("set", &set).field("remove", &self.remove).finish()
     }
 }
 
@@ -87,8 +97,8 @@ pub enum Kind {
     Handshake,
 }
 
-/// All that a request head depends on but the head.
-#[derive(Clone, Copy, Debug)]
+/// All that a request head depends on but the head. No `Debug`, as the target may carry a token.
+#[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
     /// Who sent it; `None` on a unix listener.
     pub client_ip: Option<IpAddr>,
@@ -296,7 +306,7 @@ fn append_forwarding(
     out.append("X-Request-Id", cx.request_id.as_bytes())
 }
 
-fn append_display(out: &mut Headers, name: &str, value: &dyn std::fmt::Display) -> Result<(), InvalidHeader> {
+fn append_display(out: &mut Headers, name: &str, value: &dyn fmt::Display) -> Result<(), InvalidHeader> {
     // Writing to a Vec can't fail.
     out.append_with(name, |text| drop(write!(text, "{value}")))
 }

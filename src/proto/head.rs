@@ -387,6 +387,9 @@ impl RequestHead {
     ///
     /// `None` while the bytes may still become a legal head. A result that is not `None` stays what it is
     /// whatever comes after, and no byte past the head counts. Allocates only when the head is complete.
+    ///
+    /// It begins anew each time. Where a head trickles in, calling it at the first bytes, and then only when new ones
+    /// hold a LF or pass the bound, loses nothing.
     pub fn parse(input: &[u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HeadError> {
         parse_within(input, limits.bytes, |cursor| {
             cursor.skip_empty_lines(LEADING_EMPTY_LINES)?;
@@ -748,8 +751,8 @@ impl<'a> Cursor<'a> {
             self.header_line()?;
             count += 1;
         }
+        let section = &self.input[start..self.at - Line::CRLF.len()];
         // A colon without a space after it grows by that space.
-        let section = &self.input[start..self.at];
         let mut headers = Headers::with_capacity(count, section.len() + count);
         copy_lines(section, &mut headers);
         Ok(headers)
@@ -779,7 +782,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Copies lines that were found legal: a CR is always that of a CRLF, and each line but the empty one has a colon.
+/// Copies lines that were found legal: a CR is always that of a CRLF, and each line has a colon.
 fn copy_lines(mut section: &[u8], headers: &mut Headers) {
     while let Some(end) = memchr(b'\r', section) {
         let line = &section[..end];
