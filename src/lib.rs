@@ -12,3 +12,4 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod proto;
+pub mod route;
