@@ -14,3 +14,4 @@
 pub mod buffered;
 pub mod demo;
 pub mod proto;
+pub mod route;
