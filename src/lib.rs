@@ -13,5 +13,6 @@
 
 pub mod buffered;
 pub mod demo;
+pub mod lifecycle;
 pub mod proto;
 pub mod route;
