@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -108,78 +108,85 @@ impl TlsPermits {
 }
 
 /// How far the end of the process has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Running,
-    Draining,
-    Shutdown,
-}
+const RUNNING: u8 = 0;
+const DRAINING: u8 = 1;
+const SHUTDOWN: u8 = 2;
 
 /// The order to end; all that lives long listens to it.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    stage: watch::Receiver<Stage>,
+    order: Arc<Order>,
 }
 
 /// Gives the order to end.
 #[derive(Debug)]
 pub struct DrainHandle {
-    stage: watch::Sender<Stage>,
+    order: Arc<Order>,
+}
+
+#[derive(Debug)]
+struct Order {
+    /// Read on the path of bytes, hence no lock.
+    stage: AtomicU8,
+    changed: watch::Sender<()>,
 }
 
 impl Drain {
     /// A signal, and who gives it.
     pub fn new() -> (DrainHandle, Self) {
-        let (sender, receiver) = watch::channel(Stage::Running);
-        (DrainHandle { stage: sender }, Self { stage: receiver })
+        let order = Arc::new(Order { stage: AtomicU8::new(RUNNING), changed: watch::Sender::new(()) });
+        (DrainHandle { order: Arc::clone(&order) }, Self { order })
     }
 
     /// Nothing new begins, and what is open ends in order.
     pub fn is_draining(&self) -> bool {
-        *self.stage.borrow() >= Stage::Draining
+        self.order.stage.load(Ordering::Acquire) >= DRAINING
     }
 
     /// What is still open is cut.
     pub fn is_shutdown(&self) -> bool {
-        *self.stage.borrow() == Stage::Shutdown
+        self.order.stage.load(Ordering::Acquire) >= SHUTDOWN
     }
 
     /// Waits until the drain begins.
     pub async fn draining(&self) {
-        self.reach(Stage::Draining).await;
+        self.reach(DRAINING).await;
     }
 
     /// Waits until the time of the drain is over.
     pub async fn shutdown(&self) {
-        self.reach(Stage::Shutdown).await;
+        self.reach(SHUTDOWN).await;
     }
 
-    async fn reach(&self, stage: Stage) {
-        let mut receiver = self.stage.clone();
-        if receiver.wait_for(|now| *now >= stage).await.is_err() {
-            // Whoever could give the order is gone without having given it.
-            std::future::pending().await
+    async fn reach(&self, stage: u8) {
+        let mut changed = self.order.changed.subscribe();
+        while self.order.stage.load(Ordering::Acquire) < stage {
+            // The sender lives as long as this signal, so it can't be closed.
+            let _ = changed.changed().await;
         }
     }
 }
 
 impl DrainHandle {
+    /// The signal that it gives.
+    pub fn signal(&self) -> Drain {
+        Drain { order: Arc::clone(&self.order) }
+    }
+
     /// Begins the drain.
     pub fn drain(&self) {
-        self.advance(Stage::Draining);
+        self.advance(DRAINING);
     }
 
     /// Ends it: what is still open is cut.
     pub fn shutdown(&self) {
-        self.advance(Stage::Shutdown);
+        self.advance(SHUTDOWN);
     }
 
-    fn advance(&self, to: Stage) {
-        self.stage.send_if_modified(|stage| {
-            let advances = *stage < to;
-            *stage = to.max(*stage);
-            advances
-        });
+    fn advance(&self, to: u8) {
+        if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
+            self.order.changed.send_replace(());
+        }
     }
 }
 

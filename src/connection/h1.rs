@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Admission, Client, Gate, Listener, OpenTunnel,
+    Client, Gate, Listener, OpenTunnel,
     answer::Answer,
     downstream::Downstream,
     record::ExchangeRecord,
@@ -70,12 +70,12 @@ impl Http1 {
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel.
-    pub(super) async fn serve(mut self, admission: Admission) -> Option<OpenTunnel> {
+    pub(super) async fn serve(mut self, is_overload: bool) -> Option<OpenTunnel> {
         loop {
-            let next = match self.next_head().await {
+            let next = match self.next_head(is_overload).await {
                 Arrival::Quiet => Next::Close,
                 Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
-                Arrival::Head(head) if admission == Admission::Overload => {
+                Arrival::Head(head) if is_overload => {
                     let mut record = self.record(&head);
                     self.refuse(&Refusal::Overload, &head, &mut record, BodyFraming::UntilClose).await
                 }
@@ -99,10 +99,12 @@ impl Http1 {
     }
 
     /// Waits for the next request, and reads its head.
-    async fn next_head(&mut self) -> Arrival {
+    async fn next_head(&mut self, is_overload: bool) -> Arrival {
         let timeout = self.listener.config.timeout;
         if self.down.tail().is_empty() {
-            let idle_until = timeout.keep_alive.map(|period| Instant::now() + period);
+            // Whoever is only to be told that there is no room must not keep the reserve for long.
+            let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
+            let idle_until = idle.map(|period| Instant::now() + period);
             let drain = self.gate.drain.clone();
             let fill = within(idle_until, self.down.fill(self.listener.head_limits.bytes));
             let filled = tokio::select! {

@@ -23,8 +23,7 @@ use std::{
 use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
     buffered::{Buffered, Socket},
-    ending::TlsFailure,
-    lifecycle::{Drain, Permit, TlsPermits},
+    lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
     tls::TlsInfo,
     tunnel::Tunnel,
@@ -54,15 +53,6 @@ pub(crate) struct Client {
     tls: Option<TlsInfo>,
 }
 
-/// Whether an accepted connection is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// It is.
-    Served,
-    /// There are too many: its first request is answered with 503 (rule S2).
-    Overload,
-}
-
 /// The task of one downstream connection.
 pub struct Connection {
     state: State,
@@ -88,14 +78,15 @@ impl Connection {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
         permit: Permit,
-        admission: Admission,
+        tls_permit: Option<TlsPermit>,
     ) -> Self {
+        let is_overload = permit.is_overload();
         let set_up = async move {
             let drain = gate.drain.clone();
             tokio::select! {
                 biased;
                 () = drain.shutdown() => None,
-                tunnel = set_up(socket, listener, gate, admission) => tunnel,
+                tunnel = set_up(socket, listener, gate, tls_permit, is_overload) => tunnel,
             }
         };
         Self { state: State::SetUp(Box::pin(set_up)), _permit: permit }
@@ -148,27 +139,24 @@ async fn set_up(
     socket: Accepted,
     listener: Arc<Listener>,
     gate: Arc<Gate>,
-    admission: Admission,
+    tls_permit: Option<TlsPermit>,
+    is_overload: bool,
 ) -> Option<OpenTunnel> {
     // Only a client that is gone already, or a process without file descriptors, fails here.
     let (socket, address) = socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let (stream, tls) = match &listener.acceptor {
         None => (Downstream::Plain(socket), None),
         Some(acceptor) => {
-            let _in_flight = gate.tls_permits.acquire().await;
             match acceptor.accept(socket, listener.config.timeout.tls_handshake).await {
                 Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
                 Err(failure) => {
-                    note_tls_failure(&gate, &listener, address, &failure);
+                    record::tls_failure(&gate.access, &listener, address, &failure);
                     return None;
                 }
             }
         }
     };
+    drop(tls_permit);
     let client = Client { address, tls };
-    Http1::new(Buffered::new(stream), client, listener, gate).serve(admission).await
-}
-
-fn note_tls_failure(gate: &Gate, listener: &Listener, address: Option<SocketAddr>, failure: &TlsFailure) {
-    record::tls_failure(&gate.access, listener, address, failure);
+    Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
 }

@@ -106,6 +106,13 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether a TLS handshake comes first.
+    pub fn speaks_tls(&self) -> bool {
+        self.acceptor.is_some()
+    }
+}
+
 fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
     let made;
     let identities = match &tls.source {
