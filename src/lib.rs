@@ -12,4 +12,7 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod buffered;
+pub mod demo;
+pub mod lifecycle;
 pub mod proto;
+pub mod route;

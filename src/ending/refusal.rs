@@ -133,6 +133,9 @@ pub enum UpstreamFault {
     /// A header that cannot be passed on.
     #[error("header")]
     Header,
+    /// It ended within its head.
+    #[error("cut within its head")]
+    Cut,
     /// More interim responses than make sense.
     #[error("too many interim responses")]
     Interim,
@@ -165,8 +168,8 @@ impl Refusal {
     /// The stable name in logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::BadHead(_) | Self::BadBody(_) => "bad_head",
-            Self::AmbiguousFraming(_) => "ambiguous_framing",
+            Self::BadHead(_) => "bad_head",
+            Self::AmbiguousFraming(_) | Self::BadBody(_) => "ambiguous_framing",
             Self::TransferCoding => "transfer_coding",
             Self::BadHost(_) => "bad_host",
             Self::BadPath(_) => "bad_path",
