@@ -4,7 +4,9 @@
 //! `async`, so each part is tested and fuzzed by itself and serves any transport.
 
 pub mod forward;
+pub mod frame;
 pub mod framing;
+pub mod handshake;
 pub mod head;
 #[doc(hidden)]
 pub mod laws;
