@@ -13,3 +13,4 @@
 
 pub mod buffered;
 pub mod proto;
+pub mod tls;
