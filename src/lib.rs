@@ -12,5 +12,6 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod buffered;
+pub mod demo;
 pub mod proto;
 pub mod tls;

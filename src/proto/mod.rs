@@ -2,3 +2,11 @@
 //!
 //! Everything here is a function or a small state machine over `&[u8]`. There is no socket, clock, log or
 //! `async`, so each part is tested and fuzzed by itself and serves any transport.
+
+pub mod forward;
+pub mod frame;
+pub mod framing;
+pub mod handshake;
+pub mod head;
+#[doc(hidden)]
+pub mod laws;

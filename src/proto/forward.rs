@@ -1,0 +1,475 @@
+//! What a gateway changes in a head before it passes it on (RFC 9110 §7.6). The only editor of headers.
+//!
+//! A head is rebuilt from the lines that may stay, then wsgate's own are added, then the route's edits are made,
+//! then framing and upgrade are written: so nothing that a peer or a route writes can replace what comes later.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
+use super::head::{Headers, InvalidHeader, RequestHead, ResponseHead, Version, is_token};
+
+#[cfg(test)]
+mod tests;
+
+/// What becomes of request headers with `_` in their names, which many backends can't tell from `-` (H6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnderscoreHeaders {
+    /// They are taken out.
+    #[default]
+    Drop,
+    /// They pass, but for aliases of names that wsgate or the route sets.
+    Pass,
+}
+
+/// Which Host goes upstream (H8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HostHeader {
+    /// The client's, byte by byte.
+    #[default]
+    Client,
+    /// The endpoint's own.
+    Upstream,
+    /// This one.
+    Literal(String),
+}
+
+/// A route's edits of one kind of head. A name that [`may_edit`] refuses is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Name and value of headers that replace what is there.
+    pub set: Vec<(String, String)>,
+    /// Names of headers that are taken out.
+    pub remove: Vec<String>,
+}
+
+impl HeaderEdits {
+    fn removed(&self) -> impl Iterator<Item = &str> {
+        self.remove.iter().map(String::as_str).filter(|name| may_edit(name))
+    }
+
+    fn set(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        pairs.filter(|(name, _)| may_edit(name))
+    }
+
+    /// Whether an edit decides about this name or one that a backend takes for it.
+    fn touch(&self, name: &str) -> bool {
+        self.removed().chain(self.set().map(|(name, _)| name)).any(|edited| alike(edited, name))
+    }
+
+    fn apply(&self, headers: &mut Headers) -> Result<(), InvalidHeader> {
+        for name in self.removed() {
+            headers.remove(name);
+        }
+        for (name, value) in self.set() {
+            headers.set(name, value.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a route may set or remove this header: not what frames, routes or upgrades a message, which wsgate
+/// writes itself (Host has its own setting), nor what the opening handshake is judged by (W13).
+pub fn may_edit(name: &str) -> bool {
+    !is_hop_by_hop(name) && !alike(name, "host") && !alike(name, "content-length") && !is_handshake(name)
+}
+
+/// What a request head becomes part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An HTTP exchange whose body goes upstream in this framing.
+    Plain {
+        /// How the body is delimited, as `request_framing` said.
+        framing: BodyFraming,
+    },
+    /// The opening handshake.
+    Handshake,
+}
+
+/// All that a request head depends on but the head.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext<'a> {
+    /// Who sent it; `None` on a unix listener.
+    pub client_ip: Option<IpAddr>,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// The port it came to.
+    pub listener_port: Option<u16>,
+    /// The endpoint's host, with the port where it is not the scheme's own.
+    pub upstream_authority: &'a str,
+    /// Which Host goes upstream.
+    pub host_header: &'a HostHeader,
+    /// The pseudonym for Via; `None` adds no line.
+    pub via: Option<&'a str>,
+    /// The route's edits.
+    pub edits: &'a HeaderEdits,
+    /// What becomes of names with `_`.
+    pub underscore_headers: UnderscoreHeaders,
+    /// The value of X-Request-Id.
+    pub request_id: &'a str,
+    /// The target that goes upstream, in origin form or `*`.
+    pub target: &'a str,
+}
+
+/// A request head as it goes upstream, and what a log should know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedRequest {
+    /// What goes upstream.
+    pub head: RequestHead,
+    /// Lines dropped because of `_` in their names.
+    pub dropped_underscore: usize,
+    /// Lines dropped that told of a proxy before this one: X-Forwarded-*, Forwarded, X-Real-IP.
+    pub dropped_forwarded: usize,
+}
+
+/// The head that goes upstream, as HTTP/1.1.
+///
+/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64 headers.
+pub fn request(
+    head: &RequestHead,
+    kind: Kind,
+    cx: &RequestContext<'_>,
+) -> Result<ForwardedRequest, InvalidHeader> {
+    let nominated = nominated(&head.headers)?;
+    let mut headers = roomy(&head.headers);
+    let mut dropped_underscore = 0;
+    let mut dropped_forwarded = 0;
+    append_host(&mut headers, head, cx)?;
+    for (name, value) in head.headers.iter() {
+        match request_fate(name, head.version, cx) {
+            Fate::Underscore => dropped_underscore += 1,
+            Fate::Forwarding => dropped_forwarded += 1,
+            Fate::Drop => {}
+            Fate::Keep if is_nominated(name, &nominated) => {}
+            Fate::Keep if kind == Kind::Handshake => headers.push(usual_case(name), value),
+            Fate::Keep => headers.push(name, value),
+        }
+    }
+    append_forwarding(&mut headers, head.headers.get("host"), cx)?;
+    append_via(&mut headers, head.version, cx.via)?;
+    cx.edits.apply(&mut headers)?;
+    match kind {
+        Kind::Plain { framing } => {
+            append_framing(&mut headers, framing)?;
+            append_te(&mut headers, head)?;
+        }
+        Kind::Handshake => append_upgrade(&mut headers)?,
+    }
+    let forwarded = RequestHead {
+        method: head.method.clone(),
+        target: cx.target.to_owned(),
+        version: Version::Http11,
+        headers,
+    };
+    Ok(ForwardedRequest { head: forwarded, dropped_underscore, dropped_forwarded })
+}
+
+/// What becomes of a client's header.
+enum Fate {
+    Keep,
+    Drop,
+    Underscore,
+    Forwarding,
+}
+
+fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
+    let ours = is_rewritten(name) || is_forwarding(name) || cx.edits.touch(name);
+    if name.contains('_') && (ours || is_handshake(name) || cx.underscore_headers == UnderscoreHeaders::Drop)
+    {
+        return Fate::Underscore;
+    }
+    if is_forwarding(name) {
+        return Fate::Forwarding;
+    }
+    // HTTP/1.0 knows no interim answer to wait for, and the backend would take it for 1.1 (RFC 9110 §10.1.1).
+    let expects = version == Version::Http10 && name.eq_ignore_ascii_case("expect");
+    // A CGI backend would read `Proxy` as the environment's HTTP_PROXY.
+    if ours || expects || name.eq_ignore_ascii_case("proxy") { Fate::Drop } else { Fate::Keep }
+}
+
+/// Names that wsgate writes itself, or that must not go on at all.
+fn is_rewritten(name: &str) -> bool {
+    is_hop_by_hop(name) || ["host", "content-length", "x-request-id"].iter().any(|ours| alike(ours, name))
+}
+
+/// Headers of one connection only (H5). The Proxy-* credentials are between a client and the proxy that asked for
+/// them, and wsgate is none that did (RFC 9110 §11.7).
+fn is_hop_by_hop(name: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-authentication-info",
+    ];
+    NAMES.iter().any(|hop| alike(hop, name))
+}
+
+/// Headers that tell of proxies before this one (H7).
+fn is_forwarding(name: &str) -> bool {
+    begins_alike(name, "x-forwarded-") || alike(name, "forwarded") || alike(name, "x-real-ip")
+}
+
+fn is_handshake(name: &str) -> bool {
+    begins_alike(name, "sec-websocket-")
+}
+
+/// Equal in the eyes of a backend that ignores case and takes `_` for `-`.
+fn alike(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(a, b)| fold(a) == fold(b))
+}
+
+fn begins_alike(name: &str, start: &str) -> bool {
+    name.get(..start.len()).is_some_and(|beginning| alike(beginning, start))
+}
+
+/// More headers than anybody names in Connection, and few enough to compare each header with each of them.
+const MOST_NOMINATED: usize = 64;
+
+/// The headers that Connection names beside the ones that never go on anyway.
+fn nominated(headers: &Headers) -> Result<Vec<&[u8]>, InvalidHeader> {
+    let options = headers.tokens("connection").filter(|option| {
+        let usual = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
+        !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual.as_bytes()))
+    });
+    let nominated: Vec<_> = options.take(MOST_NOMINATED + 1).collect();
+    if nominated.len() > MOST_NOMINATED { Err(InvalidHeader::TooManyOptions) } else { Ok(nominated) }
+}
+
+/// Whether Connection takes this header out. It can't take out what the message is judged by, at wsgate or behind
+/// it: that would leave a backend with another message than the one that was let through (RFC 9110 §7.6.1).
+fn is_nominated(name: &str, nominated: &[&[u8]]) -> bool {
+    const JUDGED_BY: [&str; 4] = ["host", "origin", "cookie", "authorization"];
+    nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+        && !is_handshake(name)
+        && !JUDGED_BY.iter().any(|judged| judged.eq_ignore_ascii_case(name))
+}
+
+/// An empty head with room for what came and for what wsgate adds.
+fn roomy(received: &Headers) -> Headers {
+    Headers::with_capacity(received.len() + 12, received.wire_len() + 512)
+}
+
+/// Host comes first (RFC 9110 §7.2). A client of HTTP/1.0 may have sent none.
+fn append_host(out: &mut Headers, head: &RequestHead, cx: &RequestContext<'_>) -> Result<(), InvalidHeader> {
+    let upstream = cx.upstream_authority.as_bytes();
+    let host = match cx.host_header {
+        HostHeader::Client => head.headers.get("host").unwrap_or(upstream),
+        HostHeader::Upstream => upstream,
+        HostHeader::Literal(host) => host.as_bytes(),
+    };
+    out.append("Host", host)
+}
+
+/// Who the client is and how it came (H7). What clients sent of these has been dropped: nobody is trusted. For a
+/// trusted proxy its own lines would be an argument here, to be appended to.
+fn append_forwarding(
+    out: &mut Headers,
+    host: Option<&[u8]>,
+    cx: &RequestContext<'_>,
+) -> Result<(), InvalidHeader> {
+    let host = host.filter(|host| !host.is_empty());
+    let proto = if cx.tls { "https" } else { "http" };
+    let client = cx.client_ip.map(|ip| ip.to_canonical());
+    if let Some(ip) = client {
+        append_display(out, "X-Forwarded-For", &ip)?;
+    }
+    out.append("X-Forwarded-Proto", proto.as_bytes())?;
+    if let Some(host) = host {
+        out.append("X-Forwarded-Host", host)?;
+    }
+    if let Some(port) = cx.listener_port {
+        append_display(out, "X-Forwarded-Port", &port)?;
+    }
+    if let Some(ip) = client {
+        append_display(out, "X-Real-IP", &ip)?;
+    }
+    out.append_with("Forwarded", |text| write_forwarded(text, client, proto, host))?;
+    out.append("X-Request-Id", cx.request_id.as_bytes())
+}
+
+fn append_display(out: &mut Headers, name: &str, value: &dyn std::fmt::Display) -> Result<(), InvalidHeader> {
+    // Writing to a Vec can't fail.
+    out.append_with(name, |text| drop(write!(text, "{value}")))
+}
+
+/// One element of Forwarded (RFC 7239 §4): an IPv6 address and a host with a port are no tokens and stand in quotes.
+fn write_forwarded(text: &mut Vec<u8>, client: Option<IpAddr>, proto: &str, host: Option<&[u8]>) {
+    let _ = match client {
+        Some(IpAddr::V4(ip)) => write!(text, "for={ip};proto={proto}"),
+        Some(IpAddr::V6(ip)) => write!(text, "for=\"[{ip}]\";proto={proto}"),
+        None => write!(text, "for=unknown;proto={proto}"),
+    };
+    let Some(host) = host else { return };
+    text.extend_from_slice(b";host=");
+    if is_token(host) {
+        text.extend_from_slice(host);
+        return;
+    }
+    text.push(b'"');
+    for &byte in host {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.push(b'"');
+}
+
+/// A line of our own after those that came (RFC 9110 §7.6.3), with the version in which the message came.
+fn append_via(out: &mut Headers, received: Version, pseudonym: Option<&str>) -> Result<(), InvalidHeader> {
+    let Some(pseudonym) = pseudonym else { return Ok(()) };
+    let version = match received {
+        Version::Http10 => "1.0",
+        Version::Http11 => "1.1",
+    };
+    append_display(out, "Via", &format_args!("{version} {pseudonym}"))
+}
+
+fn append_framing(out: &mut Headers, framing: BodyFraming) -> Result<(), InvalidHeader> {
+    match framing {
+        BodyFraming::Empty | BodyFraming::UntilClose => Ok(()),
+        BodyFraming::Length(length) => append_display(out, "Content-Length", &length),
+        BodyFraming::Chunked => out.append("Transfer-Encoding", b"chunked"),
+    }
+}
+
+/// That the client takes trailers is true of wsgate as well; TE has to be named in Connection (RFC 9110 §10.1.4).
+fn append_te(out: &mut Headers, head: &RequestHead) -> Result<(), InvalidHeader> {
+    if head.version == Version::Http11 && head.headers.has_token("te", "trailers") {
+        out.append("TE", b"trailers")?;
+        out.append("Connection", b"TE")?;
+    }
+    Ok(())
+}
+
+fn append_upgrade(out: &mut Headers) -> Result<(), InvalidHeader> {
+    out.append("Upgrade", b"websocket")?;
+    out.append("Connection", b"Upgrade")
+}
+
+/// The handshake's names as RFC 6455 writes them: some backends compare them with case (B5).
+fn usual_case(name: &str) -> &str {
+    const USUAL: [&str; 5] = [
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Version",
+    ];
+    USUAL.into_iter().find(|usual| usual.eq_ignore_ascii_case(name)).unwrap_or(name)
+}
+
+/// What a response head becomes part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// The final answer of an exchange.
+    Plain {
+        /// How the body goes to the client, see `BodyFraming::for_client`.
+        body: BodyFraming,
+        /// Whether wsgate closes the client's connection after it.
+        close: bool,
+        /// What the client speaks.
+        client: Version,
+    },
+    /// The 101 that opens a tunnel.
+    Upgraded,
+    /// A 1xx before the final answer.
+    Interim,
+}
+
+/// All that a response head depends on but the head.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseContext<'a> {
+    /// The route's edits; on an interim answer nothing is set, only removed.
+    pub edits: &'a HeaderEdits,
+    /// The pseudonym for Via; `None` adds no line.
+    pub via: Option<&'a str>,
+    /// The value of Strict-Transport-Security. Over plain HTTP it must be `None` (RFC 6797 §7.2).
+    pub hsts: Option<&'a str>,
+}
+
+/// The head that goes to the client, as HTTP/1.1 whatever the client speaks (RFC 9110 §6.2).
+///
+/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64 headers.
+pub fn response(
+    head: &ResponseHead,
+    kind: ResponseKind,
+    cx: &ResponseContext<'_>,
+) -> Result<ResponseHead, InvalidHeader> {
+    let nominated = nominated(&head.headers)?;
+    let mut headers = roomy(&head.headers);
+    for (name, value) in head.headers.iter() {
+        let own = is_hop_by_hop(name) || name.eq_ignore_ascii_case("content-length");
+        if own || is_nominated(name, &nominated) {
+            continue;
+        }
+        let name = if kind == ResponseKind::Upgraded { usual_case(name) } else { name };
+        headers.push(name, value);
+    }
+    if kind == ResponseKind::Interim {
+        for name in cx.edits.removed() {
+            headers.remove(name);
+        }
+    } else {
+        append_via(&mut headers, head.version, cx.via)?;
+        if let Some(hsts) = cx.hsts {
+            headers.set("Strict-Transport-Security", hsts.as_bytes())?;
+        }
+        cx.edits.apply(&mut headers)?;
+    }
+    match kind {
+        ResponseKind::Plain { body, close, client } => {
+            append_framing(&mut headers, told_framing(head, body))?;
+            append_connection(&mut headers, head, close, client)?;
+        }
+        ResponseKind::Upgraded => append_upgrade(&mut headers)?,
+        ResponseKind::Interim => {}
+    }
+    Ok(ResponseHead { version: Version::Http11, status: head.status, reason: head.reason.clone(), headers })
+}
+
+/// What the head says of the body. An answer to HEAD and a 304 have none, and tell the length that another answer
+/// would have (RFC 9110 §8.6).
+fn told_framing(head: &ResponseHead, body: BodyFraming) -> BodyFraming {
+    match content_length(&head.headers) {
+        Ok(Some(length)) if body == BodyFraming::Empty && !never_has_body(head.status) => {
+            BodyFraming::Length(length)
+        }
+        _ => body,
+    }
+}
+
+/// What becomes of the connection. A 426 says what to upgrade to (RFC 9110 §15.5.22), if it is what wsgate can do.
+fn append_connection(
+    out: &mut Headers,
+    head: &ResponseHead,
+    close: bool,
+    client: Version,
+) -> Result<(), InvalidHeader> {
+    if head.status == 426 && head.headers.has_token("upgrade", "websocket") {
+        out.append("Upgrade", b"websocket")?;
+        out.append("Connection", b"Upgrade")?;
+    }
+    match (close, client) {
+        (true, _) => out.append("Connection", b"close"),
+        (false, Version::Http10) => out.append("Connection", b"keep-alive"),
+        (false, Version::Http11) => Ok(()),
+    }
+}
+
+/// The trailers of either direction that may go on: none that the route's edits decide about, and see
+/// [`may_pass_trailer`].
+pub fn trailers(received: &Headers, edits: &HeaderEdits) -> Headers {
+    let mut passed = received.clone();
+    passed.retain(|name, _| may_pass_trailer(name) && !edits.touch(name));
+    passed
+}

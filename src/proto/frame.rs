@@ -1,0 +1,501 @@
+//! WebSocket frames (RFC 6455 §5): headers, control frames to send, and the scanner that follows a stream.
+//!
+//! [`FrameScanner`] is on the path of every byte of a tunnel. It reads frame headers and steps over payload; it
+//! copies nothing but the payload of a masked control frame, 125 bytes at most, and holds no heap memory.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::handshake::Extensions;
+
+#[cfg(test)]
+mod tests;
+
+/// The longest frame header: two bytes, a 64-bit length and a masking key.
+pub const HEADER_MAX: usize = 14;
+/// The longest payload of a control frame (RFC 6455 §5.5).
+pub const CONTROL_PAYLOAD_MAX: usize = 125;
+/// The most bytes that [`FrameScanner::scan`] leaves over: a masked control frame but for its last byte.
+pub const HELD_MAX: usize = 2 + 4 + CONTROL_PAYLOAD_MAX - 1;
+/// RSV1 in [`FrameHeader::rsv`]: "this message is compressed", where permessage-deflate was agreed.
+pub const RSV1: u8 = 0b100;
+
+const FIN_BIT: u8 = 0x80;
+const MASK_BIT: u8 = 0x80;
+const LENGTH_16: u8 = 126;
+const LENGTH_64: u8 = 127;
+
+/// What a frame is (RFC 6455 §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A further fragment of the message that is open.
+    Continuation = 0x0,
+    /// The first, perhaps only, frame of a text message.
+    Text = 0x1,
+    /// The first, perhaps only, frame of a binary message.
+    Binary = 0x2,
+    /// The last frame of its direction.
+    Close = 0x8,
+    /// A question that a Pong with the same payload answers.
+    Ping = 0x9,
+    /// The answer to a Ping, or a sign of life that nobody asked for.
+    Pong = 0xA,
+}
+
+impl Opcode {
+    /// Close, Ping and Pong; they may stand between the fragments of a message.
+    pub fn is_control(self) -> bool {
+        self as u8 & 0x8 != 0
+    }
+
+    fn from_bits(bits: u8) -> Result<Self, FrameError> {
+        Ok(match bits {
+            0x0 => Self::Continuation,
+            0x1 => Self::Text,
+            0x2 => Self::Binary,
+            0x8 => Self::Close,
+            0x9 => Self::Ping,
+            0xA => Self::Pong,
+            reserved => return Err(FrameError::ReservedOpcode(reserved)),
+        })
+    }
+}
+
+/// Why a frame is illegal. Each of these ends a tunnel with Close 1002 (rule T4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// An opcode that RFC 6455 leaves undefined.
+    #[error("reserved opcode {0:#x}")]
+    ReservedOpcode(u8),
+    /// A payload of 2^63 bytes or more.
+    #[error("64-bit length with its top bit set")]
+    LengthTopBit,
+    /// A control frame whose length is not in its first two bytes.
+    #[error("control frame over 125 bytes")]
+    ControlTooLong,
+    /// A control frame without FIN.
+    #[error("fragmented control frame")]
+    ControlFragmented,
+    /// Unmasked from a client, or masked from a server.
+    #[error("masked in the wrong direction")]
+    WrongMask,
+    /// A continuation where no message is open.
+    #[error("continuation without a message")]
+    ContinuationWithoutMessage,
+    /// A new text or binary frame before the last fragment of a message.
+    #[error("new message within a fragmented one")]
+    DataWithinMessage,
+    /// RSV bits that no agreed extension gave a meaning to.
+    #[error("RSV bits without an extension")]
+    RsvBits,
+}
+
+/// A status code of a Close frame, as received: any 16-bit number (RFC 6455 §7.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// Whether an endpoint may send it: defined in RFC 6455 or registered with IANA for use on the wire, or from the
+    /// ranges of libraries and applications. 1005, 1006 and 1015 only ever stand in logs and programs.
+    pub fn is_legal_on_wire(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The header of one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The frame is the last of its message.
+    pub fin: bool,
+    /// The three reserved bits; RSV1 is the highest, [`RSV1`].
+    pub rsv: u8,
+    /// What the frame is.
+    pub opcode: Opcode,
+    /// The masking key, of frames from a client.
+    pub mask: Option<[u8; 4]>,
+    /// Payload bytes, below 2^63.
+    pub length: u64,
+}
+
+impl FrameHeader {
+    /// Parses the header at the start of `bytes`; `None` if it needs more of them, else the header and its length.
+    ///
+    /// Errors are what no state of the connection could make legal, found in the order of the bytes and as soon as
+    /// the byte is there. A length in more bytes than it needs is taken for data frames: RFC 6455 §5.2 forbids it to
+    /// senders, yet it is unambiguous, and some small devices do it.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
+        let Some(&first) = bytes.first() else { return Ok(None) };
+        let (fin, rsv, opcode) = parse_first_byte(first)?;
+        let Some(&second) = bytes.get(1) else { return Ok(None) };
+        let short_length = second & !MASK_BIT;
+        if opcode.is_control() && short_length >= LENGTH_16 {
+            return Err(FrameError::ControlTooLong);
+        }
+        let Some((length, rest)) = parse_length(short_length, &bytes[2..])? else { return Ok(None) };
+        let (mask, rest) = if second & MASK_BIT == 0 {
+            (None, rest)
+        } else {
+            let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            (Some(*mask), rest)
+        };
+        Ok(Some((Self { fin, rsv, opcode, mask, length }, bytes.len() - rest.len())))
+    }
+
+    /// Appends the header with its length in as few bytes as it fits in. Of `rsv` the low three bits count, and
+    /// `length` must be below 2^63.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        debug_assert!(self.length >> 63 == 0, "the top bit of a length is never set");
+        let fin_bit = if self.fin { FIN_BIT } else { 0 };
+        out.push(fin_bit | (self.rsv & 0b111) << 4 | self.opcode as u8);
+        let mask_bit = if self.mask.is_some() { MASK_BIT } else { 0 };
+        if let Ok(short) = u8::try_from(self.length)
+            && short < LENGTH_16
+        {
+            out.push(mask_bit | short);
+        } else if let Ok(medium) = u16::try_from(self.length) {
+            out.push(mask_bit | LENGTH_16);
+            out.extend_from_slice(&medium.to_be_bytes());
+        } else {
+            out.push(mask_bit | LENGTH_64);
+            out.extend_from_slice(&self.length.to_be_bytes());
+        }
+        out.extend_from_slice(self.mask.as_ref().map_or(&[], |mask| mask.as_slice()));
+    }
+}
+
+/// FIN, the reserved bits and the opcode.
+#[inline]
+fn parse_first_byte(first: u8) -> Result<(bool, u8, Opcode), FrameError> {
+    let opcode = Opcode::from_bits(first & 0x0F)?;
+    let fin = first & FIN_BIT != 0;
+    if opcode.is_control() && !fin {
+        return Err(FrameError::ControlFragmented);
+    }
+    Ok((fin, first >> 4 & 0b111, opcode))
+}
+
+/// The payload length, and what follows it, where `bytes` begin after the first two of a header.
+#[inline]
+fn parse_length(short_length: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, FrameError> {
+    match short_length {
+        LENGTH_16 => {
+            Ok(bytes.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest)))
+        }
+        LENGTH_64 if bytes.first().is_some_and(|byte| byte & 0x80 != 0) => Err(FrameError::LengthTopBit),
+        LENGTH_64 => Ok(bytes.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest))),
+        short => Ok(Some((short.into(), bytes))),
+    }
+}
+
+/// Masks or unmasks `payload`, the beginning of a frame's, in place (RFC 6455 §5.3).
+pub fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
+    for (byte, key) in payload.iter_mut().zip(mask.into_iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// Appends a Close frame. A `reason` over 123 bytes is cut at the last character that fits.
+pub fn encode_close(code: u16, reason: &str, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+    let mut fits = reason.len().min(CONTROL_PAYLOAD_MAX - 2);
+    while !reason.is_char_boundary(fits) {
+        fits -= 1;
+    }
+    let reason = &reason[..fits];
+    encode_control(Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()], mask, out);
+}
+
+/// Appends a Ping frame. `payload` is at most 125 bytes; what is over is left out.
+pub fn encode_ping(payload: &[u8], mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+    encode_control(Opcode::Ping, &[payload], mask, out);
+}
+
+/// Appends a Pong frame. `payload` is at most 125 bytes; what is over is left out.
+pub fn encode_pong(payload: &[u8], mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+    encode_control(Opcode::Pong, &[payload], mask, out);
+}
+
+fn encode_control(opcode: Opcode, parts: &[&[u8]], mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+    let length = parts.iter().map(|part| part.len()).sum::<usize>().min(CONTROL_PAYLOAD_MAX);
+    FrameHeader { fin: true, rsv: 0, opcode, mask, length: length as u64 }.encode(out);
+    let payload_start = out.len();
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out.truncate(payload_start + length);
+    if let Some(mask) = mask {
+        apply_mask(&mut out[payload_start..], mask);
+    }
+}
+
+/// Who sends the frames that a scanner follows, hence whether they must be masked (RFC 6455 §5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Every frame must be masked.
+    FromClient,
+    /// No frame may be masked.
+    FromServer,
+}
+
+/// What a scanner met. Positions are offsets into the `input` of that call of [`FrameScanner::scan`].
+///
+/// The order is `Header`, then of a control frame its content, `FrameEnd`, and after the last fragment `MessageEnd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A frame begins: its header is legal and complete, and so is a control frame's payload.
+    Header {
+        /// Where the header begins.
+        at: usize,
+        /// What it says.
+        header: FrameHeader,
+        /// Payload bytes of the open message with this frame; 0 for a control frame.
+        message_length: u64,
+    },
+    /// The stream stands at a frame boundary.
+    FrameEnd {
+        /// One past the frame's last byte.
+        at: usize,
+    },
+    /// The stream stands at a message boundary.
+    MessageEnd {
+        /// One past the message's last byte.
+        at: usize,
+        /// `Text` or `Binary`.
+        opcode: Opcode,
+        /// Payload bytes over all fragments, as on the wire.
+        length: u64,
+        /// Compressed with permessage-deflate.
+        compressed: bool,
+        /// Data frames that the message came in, at least 1.
+        fragments: u32,
+    },
+    /// A Close frame.
+    Close {
+        /// The whole frame.
+        frame: Range<usize>,
+        /// Absent if the payload is shorter than two bytes.
+        code: Option<CloseCode>,
+        /// At most 123 bytes, unmasked; not checked to be UTF-8.
+        reason: &'a [u8],
+    },
+    /// A Ping frame.
+    Ping {
+        /// The whole frame.
+        frame: Range<usize>,
+        /// At most 125 bytes, unmasked.
+        payload: &'a [u8],
+    },
+    /// A Pong frame.
+    Pong {
+        /// The whole frame.
+        frame: Range<usize>,
+        /// At most 125 bytes, unmasked.
+        payload: &'a [u8],
+    },
+}
+
+/// An illegal frame: `input[..at]` is legal and may be relayed, the frame's header begins at `at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("illegal frame")]
+pub struct Illegal {
+    /// Bytes of the input before the frame.
+    pub at: usize,
+    /// What is wrong with it.
+    #[source]
+    pub error: FrameError,
+}
+
+/// The data message that is open: begun, and not yet at the end of its last fragment.
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    opcode: Opcode,
+    compressed: bool,
+    /// The frame at hand is the last one.
+    fin: bool,
+    fragments: u32,
+}
+
+/// Follows the frames of one direction of a tunnel, in any split, without buffering (rule T4).
+///
+/// A header, and a control frame with its payload, count only when they are complete: until then they are not among
+/// the bytes that may be relayed. So an illegal frame is found before any byte of it is passed on, a control frame
+/// can be taken out of the stream, and the relayed stream never stands inside one.
+#[derive(Debug)]
+pub struct FrameScanner {
+    /// Of the data frame at hand; 0 at a frame boundary.
+    payload_left: u64,
+    message_length: u64,
+    message: Option<Message>,
+    role: Role,
+    extensions: Extensions,
+}
+
+impl FrameScanner {
+    /// A scanner at the first byte after the opening handshake.
+    pub fn new(role: Role, extensions: Extensions) -> Self {
+        Self { payload_left: 0, message_length: 0, message: None, role, extensions }
+    }
+
+    /// Follows `input` and tells `on_event` what it meets.
+    ///
+    /// Returns how many bytes of `input` may be relayed. The rest, at most [`HELD_MAX`] bytes, is the beginning of a
+    /// header or control frame: the caller keeps it and presents it again with what follows. After an error the
+    /// scanner stands at the boundary before the illegal frame.
+    #[inline]
+    pub fn scan(&mut self, input: &[u8], mut on_event: impl FnMut(Event<'_>)) -> Result<usize, Illegal> {
+        let mut at = 0;
+        if self.payload_left > 0 {
+            at = self.skip_payload(at, input.len(), &mut on_event);
+        }
+        while let Some((header, header_length)) =
+            self.next_header(&input[at..]).map_err(|error| Illegal { at, error })?
+        {
+            let payload_at = at + header_length;
+            if header.opcode.is_control() {
+                let length = usize::try_from(header.length).unwrap_or(CONTROL_PAYLOAD_MAX);
+                let end = payload_at + length;
+                let Some(payload) = input.get(payload_at..end) else { break };
+                on_event(Event::Header { at, header, message_length: 0 });
+                emit_control(&header, at..end, payload, &mut on_event);
+                on_event(Event::FrameEnd { at: end });
+                at = end;
+            } else {
+                self.begin_data_frame(&header);
+                on_event(Event::Header { at, header, message_length: self.message_length });
+                at = self.skip_payload(payload_at, input.len(), &mut on_event);
+            }
+        }
+        Ok(at)
+    }
+
+    /// No frame is open: something may be put into the stream here (rule T5).
+    pub fn at_frame_boundary(&self) -> bool {
+        self.payload_left == 0
+    }
+
+    /// Neither a frame nor a fragmented message is open.
+    pub fn at_message_boundary(&self) -> bool {
+        self.message.is_none()
+    }
+
+    /// Bytes to the end of the frame at hand, 0 at a frame boundary.
+    pub fn payload_left(&self) -> u64 {
+        self.payload_left
+    }
+
+    /// Parses and judges the next header, in the order of its bytes, so that every split gives the same verdict.
+    #[inline]
+    fn next_header(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, FrameError> {
+        let Some(&first) = bytes.first() else { return Ok(None) };
+        self.judge_first_byte(first)?;
+        if let Some(second) = bytes.get(1)
+            && (second & MASK_BIT != 0) != (self.role == Role::FromClient)
+        {
+            return Err(FrameError::WrongMask);
+        }
+        FrameHeader::parse(bytes)
+    }
+
+    #[inline]
+    fn judge_first_byte(&self, first: u8) -> Result<(), FrameError> {
+        let (_, rsv, opcode) = parse_first_byte(first)?;
+        let begins_message = matches!(opcode, Opcode::Text | Opcode::Binary);
+        let rsv_is_legal = match self.extensions {
+            Extensions::None => rsv == 0,
+            Extensions::PermessageDeflate => rsv == 0 || rsv == RSV1 && begins_message,
+            Extensions::Unknown => true,
+        };
+        if !rsv_is_legal {
+            return Err(FrameError::RsvBits);
+        }
+        if begins_message && self.message.is_some() {
+            return Err(FrameError::DataWithinMessage);
+        }
+        if opcode == Opcode::Continuation && self.message.is_none() {
+            return Err(FrameError::ContinuationWithoutMessage);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn begin_data_frame(&mut self, header: &FrameHeader) {
+        self.payload_left = header.length;
+        if let Some(message) = &mut self.message {
+            message.fin = header.fin;
+            message.fragments = message.fragments.saturating_add(1);
+            // Three announced lengths can overflow. Saturated, the sum is still over any limit.
+            self.message_length = self.message_length.saturating_add(header.length);
+        } else {
+            let compressed = self.extensions == Extensions::PermessageDeflate && header.rsv & RSV1 != 0;
+            self.message = Some(Message { opcode: header.opcode, compressed, fin: header.fin, fragments: 1 });
+            self.message_length = header.length;
+        }
+    }
+
+    /// Steps over payload of the data frame at hand; if that is its end, says so. Returns the new position.
+    #[inline]
+    fn skip_payload(
+        &mut self,
+        at: usize,
+        input_length: usize,
+        on_event: &mut impl FnMut(Event<'_>),
+    ) -> usize {
+        let available = input_length - at;
+        let skipped = usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
+        self.payload_left -= skipped as u64;
+        let at = at + skipped;
+        if self.payload_left == 0 {
+            on_event(Event::FrameEnd { at });
+            if let Some(Message { opcode, compressed, fragments, .. }) =
+                self.message.take_if(|message| message.fin)
+            {
+                on_event(Event::MessageEnd {
+                    at,
+                    opcode,
+                    length: self.message_length,
+                    compressed,
+                    fragments,
+                });
+            }
+        }
+        at
+    }
+}
+
+/// Tells the content of a complete control frame, unmasked.
+fn emit_control(
+    header: &FrameHeader,
+    frame: Range<usize>,
+    payload: &[u8],
+    on_event: &mut impl FnMut(Event<'_>),
+) {
+    let mut unmasked = [0; CONTROL_PAYLOAD_MAX];
+    let payload = match header.mask {
+        None => payload,
+        Some(mask) => {
+            let unmasked = &mut unmasked[..payload.len()];
+            unmasked.copy_from_slice(payload);
+            apply_mask(unmasked, mask);
+            unmasked
+        }
+    };
+    match header.opcode {
+        Opcode::Ping => on_event(Event::Ping { frame, payload }),
+        Opcode::Pong => on_event(Event::Pong { frame, payload }),
+        Opcode::Close => {
+            let (code, reason) = match payload.split_first_chunk() {
+                Some((code, reason)) => (Some(CloseCode(u16::from_be_bytes(*code))), reason),
+                None => (None, &payload[..0]),
+            };
+            on_event(Event::Close { frame, code, reason });
+        }
+        Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
+    }
+}
