@@ -14,4 +14,5 @@
 pub mod buffered;
 pub mod demo;
 pub mod proto;
+pub mod route;
 pub mod tls;

@@ -1,6 +1,9 @@
 //! Laws that every parser here keeps, as functions that panic where one is broken; property tests and fuzz targets
 //! feed them.
 
+pub mod frames;
+pub mod handshake;
+
 use std::fmt::Debug;
 
 use super::framing::{ChunkError, ChunkLimits, ChunkPart, ChunkScanner};

@@ -2,84 +2,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::proto::laws::frames::{Outcome, Seen, one_outcome, scan_split};
 
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
-
-/// An event that outlives the scan, with positions counted from the start of the stream.
-#[derive(Debug, Clone, PartialEq)]
-enum Seen {
-    Header(usize, FrameHeader, u64),
-    FrameEnd(usize),
-    MessageEnd { at: usize, opcode: Opcode, length: u64, compressed: bool, fragments: u32 },
-    Close(Range<usize>, Option<u16>, Vec<u8>),
-    Ping(Range<usize>, Vec<u8>),
-    Pong(Range<usize>, Vec<u8>),
-}
-
-fn seen(base: usize, event: Event<'_>) -> Seen {
-    let moved = |frame: Range<usize>| base + frame.start..base + frame.end;
-    match event {
-        Event::Header { at, header, message_length } => Seen::Header(base + at, header, message_length),
-        Event::FrameEnd { at } => Seen::FrameEnd(base + at),
-        Event::MessageEnd { at, opcode, length, compressed, fragments } => {
-            Seen::MessageEnd { at: base + at, opcode, length, compressed, fragments }
-        }
-        Event::Close { frame, code, reason } => {
-            Seen::Close(moved(frame), code.map(|code| code.0), reason.to_vec())
-        }
-        Event::Ping { frame, payload } => Seen::Ping(moved(frame), payload.to_vec()),
-        Event::Pong { frame, payload } => Seen::Pong(moved(frame), payload.to_vec()),
-    }
-}
-
-/// What became of a stream.
-#[derive(Debug, PartialEq)]
-struct Outcome {
-    events: Vec<Seen>,
-    relayed: Vec<u8>,
-    held: Vec<u8>,
-    error: Option<FrameError>,
-    at_frame_boundary: bool,
-    at_message_boundary: bool,
-}
-
-/// Scans `stream` in pieces of the sizes in `cuts`, in turn, the way a tunnel does.
-fn scan_split(role: Role, extensions: Extensions, stream: &[u8], cuts: &[usize]) -> Outcome {
-    let mut scanner = FrameScanner::new(role, extensions);
-    let mut outcome = Outcome {
-        events: Vec::new(),
-        relayed: Vec::new(),
-        held: Vec::new(),
-        error: None,
-        at_frame_boundary: true,
-        at_message_boundary: true,
-    };
-    let mut sizes = cuts.iter().copied().cycle();
-    let mut unread = stream;
-    while !unread.is_empty() && outcome.error.is_none() {
-        let (piece, rest) = unread.split_at(sizes.next().unwrap_or(usize::MAX).clamp(1, unread.len()));
-        unread = rest;
-        let mut input = std::mem::take(&mut outcome.held);
-        input.extend_from_slice(piece);
-        let base = outcome.relayed.len();
-        let legal =
-            scanner.scan(&input, |event| outcome.events.push(seen(base, event))).unwrap_or_else(|illegal| {
-                outcome.error = Some(illegal.error);
-                illegal.at
-            });
-        outcome.relayed.extend_from_slice(&input[..legal]);
-        outcome.held = input.split_off(legal);
-        assert!(outcome.error.is_some() || outcome.held.len() <= HELD_MAX);
-        outcome.at_frame_boundary = scanner.at_frame_boundary();
-        outcome.at_message_boundary = scanner.at_message_boundary();
-        assert_eq!(scanner.at_frame_boundary(), scanner.payload_left() == 0);
-    }
-    if outcome.error.is_some() {
-        // How much of an illegal frame had come is no property of the stream.
-        outcome.held.clear();
-    }
-    outcome
-}
 
 fn scan_whole(role: Role, extensions: Extensions, stream: &[u8]) -> Outcome {
     scan_split(role, extensions, stream, &[])
@@ -154,12 +79,12 @@ fn t4_greatest_legal_lengths_do_not_overflow() {
     scanner.message_length = u64::MAX - 1;
     let mut announced = 0;
     let continuation = [0x80, 2, b'x', b'y'];
-    let scanned = scanner.scan(&continuation, |event| {
+    let relayed = scanner.scan(&continuation, |event| {
         if let Event::Header { message_length, .. } = event {
             announced = message_length;
         }
     });
-    assert_eq!((scanned, announced), (Ok(4), u64::MAX));
+    assert_eq!((relayed, announced), (Ok(4), u64::MAX));
 }
 
 #[test]
@@ -234,7 +159,7 @@ fn t4_nothing_of_an_illegal_frame_is_relayed() {
             let outcome = scan_split(Role::FromServer, Extensions::None, &stream, &[size]);
             assert!(outcome.error.is_some());
             assert_eq!(outcome.relayed, legal, "pieces of {size}");
-            assert!(outcome.at_frame_boundary && outcome.at_message_boundary);
+            assert!(outcome.boundaries == (true, true));
         }
     }
 }
@@ -257,7 +182,9 @@ fn t4_messages_are_counted_over_their_fragments() {
     assert_eq!(ends, [&text, &binary]);
     let lengths: Vec<_> = events
         .iter()
-        .filter_map(|event| if let Seen::Header(_, _, length) = event { Some(*length) } else { None })
+        .filter_map(|event| {
+            if let Seen::Header { message_length, .. } = event { Some(*message_length) } else { None }
+        })
         .collect();
     assert_eq!(lengths, [3, 0, 3, 5, 0]);
 }
@@ -306,8 +233,8 @@ fn t5_own_control_frames_are_legal_and_cut_to_size() {
             .events
             .into_iter()
             .filter_map(|event| match event {
-                Seen::Ping(_, payload) | Seen::Pong(_, payload) => Some((None, payload)),
-                Seen::Close(_, code, reason) => Some((code, reason)),
+                Seen::Ping { payload, .. } | Seen::Pong { payload, .. } => Some((None, payload)),
+                Seen::Close { code, reason, .. } => Some((code, reason)),
                 _ => None,
             })
             .collect();
@@ -324,12 +251,12 @@ fn t6_a_pong_is_reported_whole_in_the_input_that_completes_it() {
     let input = [&text[..], &pong[..pong.len() - 1]].concat();
     assert_eq!(scanner.scan(&input, |_| ()), Ok(text.len()));
     let mut found = None;
-    let scanned = scanner.scan(&pong, |event| {
+    let relayed = scanner.scan(&pong, |event| {
         if let Event::Pong { frame, payload } = event {
             found = Some((frame, payload.to_vec()));
         }
     });
-    assert_eq!((scanned, found), (Ok(7), Some((0..7, b"7".to_vec()))));
+    assert_eq!((relayed, found), (Ok(7), Some((0..7, b"7".to_vec()))));
 }
 
 #[test]
@@ -337,7 +264,7 @@ fn t11_close_without_code_has_none() {
     for payload in [&b""[..], b"\x03"] {
         let stream = frame(true, 0, Opcode::Close, None, payload);
         let outcome = scan_whole(Role::FromServer, Extensions::None, &stream);
-        assert_eq!(outcome.events[1], Seen::Close(0..stream.len(), None, Vec::new()));
+        assert_eq!(outcome.events[1], Seen::Close { frame: 0..stream.len(), code: None, reason: vec![] });
     }
 }
 
@@ -346,7 +273,7 @@ fn t12_reload_of_a_browser_is_a_masked_close_1001() {
     let reload = [0x88, 0x82, 0x34, 0xB3, 0xE3, 0x25, 0x37, 0x5A];
     for size in 1..=reload.len() {
         let outcome = scan_split(Role::FromClient, Extensions::None, &reload, &[size]);
-        assert_eq!(outcome.events[1], Seen::Close(0..8, Some(1001), Vec::new()));
+        assert_eq!(outcome.events[1], Seen::Close { frame: 0..8, code: Some(1001), reason: vec![] });
         assert_eq!((outcome.relayed, outcome.error), (reload.to_vec(), None));
     }
 }
@@ -366,7 +293,7 @@ fn examples_of_rfc_6455_section_5_7() {
     let hello = frame(true, 0, Opcode::Text, Some(KEY), b"Hello");
     assert_eq!(hello, [0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58]);
     let ping = scan_whole(Role::FromServer, Extensions::None, b"\x89\x05Hello");
-    assert_eq!(ping.events[1], Seen::Ping(0..7, b"Hello".to_vec()));
+    assert_eq!(ping.events[1], Seen::Ping { frame: 0..7, payload: b"Hello".to_vec() });
 }
 
 fn any_extensions() -> impl Strategy<Value = Extensions> {
@@ -427,13 +354,7 @@ proptest! {
         stream in vec(prop_oneof![3 => any::<u8>(), 2 => 0..4_u8, 2 => 0x80..0x8B_u8], 0..400),
         cuts in vec(1..40_usize, 1..8),
     ) {
-        let whole = scan_whole(role, extensions, &stream);
-        let split = scan_split(role, extensions, &stream, &cuts);
-        prop_assert!(stream.starts_with(&whole.relayed));
-        if whole.error.is_none() {
-            prop_assert_eq!([&whole.relayed[..], &whole.held].concat(), stream);
-        }
-        prop_assert_eq!(whole, split);
+        one_outcome(role, extensions, &stream, &cuts);
     }
 
     #[test]
@@ -447,7 +368,7 @@ proptest! {
         let stream: Vec<u8> = messages.iter().flat_map(|message| encode_message(message, mask)).collect();
         let outcome = scan_split(role, Extensions::None, &stream, &cuts);
         prop_assert_eq!(&outcome.relayed, &stream);
-        prop_assert!(outcome.error.is_none() && outcome.at_frame_boundary && outcome.at_message_boundary);
+        prop_assert!(outcome.error.is_none() && outcome.boundaries == (true, true));
         let found: Vec<_> = outcome.events.iter().filter_map(|event| match event {
             Seen::MessageEnd { length, fragments, .. } => Some((*length, *fragments)),
             _ => None,
@@ -457,7 +378,7 @@ proptest! {
             (length, u32::try_from(fragments.len()).unwrap())
         }).collect();
         prop_assert_eq!(found, sent);
-        let pings = outcome.events.iter().filter(|event| matches!(event, Seen::Ping(..))).count();
+        let pings = outcome.events.iter().filter(|event| matches!(event, Seen::Ping { .. })).count();
         prop_assert_eq!(pings, messages.iter().flatten().filter(|(ping_first, _)| *ping_first).count());
     }
 
