@@ -12,6 +12,7 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod buffered;
+pub mod config;
 pub mod demo;
 pub mod proto;
 pub mod route;

@@ -24,6 +24,8 @@ use time::{Duration, OffsetDateTime};
 use authority::Ca;
 use leaf::{Leaf, Profile};
 
+use crate::config::Identity;
+
 pub use name::{ClientName, ServerName};
 
 /// A certificate that ends within this time is renewed.
@@ -37,22 +39,35 @@ pub struct Folder {
 }
 
 /// A leaf on disk, and what was done to have it there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Issued {
-    /// The leaf's PEM file.
-    pub cert: PathBuf,
-    /// Its key's PEM file.
-    pub key: PathBuf,
+    /// The leaf with its key; a client's has no names.
+    pub identity: Identity,
     /// The PEM file of the CA, which clients have to trust.
     pub ca: PathBuf,
-    /// The leaf's DNS names and IP addresses; none for a client.
-    pub names: Vec<String>,
-    /// The leaf's notAfter.
-    pub not_after: OffsetDateTime,
     /// What was done for the leaf.
     pub leaf_event: Event,
     /// What was done for the CA. `Made` and `Renewed` mean that clients don't trust it yet.
     pub ca_event: Event,
+}
+
+/// What a log says about it, in one line.
+impl fmt::Display for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = match (&self.ca_event, &self.leaf_event) {
+            (Event::Made, _) => "made with a CA of its own",
+            (Event::Renewed(_), _) => "renewed with its CA, which clients have to trust anew",
+            (Event::Kept, Event::Made) => "made",
+            (Event::Kept, Event::Renewed(_)) => "renewed",
+            (Event::Kept, Event::Kept) => "kept",
+        };
+        let Identity { cert, names, not_after, .. } = &self.identity;
+        write!(f, "{} ({done}) is a certificate for development alone: ", cert.display())?;
+        if !names.is_empty() {
+            write!(f, "for {}, ", names.join(", "))?;
+        }
+        write!(f, "until {}; clients have to trust {}", not_after.date(), self.ca.display())
+    }
 }
 
 /// What was done to have a certificate.
@@ -145,7 +160,7 @@ pub enum CertError {
         own: bool,
     },
     /// A leaf is there that will not do, and it is not overwritten unasked.
-    #[error("{} is already there and {flaw}; `wsgate cert --force` overwrites it", path.display())]
+    #[error("{} is already there, but {flaw}; `wsgate cert --force` overwrites it", path.display())]
     Exists {
         /// The leaf's certificate.
         path: PathBuf,
@@ -228,7 +243,7 @@ impl Folder {
             return self.sign(&ca, ca_event, &profile, KeyPair::generate()?, Event::Made);
         };
         match self.flaw(&leaf, &ca, &profile) {
-            None => Ok(self.issued(&profile, leaf, Event::Kept, ca_event)),
+            None => self.issued(&profile, leaf, Event::Kept, ca_event),
             Some(flaw) => {
                 let profile = profile.with_names(&leaf.names);
                 self.sign(&ca, ca_event, &profile, leaf.key, Event::Renewed(Some(flaw)))
@@ -244,7 +259,7 @@ impl Folder {
             if pair.cert.exists() { Event::Renewed(None) } else { Event::Made }
         } else if let Some(leaf) = Leaf::load(&pair)? {
             return match self.flaw(&leaf, &ca, profile) {
-                None => Ok(self.issued(profile, leaf, Event::Kept, ca_event)),
+                None => self.issued(profile, leaf, Event::Kept, ca_event),
                 Some(flaw) => Err(CertError::Exists { path: pair.cert, flaw }),
             };
         } else {
@@ -280,13 +295,18 @@ impl Folder {
         let cert = ca.sign(&profile.params(self.now, ca.not_after)?, &key)?;
         files::write_pair(&pair, &key.serialize_pem(), &cert.pem())?;
         let leaf = Leaf::of(cert.into(), key, &pair)?;
-        Ok(self.issued(profile, leaf, leaf_event, ca_event))
+        self.issued(profile, leaf, leaf_event, ca_event)
     }
 
-    fn issued(&self, profile: &Profile, leaf: Leaf, leaf_event: Event, ca_event: Event) -> Issued {
-        let Pair { cert, key } = self.pair(&profile.stem());
-        let (names, not_after) = (leaf.names, leaf.not_after);
-        Issued { cert, key, ca: self.ca_cert(), names, not_after, leaf_event, ca_event }
+    fn issued(
+        &self,
+        profile: &Profile,
+        leaf: Leaf,
+        leaf_event: Event,
+        ca_event: Event,
+    ) -> Result<Issued, CertError> {
+        let identity = leaf.into_identity(self.pair(&profile.stem()))?;
+        Ok(Issued { identity, ca: self.ca_cert(), leaf_event, ca_event })
     }
 
     fn flaw(&self, leaf: &Leaf, ca: &Ca, profile: &Profile) -> Option<Flaw> {

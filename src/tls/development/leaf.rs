@@ -1,12 +1,19 @@
 //! A leaf: what it is for, and its pair of files.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::{
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
 use time::{Duration, OffsetDateTime};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
@@ -14,6 +21,7 @@ use super::{
     CertError, Pair, files,
     name::{COMMON_NAME, ClientName, ServerName},
 };
+use crate::config::Identity;
 
 /// Browsers refuse leaves that last longer than 398 days.
 const LIFETIME: Duration = Duration::days(397);
@@ -133,6 +141,15 @@ impl Leaf {
         check_match(&cert, &key, pair)?;
         let (names, not_after) = (names(&cert), cert.validity().not_after.to_datetime());
         Ok(Self { der, key, names, not_after })
+    }
+
+    /// The leaf as a listener serves it, with the files where it stands.
+    pub(super) fn into_identity(self, Pair { cert, key }: Pair) -> Result<Identity, CertError> {
+        let private = PrivateKeyDer::from(self.key);
+        let signing = any_supported_type(&private)
+            .map_err(|_| CertError::Unreadable { path: key.clone(), expected: "a key that TLS can use" })?;
+        let certified = Arc::new(CertifiedKey::new(vec![self.der], signing));
+        Ok(Identity { cert, key, certified, names: self.names, not_after: self.not_after })
     }
 }
 

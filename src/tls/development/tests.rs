@@ -38,7 +38,7 @@ fn cert(path: &Path) -> CertificateDer<'static> {
 }
 
 fn read(issued: &Issued) -> [Vec<u8>; 3] {
-    [&issued.ca, &issued.cert, &issued.key].map(|path| fs::read(path).unwrap())
+    [&issued.ca, &issued.identity.cert, &issued.identity.key].map(|path| fs::read(path).unwrap())
 }
 
 fn message(result: Result<Issued, CertError>) -> String {
@@ -69,9 +69,9 @@ fn a_server_leaf_is_what_browsers_take() {
     let (_dir, folder) = folder();
     let made =
         folder.server(&names(&["Dev.Test.", "*.dev.test", "10.1.2.3", "::1", "dev.test"]), false).unwrap();
-    assert_eq!(made.names, ["dev.test", "*.dev.test", "10.1.2.3", "::1"]);
+    assert_eq!(made.identity.names, ["dev.test", "*.dev.test", "10.1.2.3", "::1"]);
     assert_eq!((&made.leaf_event, &made.ca_event), (&Event::Made, &Event::Made));
-    let (ca_der, der) = (cert(&made.ca), cert(&made.cert));
+    let (ca_der, der) = (cert(&made.ca), cert(&made.identity.cert));
     let (_, ca) = X509Certificate::from_der(&ca_der).unwrap();
     let (_, leaf) = X509Certificate::from_der(&der).unwrap();
     leaf.verify_signature(Some(ca.public_key())).unwrap();
@@ -84,7 +84,7 @@ fn a_server_leaf_is_what_browsers_take() {
     let validity = leaf.validity();
     assert_eq!(validity.not_after.timestamp() - validity.not_before.timestamp(), 397 * 86_400);
     assert!(validity.is_valid());
-    assert_eq!(made.not_after, validity.not_after.to_datetime());
+    assert_eq!(made.identity.not_after, validity.not_after.to_datetime());
     assert!(leaf.serial != ca.serial && leaf.raw_serial().len() == 16);
     let extensions: Vec<_> = leaf.extensions().iter().map(|extension| extension.oid.to_id_string()).collect();
     for (name, oid) in [("subject key identifier", "2.5.29.14"), ("authority key identifier", "2.5.29.35")] {
@@ -96,8 +96,8 @@ fn a_server_leaf_is_what_browsers_take() {
 fn a_client_leaf_carries_its_name() {
     let (_dir, folder) = folder();
     let made = folder.client(&"alice@dev.test".parse().unwrap(), false).unwrap();
-    assert!(made.cert.ends_with("client-alice@dev.test.crt"));
-    let der = cert(&made.cert);
+    assert!(made.identity.cert.ends_with("client-alice@dev.test.crt"));
+    let der = cert(&made.identity.cert);
     let (_, leaf) = X509Certificate::from_der(&der).unwrap();
     let usage = leaf.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);
@@ -110,9 +110,9 @@ fn s7_keys_are_for_their_owner_alone() {
     let (_dir, folder) = folder();
     let server = folder.server(&ServerName::localhost(), false).unwrap();
     let client = folder.client(&"alice".parse().unwrap(), false).unwrap();
-    fs::set_permissions(&server.key, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&server.identity.key, fs::Permissions::from_mode(0o644)).unwrap();
     folder.server(&ServerName::localhost(), true).unwrap();
-    for key in [&folder.pair("ca").key, &server.key, &client.key] {
+    for key in [&folder.pair("ca").key, &server.identity.key, &client.identity.key] {
         assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600, "{}", key.display());
     }
     let mut left: Vec<_> = fs::read_dir(&folder.path)
@@ -133,7 +133,7 @@ fn a_leaf_that_will_do_is_kept() {
     let before = read(&first);
     let second = folder.server(&names(&["b.test"]), false).unwrap();
     assert_eq!((second.leaf_event.clone(), second.ca_event.clone()), (Event::Kept, Event::Kept));
-    assert_eq!(second.names, ["a.test", "b.test"]);
+    assert_eq!(second.identity.names, ["a.test", "b.test"]);
     assert_eq!(read(&first), before);
 }
 
@@ -150,7 +150,7 @@ fn a_leaf_that_will_not_do_is_overwritten_by_force_alone() {
 
     let second = folder.server(&names(&["b.test"]), true).unwrap();
     assert_eq!((second.leaf_event.clone(), second.ca_event.clone()), (Event::Renewed(None), Event::Kept));
-    assert_eq!(second.names, ["b.test"]);
+    assert_eq!(second.identity.names, ["b.test"]);
     let after = read(&second);
     assert_eq!(after[0], before[0]);
     assert_ne!(after[1], before[1]);
@@ -165,9 +165,9 @@ fn a_listener_renews_a_leaf_that_ends_soon() {
     let kept = at(&folder, 366).for_listener(&strings(&["localhost"])).unwrap();
     assert_eq!(kept.leaf_event, Event::Kept);
     let renewed = at(&folder, 368).for_listener(&strings(&["localhost"])).unwrap();
-    assert_eq!(renewed.leaf_event, Event::Renewed(Some(Flaw::Ends(first.not_after))));
+    assert_eq!(renewed.leaf_event, Event::Renewed(Some(Flaw::Ends(first.identity.not_after))));
     assert_eq!(renewed.ca_event, Event::Kept);
-    assert_eq!(renewed.not_after - first.not_after, Duration::days(368));
+    assert_eq!(renewed.identity.not_after - first.identity.not_after, Duration::days(368));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn listeners_with_different_names_share_a_leaf() {
     folder.for_listener(&strings(&["a.test"])).unwrap();
     let second = folder.for_listener(&strings(&["b.test", "::1"])).unwrap();
     assert_eq!(second.leaf_event, Event::Renewed(Some(Flaw::Lacks(strings(&["b.test", "::1"])))));
-    assert_eq!(second.names, ["b.test", "::1", "a.test"]);
+    assert_eq!(second.identity.names, ["b.test", "::1", "a.test"]);
     assert_eq!(folder.for_listener(&strings(&["a.test"])).unwrap().leaf_event, Event::Kept);
 }
 
@@ -186,8 +186,8 @@ fn a_listener_leaves_a_foreign_leaf_alone() {
     let (_other_dir, other) = self::folder();
     let own = folder.for_listener(&strings(&["localhost"])).unwrap();
     let foreign = other.for_listener(&strings(&["localhost"])).unwrap();
-    fs::copy(&foreign.cert, &own.cert).unwrap();
-    fs::copy(&foreign.key, &own.key).unwrap();
+    fs::copy(&foreign.identity.cert, &own.identity.cert).unwrap();
+    fs::copy(&foreign.identity.key, &own.identity.key).unwrap();
     let before = read(&own);
     assert!(matches!(folder.for_listener(&strings(&["a.test"])), Err(CertError::Foreign { .. })));
     let error = message(folder.server(&ServerName::localhost(), false));
@@ -195,8 +195,8 @@ fn a_listener_leaves_a_foreign_leaf_alone() {
     fs::remove_file(folder.pair("ca").cert).unwrap();
     fs::remove_file(folder.pair("ca").key).unwrap();
     assert!(matches!(folder.for_listener(&strings(&["localhost"])), Err(CertError::Foreign { .. })));
-    assert_eq!(fs::read(&own.cert).unwrap(), before[1]);
-    assert_eq!(fs::read(&own.key).unwrap(), before[2]);
+    assert_eq!(fs::read(&own.identity.cert).unwrap(), before[1]);
+    assert_eq!(fs::read(&own.identity.key).unwrap(), before[2]);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_leaf_never_outlasts_its_ca() {
     let late = at(&folder, 3500).server(&ServerName::localhost(), true).unwrap();
     let ca = cert(&first.ca);
     let (_, ca) = X509Certificate::from_der(&ca).unwrap();
-    assert_eq!(late.not_after, ca.validity().not_after.to_datetime());
+    assert_eq!(late.identity.not_after, ca.validity().not_after.to_datetime());
     assert_eq!(late.ca_event, Event::Kept);
 }
 
@@ -247,13 +247,13 @@ fn broken_pairs_are_named() {
     let ca = folder.pair("ca");
     let (ca_cert, ca_key) = (fs::read(&ca.cert).unwrap(), fs::read(&ca.key).unwrap());
 
-    fs::write(&issued.key, &ca_key).unwrap();
+    fs::write(&issued.identity.key, &ca_key).unwrap();
     assert!(again().contains("server.key is not the key of"), "{}", again());
-    fs::write(&issued.key, "nothing").unwrap();
+    fs::write(&issued.identity.key, "nothing").unwrap();
     assert!(again().contains("server.key does not hold an unencrypted private key in PEM"), "{}", again());
-    fs::remove_file(&issued.key).unwrap();
+    fs::remove_file(&issued.identity.key).unwrap();
     assert!(again().contains("server.crt is there without "), "{}", again());
-    fs::write(&ca.cert, fs::read(&issued.cert).unwrap()).unwrap();
+    fs::write(&ca.cert, fs::read(&issued.identity.cert).unwrap()).unwrap();
     assert!(again().contains("ca.key is not the key of"), "{}", again());
     fs::write(&ca.cert, "nothing").unwrap();
     assert!(again().contains("ca.crt does not hold a certificate in PEM"), "{}", again());
@@ -272,8 +272,8 @@ fn a_leaf_in_the_place_of_the_ca_does_not_sign() {
     let (_dir, folder) = folder();
     let issued = folder.server(&ServerName::localhost(), false).unwrap();
     let ca = folder.pair("ca");
-    fs::copy(&issued.cert, &ca.cert).unwrap();
-    fs::copy(&issued.key, &ca.key).unwrap();
+    fs::copy(&issued.identity.cert, &ca.cert).unwrap();
+    fs::copy(&issued.identity.key, &ca.key).unwrap();
     assert!(matches!(folder.client(&"alice".parse().unwrap(), false), Err(CertError::NotCa { .. })));
 }
 
@@ -296,7 +296,7 @@ fn names_are_checked() {
 }
 
 fn identity(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    (vec![cert(&issued.cert)], PrivateKeyDer::from_pem_file(&issued.key).unwrap())
+    (vec![cert(&issued.identity.cert)], PrivateKeyDer::from_pem_file(&issued.identity.key).unwrap())
 }
 
 #[test]
