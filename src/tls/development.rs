@@ -49,6 +49,8 @@ pub struct Issued {
     pub leaf_event: Event,
     /// What was done for the CA. `Made` and `Renewed` mean that clients don't trust it yet.
     pub ca_event: Event,
+    /// Keys in use that others than their owner can read.
+    pub exposed_keys: Vec<PathBuf>,
 }
 
 /// What a log says about it, in one line.
@@ -234,7 +236,7 @@ impl Folder {
         let former = Ca::load(&self.pair("ca"))?;
         let leaf = Leaf::load(&pair)?;
         if let Some(leaf) = &leaf
-            && !former.as_ref().is_some_and(|ca| ca.signed(leaf))
+            && self.flaw(leaf, former.as_ref(), &profile) == Some(Flaw::OtherCa)
         {
             return Err(CertError::Foreign { path: pair.cert, ca: self.ca_cert() });
         }
@@ -242,7 +244,7 @@ impl Folder {
         let Some(leaf) = leaf else {
             return self.sign(&ca, ca_event, &profile, KeyPair::generate()?, Event::Made);
         };
-        match self.flaw(&leaf, &ca, &profile) {
+        match self.flaw(&leaf, Some(&ca), &profile) {
             None => self.issued(&profile, leaf, Event::Kept, ca_event),
             Some(flaw) => {
                 let profile = profile.with_names(&leaf.names);
@@ -253,18 +255,16 @@ impl Folder {
 
     fn leaf(&self, profile: &Profile, force: bool) -> Result<Issued, CertError> {
         let _lock = files::lock(&self.path)?;
-        let (ca, ca_event) = self.lasting_ca(Ca::load(&self.pair("ca"))?, force)?;
         let pair = self.pair(&profile.stem());
-        let event = if force {
-            if pair.cert.exists() { Event::Renewed(None) } else { Event::Made }
-        } else if let Some(leaf) = Leaf::load(&pair)? {
-            return match self.flaw(&leaf, &ca, profile) {
-                None => self.issued(profile, leaf, Event::Kept, ca_event),
+        let former = Ca::load(&self.pair("ca"))?;
+        if !force && let Some(leaf) = Leaf::load(&pair)? {
+            return match self.flaw(&leaf, former.as_ref(), profile) {
+                None => self.issued(profile, leaf, Event::Kept, Event::Kept),
                 Some(flaw) => Err(CertError::Exists { path: pair.cert, flaw }),
             };
-        } else {
-            Event::Made
-        };
+        }
+        let (ca, ca_event) = self.lasting_ca(former, force)?;
+        let event = if pair.cert.exists() { Event::Renewed(None) } else { Event::Made };
         self.sign(&ca, ca_event, profile, KeyPair::generate()?, event)
     }
 
@@ -306,13 +306,15 @@ impl Folder {
         ca_event: Event,
     ) -> Result<Issued, CertError> {
         let identity = leaf.into_identity(self.pair(&profile.stem()))?;
-        Ok(Issued { identity, ca: self.ca_cert(), leaf_event, ca_event })
+        let mut exposed_keys = vec![self.pair("ca").key, identity.key.clone()];
+        exposed_keys.retain(|key| files::is_exposed(key));
+        Ok(Issued { identity, ca: self.ca_cert(), leaf_event, ca_event, exposed_keys })
     }
 
-    fn flaw(&self, leaf: &Leaf, ca: &Ca, profile: &Profile) -> Option<Flaw> {
+    fn flaw(&self, leaf: &Leaf, ca: Option<&Ca>, profile: &Profile) -> Option<Flaw> {
         let there: BTreeSet<&String> = leaf.names.iter().collect();
         let lacking: Vec<_> = profile.names().into_iter().filter(|name| !there.contains(name)).collect();
-        if !ca.signed(leaf) {
+        if !ca.is_some_and(|ca| ca.signed(leaf)) {
             Some(Flaw::OtherCa)
         } else if self.ends_soon(leaf.not_after) {
             Some(Flaw::Ends(leaf.not_after))

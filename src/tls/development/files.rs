@@ -3,7 +3,7 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -64,6 +64,11 @@ pub(super) fn read_pair(pair: &Pair) -> Result<Option<(CertificateDer<'static>, 
             Ok(Some((CertificateDer::from_pem_slice(cert.as_bytes()).map_err(unreadable)?, key)))
         }
     }
+}
+
+/// Whether others than the owner can read a file (rule S7).
+pub(super) fn is_exposed(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
 }
 
 fn read(path: &Path) -> Result<Option<String>, CertError> {

@@ -110,7 +110,10 @@ fn s7_keys_are_for_their_owner_alone() {
     let (_dir, folder) = folder();
     let server = folder.server(&ServerName::localhost(), false).unwrap();
     let client = folder.client(&"alice".parse().unwrap(), false).unwrap();
+    assert!(server.exposed_keys.is_empty());
     fs::set_permissions(&server.identity.key, fs::Permissions::from_mode(0o644)).unwrap();
+    let kept = folder.for_listener(&strings(&["localhost"])).unwrap();
+    assert_eq!(kept.exposed_keys, std::slice::from_ref(&server.identity.key));
     folder.server(&ServerName::localhost(), true).unwrap();
     for key in [&folder.pair("ca").key, &server.identity.key, &client.identity.key] {
         assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600, "{}", key.display());
@@ -194,6 +197,8 @@ fn a_listener_leaves_a_foreign_leaf_alone() {
     assert!(error.contains("it was not signed by the CA beside it"), "{error}");
     fs::remove_file(folder.pair("ca").cert).unwrap();
     fs::remove_file(folder.pair("ca").key).unwrap();
+    assert!(matches!(folder.server(&ServerName::localhost(), false), Err(CertError::Exists { .. })));
+    assert!(!folder.ca_cert().exists());
     assert!(matches!(folder.for_listener(&strings(&["localhost"])), Err(CertError::Foreign { .. })));
     assert_eq!(fs::read(&own.identity.cert).unwrap(), before[1]);
     assert_eq!(fs::read(&own.identity.key).unwrap(), before[2]);
@@ -204,12 +209,12 @@ fn a_ca_that_ends_soon_is_renewed_with_its_leaf() {
     let (_dir, folder) = folder();
     let first = folder.for_listener(&strings(&["localhost"])).unwrap();
     let late = at(&folder, 3640);
-    let error = message(late.server(&ServerName::localhost(), false));
+    let error = message(late.client(&"alice".parse().unwrap(), false));
     assert!(error.contains("`wsgate cert --force` makes a new one"), "{error}");
     let second = late.for_listener(&strings(&["localhost"])).unwrap();
     assert!(matches!(second.ca_event, Event::Renewed(Some(Flaw::Ends(_)))));
     assert_eq!(second.leaf_event, Event::Renewed(Some(Flaw::OtherCa)));
-    assert_ne!(read(&first)[0], Vec::<u8>::new());
+    assert!(second.identity.not_after > first.identity.not_after);
     assert_eq!(late.for_listener(&strings(&["localhost"])).unwrap().leaf_event, Event::Kept);
 }
 
