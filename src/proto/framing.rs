@@ -378,9 +378,12 @@ const NEVER_PASS: &[&str] = &[
     "warning",
     "strict-transport-security",
     // processing of the content
+    "content-disposition",
     "content-encoding",
+    "content-language",
     "content-location",
     "content-range",
+    "content-security-policy",
     "content-type",
 ];
 const NEVER_PASS_FAMILIES: &[&str] = &["if-", "proxy-", "sec-", "x-forwarded-", "access-control-"];
