@@ -1,0 +1,3 @@
+//! TLS: the local CA and leaves for development.
+
+pub mod development;
