@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 is fine, 1 is a failure while running, 2 is a usage or a configuration that cannot be used.
 
-#[allow(dead_code, reason = "for `serve`, when there is a server")]
 mod advice;
 mod arguments;
 mod cert;
@@ -11,7 +10,6 @@ mod demo;
 mod quick;
 mod run;
 mod serve;
-#[allow(dead_code, reason = "for `serve`, when there is a server")]
 mod signals;
 mod trust;
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{Client, Listener};
+use super::{Client, Gate, Listener};
 use crate::{
     ending::{Phase, Refusal, Side, TlsFailure, chain},
     exchange::Traffic,
@@ -32,8 +32,7 @@ pub(super) struct ExchangeRecord {
 impl ExchangeRecord {
     /// A record that begins now. Without a `head`, it is of bytes that were none.
     pub(super) fn new(
-        access: &AccessSink,
-        redact: &Arc<[String]>,
+        gate: &Gate,
         listener: &Listener,
         client: &Client,
         head: Option<&RequestHead>,
@@ -43,7 +42,7 @@ impl ExchangeRecord {
         if let Some(head) = head {
             record.request_id.clone_from(&request_id);
             record.method = head.method.as_str().into();
-            record.target = mask_query(&head.target, redact).into();
+            record.target = mask_query(&head.target, &gate.redact).into();
         }
         record.tls = client.tls.as_ref().map(|tls| TlsFields {
             version: tls.version,
@@ -52,10 +51,10 @@ impl ExchangeRecord {
             resumed: tls.resumed,
         });
         Self {
-            access: access.clone(),
+            access: gate.access.clone(),
             record: Some(Box::new(record)),
             request_id,
-            redact: Arc::clone(redact),
+            redact: Arc::clone(&gate.redact),
             started: Instant::now(),
         }
     }

@@ -4,6 +4,8 @@ use std::io;
 
 use rustls::Error;
 
+use super::Side;
+
 /// Why a downstream connection ended in its TLS handshake.
 ///
 /// It has no answer of HTTP: where TLS knows an alert for it, that was sent before the connection was cut.
@@ -39,6 +41,16 @@ impl TlsFailure {
             Self::ClientCertificate(_) => "tls_client_cert",
             Self::Protocol(_) => "tls_protocol",
             Self::Io(_) | Self::Silent => "downstream_gone",
+        }
+    }
+
+    /// Who ended the connection.
+    pub fn ended_by(&self) -> Side {
+        match self {
+            Self::Timeout | Self::Alpn | Self::ClientCertificate(_) => Side::Gate,
+            // Whatever the client said or did, it was not a TLS handshake.
+            Self::Protocol(Error::AlertReceived(_)) | Self::Io(_) | Self::Silent => Side::Downstream,
+            Self::Protocol(_) => Side::Gate,
         }
     }
 }
