@@ -235,18 +235,14 @@ impl Gate {
     }
 
     fn is_busy(&self) -> bool {
-        self.server.as_ref().is_some_and(|server| {
-            server.connections() + server.leases() > 0 || server.tls_handshakes() > self.tls_listeners()
-        })
+        self.server
+            .as_ref()
+            .is_some_and(|server| server.connections() + server.leases() + server.tls_handshakes() > 0)
     }
 
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.server.as_ref().map_or(0, Server::leases)
-    }
-
-    fn tls_listeners(&self) -> usize {
-        0
     }
 
     /// Drains, and waits for the end.

@@ -285,7 +285,10 @@ impl Peer {
     pub fn into_tcp(self) -> TcpStream {
         match self.stream {
             Stream::Tcp(stream) => stream,
-            Stream::Tls(stream) => stream.into_inner().0,
+            Stream::Tls(stream) => match *stream {
+                TlsStream::Client(stream) => stream.into_inner().0,
+                TlsStream::Server(stream) => stream.into_inner().0,
+            },
             Stream::Unix(_) => panic!("no TCP"),
         }
     }
