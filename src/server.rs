@@ -70,10 +70,8 @@ impl Server {
         let mut bound = Vec::new();
         for listener in &config.listeners {
             let socket = bind::bind(&listener.address)?;
-            let listener = Listener::new(listener, socket.port()).map_err(|source| StartError::Tls {
-                address: listener.address.to_string(),
-                source,
-            })?;
+            let listener = Listener::new(listener, socket.port())
+                .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
             bound.push(Bound { socket, listener: Arc::new(listener) });
         }
         let (order, drain) = Drain::new();
@@ -146,7 +144,11 @@ impl Server {
 fn fitting(max_connections: usize) -> usize {
     let fits = raise_fd_limit();
     if fits < max_connections {
-        tracing::info!(max_connections, lowered_to = fits, "max_connections does not fit the limit of file descriptors");
+        tracing::info!(
+            max_connections,
+            lowered_to = fits,
+            "max_connections does not fit the limit of file descriptors"
+        );
     }
     max_connections.min(fits)
 }

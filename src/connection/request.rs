@@ -77,7 +77,8 @@ impl<'a> Request<'a> {
         }
         let gate = Arc::clone(&self.connection.gate);
         let snapshot = &*gate.snapshot;
-        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref()) {
+        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
+        {
             Found::Route(place) => &snapshot.routes[place],
             Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
             Found::None => return Err(Refusal::NoRoute),
@@ -95,7 +96,8 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
-                let way = Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
+                let way =
+                    Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
                     None => self.exchange(&way).await,
@@ -129,7 +131,9 @@ impl<'a> Request<'a> {
 
     async fn send(&mut self, answer: Answer) -> Next {
         let close = self.is_offer || !self.connection.may_keep(&self.head, self.body);
-        self.connection.send(answer, Some(&self.head.method), self.head.version, close, &mut self.record).await
+        self.connection
+            .send(answer, Some(&self.head.method), self.head.version, close, &mut self.record)
+            .await
     }
 
     /// A plain exchange with the pool.
@@ -204,7 +208,12 @@ impl<'a> Request<'a> {
     }
 
     /// The head that goes upstream, encoded.
-    pub(super) fn forwarded(&self, way: &Way<'_>, connected: &Connected, kind: Kind) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn forwarded(
+        &self,
+        way: &Way<'_>,
+        connected: &Connected,
+        kind: Kind,
+    ) -> Result<Vec<u8>, Refusal> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
         let cx = RequestContext {
@@ -277,7 +286,8 @@ impl Http1 {
 
 /// The target that goes upstream: as it came, without the route's prefix (rule H9).
 fn upstream_target(target: &Target, route: &Route) -> String {
-    let stripped = route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
+    let stripped =
+        route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
     stripped.unwrap_or_else(|| target.origin_form().to_owned())
 }
 
@@ -315,9 +325,7 @@ fn refusal_of_target(error: TargetError) -> Refusal {
     match error {
         TargetError::BadHost(what) => Refusal::BadHost(what),
         TargetError::BadPath(what) => Refusal::BadPath(what),
-        TargetError::Malformed(what) => {
-            Refusal::BadHead(crate::proto::head::HeadError::Malformed(what))
-        }
+        TargetError::Malformed(what) => Refusal::BadHead(crate::proto::head::HeadError::Malformed(what)),
         TargetError::Method => Refusal::Method,
     }
 }

@@ -46,7 +46,11 @@ impl Established {
 }
 
 /// Forwards an offer and proves the answer. Nothing that the client sends behind its offer goes upstream before that.
-pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &Offer) -> Result<Next, Refusal> {
+pub(super) async fn establish(
+    request: &mut Request<'_>,
+    way: &Way<'_>,
+    offer: &Offer,
+) -> Result<Next, Refusal> {
     let mut attempt = way.pool.attempt(Instant::now());
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
     let listener = Arc::clone(&request.connection.listener);
@@ -85,7 +89,13 @@ pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &
     write_upgrade(request.connection, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
-    Ok(Next::Tunnel(Box::new(Established { up: connected.stream, lease: connected.lease, agreed, limits, record })))
+    Ok(Next::Tunnel(Box::new(Established {
+        up: connected.stream,
+        lease: connected.lease,
+        agreed,
+        limits,
+        record,
+    })))
 }
 
 /// Writes the 101: the last HTTP of this connection.

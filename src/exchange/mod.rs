@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::AsyncWrite,
-    time::Instant,
-};
+use tokio::{io::AsyncWrite, time::Instant};
 
 use self::{
     body::{Body, BodyError, WaitsFor},
@@ -139,7 +136,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// An exchange of which nothing has been sent.
     pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
         let head = std::mem::take(&mut plan.head);
-        let body = Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
+        let body =
+            Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
         Self {
             upload: Progress::new(plan.timeouts.request_body),
             download: Progress::new(plan.timeouts.write),
@@ -193,7 +191,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 return Poll::Ready(Ok(head));
             }
             // An interim response that the client does not take holds the next one back.
-            let answer = if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
+            let answer =
+                if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
             match answer {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upstream_closed(None))),
                 Poll::Ready(Ok(count)) => self.answered += count as u64,
@@ -247,7 +246,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 return Ok(());
             }
             match self.down.poll_fill(cx, room) {
-                Poll::Ready(Ok(0)) => return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None }),
+                Poll::Ready(Ok(0)) => {
+                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None });
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
                     return Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) });
@@ -273,7 +274,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     fn take_response_head(&mut self) -> Result<Option<ResponseHead>, Refusal> {
         while !self.up.tail().is_empty() {
             let parsed = ResponseHead::parse(self.up.tail(), &self.plan.response_limits);
-            let Some((head, length)) = parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
+            let Some((head, length)) =
+                parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
             else {
                 return Ok(None);
             };

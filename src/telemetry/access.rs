@@ -119,7 +119,11 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// How long it took.
-    #[serde(rename = "duration_ms", skip_serializing_if = "Option::is_none", serialize_with = "serialize_duration")]
+    #[serde(
+        rename = "duration_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_duration"
+    )]
     pub duration: Option<Duration>,
     /// How it ended, if not with the upstream's own answer.
     #[serde(skip_serializing_if = "Option::is_none")]
