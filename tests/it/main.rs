@@ -6,3 +6,4 @@
 mod cli;
 mod handshake;
 mod harness;
+mod refusals;
