@@ -149,7 +149,7 @@ pub struct AccessRecord {
     /// The Close frame that came first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<ClosedBy>,
-    /// A TLS stream ended without close_notify.
+    /// A TLS stream ended without `close_notify`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// The client's TLS.

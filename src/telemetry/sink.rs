@@ -123,7 +123,7 @@ impl Writer {
         {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             self.warning.warn(|_| {
-                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough")
+                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough");
             });
         }
     }
