@@ -33,19 +33,19 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Why a file gives no configuration.
+/// Why a file gives no configuration. `Display` is the whole text for the terminal, reason and help included.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It cannot be read.
-    #[error("cannot read the configuration {}{}", path.display(), UNREADABLE_HELP)]
+    #[error("error: cannot read the configuration {}: {cause}{UNREADABLE_HELP}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is not text.
-    #[error("the configuration {} is not UTF-8 text: byte {at} is the first that is none", path.display())]
+    #[error("error: the configuration {} is not UTF-8 text: byte {at} is the first that is none", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
@@ -58,15 +58,15 @@ pub enum LoadError {
 }
 
 const UNREADABLE_HELP: &str = "
-  help: `-c FILE` names another file
-  help: `wsgate run --to 127.0.0.1:9000` needs no file: it puts TLS in front of that backend
-  help: `wsgate demo` shows wsgate at work with a backend of its own";
+  = help: `-c FILE` names another file
+  = help: `wsgate run --to 127.0.0.1:9000` needs no file: it puts TLS in front of that backend
+  = help: `wsgate demo` shows wsgate at work with a backend of its own";
 
 impl Config {
     /// Reads the file at `path` and everything that it names.
     pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let bytes =
-            std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+            std::fs::read(path).map_err(|cause| LoadError::Unreadable { path: path.to_owned(), cause })?;
         let text = String::from_utf8(bytes).map_err(|error| LoadError::NotText {
             path: path.to_owned(),
             at: error.utf8_error().valid_up_to(),
