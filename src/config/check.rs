@@ -69,10 +69,11 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
 fn server(table: &Table<'_>) -> Server {
     let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     Server {
-        workers: table.get("workers", cpus, |value| match value.node.get_ref().as_str() {
-            Some("auto") => Ok(cpus),
-            _ => workers(value),
-        }),
+        workers: table.get(
+            "workers",
+            cpus,
+            |value| if value.is_word("auto") { Ok(cpus) } else { workers(value) },
+        ),
         max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
         max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
         shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
@@ -80,7 +81,8 @@ fn server(table: &Table<'_>) -> Server {
 }
 
 fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {
-    if value.node.get_ref().as_str().is_some() {
+    if value.node.get_ref().is_str() {
+        value.text()?;
         return Err(value.wrong_type("\"auto\" or an integer"));
     }
     let count: usize = values::count(1..=1024)(value)?;

@@ -267,6 +267,11 @@ impl<'r> Value<'r> {
         }
     }
 
+    /// Whether this is the string `word`.
+    pub(super) fn is_word(self, word: &str) -> bool {
+        self.node.get_ref().is_str() && self.text().is_ok_and(|text| text == word)
+    }
+
     /// `true` or `false`.
     pub(super) fn switch(self) -> Result<bool, Finding> {
         match self.node.get_ref() {

@@ -33,19 +33,19 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Why a file gives no configuration. `Display` is the whole text for the terminal, reason and help included.
+/// Why a file gives no configuration. Help follows in further lines of `Display`.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It cannot be read.
-    #[error("error: cannot read the configuration {}: {cause}{UNREADABLE_HELP}", path.display())]
+    #[error("cannot read the configuration {}{UNREADABLE_HELP}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        cause: io::Error,
+        source: io::Error,
     },
     /// It is not text.
-    #[error("error: the configuration {} is not UTF-8 text: byte {at} is the first that is none", path.display())]
+    #[error("the configuration {} is not UTF-8 text: byte {at} is the first that is none", path.display())]
     NotText {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,7 @@ impl Config {
     /// Reads the file at `path` and everything that it names.
     pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         let bytes =
-            std::fs::read(path).map_err(|cause| LoadError::Unreadable { path: path.to_owned(), cause })?;
+            std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
         let text = String::from_utf8(bytes).map_err(|error| LoadError::NotText {
             path: path.to_owned(),
             at: error.utf8_error().valid_up_to(),

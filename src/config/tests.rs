@@ -27,6 +27,8 @@ fn env(name: &str) -> Option<String> {
         "SECRET" => "s3cret",
         "TWO_LINES" => "one\r\ntwo",
         "CERTS" => "certs",
+        "OFF" => "off",
+        "AUTO" => "auto",
         _ => return None,
     };
     Some(value.to_owned())
@@ -160,11 +162,10 @@ fn problems_of_a_file_are_told_in_its_order_and_counted() {
 
 #[test]
 fn a_missing_file_tells_what_works_without_one() {
-    let error = Config::load(Path::new("/nonexistent/proxy.toml")).unwrap_err().to_string();
-    assert!(
-        error.starts_with("error: cannot read the configuration /nonexistent/proxy.toml: No such"),
-        "{error}"
-    );
+    let error = Config::load(Path::new("/nonexistent/proxy.toml")).unwrap_err();
+    assert!(std::error::Error::source(&error).is_some());
+    let error = error.to_string();
+    assert!(error.starts_with("cannot read the configuration /nonexistent/proxy.toml\n"), "{error}");
     for help in ["-c FILE", "wsgate run --to", "wsgate demo"] {
         assert!(error.contains(help), "{error}");
     }

@@ -27,18 +27,17 @@ pub(super) const fn days(days: u64) -> Duration {
 
 /// A duration above 0, or "off".
 pub(super) fn timeout(value: Value<'_>) -> Result<Option<Duration>, Finding> {
-    let Some(duration) = off_or(value, duration)? else { return Ok(None) };
-    let found = out_of_range(value, &(Duration::from_millis(1)..=LONGEST), duration, show_duration);
-    match found {
-        None => Ok(Some(duration)),
-        Some(finding) => Err(finding.help("\"off\" switches it off")),
-    }
+    period_from(Duration::from_millis(1), value)
 }
 
 /// A duration that may be 0, or "off".
 pub(super) fn period(value: Value<'_>) -> Result<Option<Duration>, Finding> {
+    period_from(Duration::ZERO, value)
+}
+
+fn period_from(least: Duration, value: Value<'_>) -> Result<Option<Duration>, Finding> {
     let Some(duration) = off_or(value, duration)? else { return Ok(None) };
-    match out_of_range(value, &(Duration::ZERO..=LONGEST), duration, show_duration) {
+    match out_of_range(value, &(least..=LONGEST), duration, show_duration) {
         None => Ok(Some(duration)),
         Some(finding) => Err(finding.help("\"off\" switches it off")),
     }
@@ -207,8 +206,9 @@ pub(super) fn out_of_range<T: PartialOrd + Copy>(
     )
 }
 
+/// Whether this is "off", by its variables too. What is wrong with them is found when the value is parsed.
 fn is_off(value: Value<'_>) -> bool {
-    value.node.get_ref().as_str() == Some("off")
+    value.is_word("off")
 }
 
 fn cannot_be_off(value: Value<'_>) -> Finding {

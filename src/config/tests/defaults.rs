@@ -148,8 +148,10 @@ fn names_of_routes_are_made_unique() {
 #[test]
 fn variables_and_their_escape() {
     let text = SMALLEST.replace("192.168.1.141:80", "${BACKEND}")
-        + "request_headers.set = { X-A = \"a $${B} $c $$ ${SECRET}!\" }";
+        + "request_headers.set = { X-A = \"a $${B} $c $$ ${SECRET}!\" }\n"
+        + "websocket.idle_timeout = \"${OFF}\"\n[server]\nworkers = \"${AUTO}\"\n";
     let Config { upstreams, routes, .. } = parse(&text).unwrap().config;
+    assert_eq!(routes[0].websocket.idle_timeout, None);
     assert_eq!(upstreams[0].servers[0].address.to_string(), "10.0.0.7:9000");
     assert_eq!(routes[0].request_headers.set, [("X-A".to_owned(), "a ${B} $c $$ s3cret!".to_owned())]);
 }
