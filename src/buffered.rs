@@ -22,9 +22,14 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes the drop of this stream a reset instead of a FIN, so that an end within a frame is seen as one.
     fn reset_on_drop(&mut self);
 
-    /// Whether the end of the stream, once read, was a truncation: TLS without its close_notify.
+    /// Whether the end of the stream, once read, was a truncation: TLS without its `close_notify`.
     fn was_truncated(&self) -> bool {
         false
+    }
+
+    /// Bytes that `poll_write` took and the kernel has not.
+    fn unsent(&self) -> usize {
+        0
     }
 }
 
@@ -77,6 +82,11 @@ impl<S> Buffered<S> {
             self.tail = Vec::new();
             self.taken = 0;
         }
+    }
+
+    /// Puts bytes that were read from the stream into the tail, behind what is there.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
     }
 
     /// The stream below, for its own properties; reading from it skips the tail.
@@ -155,5 +165,9 @@ impl<S: Stream> Stream for Buffered<S> {
 
     fn was_truncated(&self) -> bool {
         self.stream.was_truncated()
+    }
+
+    fn unsent(&self) -> usize {
+        self.stream.unsent()
     }
 }

@@ -1,8 +1,10 @@
 //! What a gateway changes in a head before it passes it on (RFC 9110 §7.6). The only editor of headers.
 //!
-//! A head is rebuilt from the lines that may stay, then wsgate's own are added, then the route's edits are made,
-//! then framing and upgrade are written: so nothing that a peer or a route writes can replace what comes later.
+//! A head is rebuilt from the lines that may stay, then wsgate's own are added, then the route's edits are
+//! made, then framing and upgrade are written: so nothing that a peer or a route writes can replace what
+//! comes later.
 
+use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -35,7 +37,7 @@ pub enum HostHeader {
 }
 
 /// A route's edits of one kind of head. A name that [`may_edit`] refuses is left alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
     /// Name and value of headers that replace what is there.
     pub set: Vec<(String, String)>,
@@ -55,7 +57,8 @@ impl HeaderEdits {
 
     /// Whether an edit decides about this name or one that a backend takes for it.
     fn touch(&self, name: &str) -> bool {
-        self.removed().chain(self.set().map(|(name, _)| name)).any(|edited| alike(edited, name))
+        let set = self.set.iter().map(|(name, _)| name);
+        self.remove.iter().chain(set).any(|edited| alike(edited, name)) && may_edit(name)
     }
 
     fn apply(&self, headers: &mut Headers) -> Result<(), InvalidHeader> {
@@ -66,6 +69,14 @@ impl HeaderEdits {
             headers.set(name, value.as_bytes())?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for HeaderEdits {
+    /// Names alone: what is set is often a credential of the backend's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set: Vec<_> = self.set.iter().map(|(name, _)| name).collect();
+        f.debug_struct("HeaderEdits").field("set", &set).field("remove", &self.remove).finish()
     }
 }
 
@@ -87,8 +98,8 @@ pub enum Kind {
     Handshake,
 }
 
-/// All that a request head depends on but the head.
-#[derive(Clone, Copy, Debug)]
+/// All that a request head depends on but the head. No `Debug`, as the target may carry a token.
+#[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
     /// Who sent it; `None` on a unix listener.
     pub client_ip: Option<IpAddr>,
@@ -125,7 +136,8 @@ pub struct ForwardedRequest {
 
 /// The head that goes upstream, as HTTP/1.1.
 ///
-/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64 headers.
+/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64
+/// headers.
 pub fn request(
     head: &RequestHead,
     kind: Kind,
@@ -193,8 +205,8 @@ fn is_rewritten(name: &str) -> bool {
     is_hop_by_hop(name) || ["host", "content-length", "x-request-id"].iter().any(|ours| alike(ours, name))
 }
 
-/// Headers of one connection only (H5). The Proxy-* credentials are between a client and the proxy that asked for
-/// them, and wsgate is none that did (RFC 9110 §11.7).
+/// Headers of one connection only (H5). The Proxy-* credentials are between a client and the proxy that asked
+/// for them, and wsgate is none that did (RFC 9110 §11.7).
 fn is_hop_by_hop(name: &str) -> bool {
     const NAMES: [&str; 11] = [
         "connection",
@@ -244,8 +256,9 @@ fn nominated(headers: &Headers) -> Result<Vec<&[u8]>, InvalidHeader> {
     if nominated.len() > MOST_NOMINATED { Err(InvalidHeader::TooManyOptions) } else { Ok(nominated) }
 }
 
-/// Whether Connection takes this header out. It can't take out what the message is judged by, at wsgate or behind
-/// it: that would leave a backend with another message than the one that was let through (RFC 9110 §7.6.1).
+/// Whether Connection takes this header out. It can't take out what the message is judged by, at wsgate or
+/// behind it: that would leave a backend with another message than the one that was let through (RFC 9110
+/// §7.6.1).
 fn is_nominated(name: &str, nominated: &[&[u8]]) -> bool {
     const JUDGED_BY: [&str; 4] = ["host", "origin", "cookie", "authorization"];
     nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
@@ -269,8 +282,8 @@ fn append_host(out: &mut Headers, head: &RequestHead, cx: &RequestContext<'_>) -
     out.append("Host", host)
 }
 
-/// Who the client is and how it came (H7). What clients sent of these has been dropped: nobody is trusted. For a
-/// trusted proxy its own lines would be an argument here, to be appended to.
+/// Who the client is and how it came (H7). What clients sent of these has been dropped: nobody is trusted.
+/// For a trusted proxy its own lines would be an argument here, to be appended to.
 fn append_forwarding(
     out: &mut Headers,
     host: Option<&[u8]>,
@@ -296,12 +309,13 @@ fn append_forwarding(
     out.append("X-Request-Id", cx.request_id.as_bytes())
 }
 
-fn append_display(out: &mut Headers, name: &str, value: &dyn std::fmt::Display) -> Result<(), InvalidHeader> {
+fn append_display(out: &mut Headers, name: &str, value: &dyn fmt::Display) -> Result<(), InvalidHeader> {
     // Writing to a Vec can't fail.
     out.append_with(name, |text| drop(write!(text, "{value}")))
 }
 
-/// One element of Forwarded (RFC 7239 §4): an IPv6 address and a host with a port are no tokens and stand in quotes.
+/// One element of Forwarded (RFC 7239 §4): an IPv6 address and a host with a port are no tokens and stand in
+/// quotes.
 fn write_forwarded(text: &mut Vec<u8>, client: Option<IpAddr>, proto: &str, host: Option<&[u8]>) {
     let _ = match client {
         Some(IpAddr::V4(ip)) => write!(text, "for={ip};proto={proto}"),
@@ -342,7 +356,8 @@ fn append_framing(out: &mut Headers, framing: BodyFraming) -> Result<(), Invalid
     }
 }
 
-/// That the client takes trailers is true of wsgate as well; TE has to be named in Connection (RFC 9110 §10.1.4).
+/// That the client takes trailers is true of wsgate as well; TE has to be named in Connection (RFC 9110
+/// §10.1.4).
 fn append_te(out: &mut Headers, head: &RequestHead) -> Result<(), InvalidHeader> {
     if head.version == Version::Http11 && head.headers.has_token("te", "trailers") {
         out.append("TE", b"trailers")?;
@@ -399,7 +414,8 @@ pub struct ResponseContext<'a> {
 
 /// The head that goes to the client, as HTTP/1.1 whatever the client speaks (RFC 9110 §6.2).
 ///
-/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64 headers.
+/// Fails if a value of the context or the edits can't be written (H13), or if Connection names more than 64
+/// headers.
 pub fn response(
     head: &ResponseHead,
     kind: ResponseKind,
@@ -437,8 +453,8 @@ pub fn response(
     Ok(ResponseHead { version: Version::Http11, status: head.status, reason: head.reason.clone(), headers })
 }
 
-/// What the head says of the body. An answer to HEAD and a 304 have none, and tell the length that another answer
-/// would have (RFC 9110 §8.6).
+/// What the head says of the body. An answer to HEAD and a 304 have none, and tell the length that another
+/// answer would have (RFC 9110 §8.6).
 fn told_framing(head: &ResponseHead, body: BodyFraming) -> BodyFraming {
     match content_length(&head.headers) {
         Ok(Some(length)) if body == BodyFraming::Empty && !never_has_body(head.status) => {
@@ -448,22 +464,27 @@ fn told_framing(head: &ResponseHead, body: BodyFraming) -> BodyFraming {
     }
 }
 
-/// What becomes of the connection. A 426 says what to upgrade to (RFC 9110 §15.5.22), if it is what wsgate can do.
+/// What becomes of the connection. A 426 says what to upgrade to (RFC 9110 §15.5.22), if it is what wsgate
+/// can do.
 fn append_connection(
     out: &mut Headers,
     head: &ResponseHead,
     close: bool,
     client: Version,
 ) -> Result<(), InvalidHeader> {
-    if head.status == 426 && head.headers.has_token("upgrade", "websocket") {
+    let upgrade = head.status == 426 && head.headers.has_token("upgrade", "websocket");
+    if upgrade {
         out.append("Upgrade", b"websocket")?;
-        out.append("Connection", b"Upgrade")?;
     }
-    match (close, client) {
-        (true, _) => out.append("Connection", b"close"),
-        (false, Version::Http10) => out.append("Connection", b"keep-alive"),
-        (false, Version::Http11) => Ok(()),
-    }
+    let options: &[u8] = match (upgrade, close, client) {
+        (true, true, _) => b"Upgrade, close",
+        (true, false, Version::Http10) => b"Upgrade, keep-alive",
+        (true, false, Version::Http11) => b"Upgrade",
+        (false, true, _) => b"close",
+        (false, false, Version::Http10) => b"keep-alive",
+        (false, false, Version::Http11) => return Ok(()),
+    };
+    out.append("Connection", options)
 }
 
 /// The trailers of either direction that may go on: none that the route's edits decide about, and see

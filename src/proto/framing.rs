@@ -1,7 +1,8 @@
 //! Where a body ends (RFC 9112 §6 and §7), and whether the connection outlives it (§9.3).
 //!
-//! Two parties that disagree about the end of a body read different messages out of one stream. So a head whose
-//! framing can be read in two ways has none here: it is an error, even where RFC 9112 says which reading wins.
+//! Two parties that disagree about the end of a body read different messages out of one stream. So a head
+//! whose framing can be read in two ways has none here: it is an error, even where RFC 9112 says which
+//! reading wins.
 
 use thiserror::Error;
 
@@ -24,7 +25,8 @@ pub enum BodyFraming {
 }
 
 impl BodyFraming {
-    /// The framing in which a response body goes on to a client: one that speaks HTTP/1.0 knows no chunks (H10).
+    /// The framing in which a response body goes on to a client: one that speaks HTTP/1.0 knows no chunks
+    /// (H10).
     #[must_use]
     pub fn for_client(self, client: Version) -> Self {
         match (self, client) {
@@ -50,8 +52,8 @@ pub fn request_framing(head: &RequestHead) -> Result<BodyFraming, FramingError> 
     Ok(declared(head.version, &head.headers)?.unwrap_or(BodyFraming::Empty))
 }
 
-/// How a response's body is delimited (RFC 9112 §6.3). What the head declares is judged even where the status or
-/// the method says that there is no body, since a declared length goes on to the client.
+/// How a response's body is delimited (RFC 9112 §6.3). What the head declares is judged even where the status
+/// or the method says that there is no body, since a declared length goes on to the client.
 pub fn response_framing(head: &ResponseHead, request_method: &Method) -> Result<BodyFraming, FramingError> {
     let declared = declared(head.version, &head.headers)?;
     let tunnel = request_method.is_connect() && (200..300).contains(&head.status);
@@ -101,7 +103,8 @@ fn declared(version: Version, headers: &Headers) -> Result<Option<BodyFraming>, 
     chunked(coding).map(|()| Some(BodyFraming::Chunked))
 }
 
-/// The one Content-Length. Equal repetitions may be merged by RFC 9112 §6.3, but who merges them is not agreed on.
+/// The one Content-Length. Equal repetitions may be merged by RFC 9112 §6.3, but who merges them is not
+/// agreed on.
 pub(super) fn content_length(headers: &Headers) -> Result<Option<u64>, FramingError> {
     let mut values = headers.get_all("content-length");
     let Some(value) = values.next() else { return Ok(None) };
@@ -116,13 +119,14 @@ pub(super) fn content_length(headers: &Headers) -> Result<Option<u64>, FramingEr
     length.map(Some).ok_or(FramingError::Ambiguous("a Content-Length that overflows"))
 }
 
-/// That a Transfer-Encoding is `chunked` and nothing else. Every element is looked at before one is called unknown,
-/// so that 501 is only said of a list that is clean.
+/// That a Transfer-Encoding is `chunked` and nothing else. Every element is looked at before one is called
+/// unknown, so that 501 is only said of a list that is clean.
 fn chunked(coding: &[u8]) -> Result<(), FramingError> {
     let mut chunked = false;
     let mut unknown = false;
     for element in coding.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-        // No coding that is known here has parameters, and an empty element is what one parser skips and the next ends at.
+        // An empty element is skipped by one parser and ends the list for another; `chunked` has no
+        // parameters.
         if !is_token(element) {
             return Err(FramingError::Ambiguous("a malformed Transfer-Encoding"));
         }
@@ -138,7 +142,8 @@ fn chunked(coding: &[u8]) -> Result<(), FramingError> {
 /// Bounds of what stands around the data of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// One size line with its extensions, without CRLF, in bytes. Nobody sends extensions, and they are dropped.
+    /// One size line with its extensions, without CRLF, in bytes. Nobody sends extensions, and they are
+    /// dropped.
     pub size_line: usize,
     /// The trailer section with its empty line, in bytes.
     pub trailer_bytes: usize,
@@ -181,7 +186,8 @@ pub enum ChunkPart<'a> {
     End(Headers),
 }
 
-/// Follows a chunked body in any split (RFC 9112 §7.1), and buffers nothing of it but an unfinished trailer section.
+/// Follows a chunked body in any split (RFC 9112 §7.1), and buffers nothing of it but an unfinished trailer
+/// section.
 #[derive(Debug)]
 pub struct ChunkScanner {
     limits: ChunkLimits,
@@ -217,8 +223,9 @@ impl ChunkScanner {
 
     /// Takes the next part: how many bytes of `input` it used, and what they were.
     ///
-    /// Call it again with the rest until it says [`ChunkPart::More`]. After [`ChunkPart::End`] what is left of the
-    /// input belongs to the next message, and further calls use nothing; after an error there is nothing to go on with.
+    /// Call it again with the rest until it says [`ChunkPart::More`]. After [`ChunkPart::End`] what is left
+    /// of the input belongs to the next message, and further calls use nothing; after an error there is
+    /// nothing to go on with.
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, ChunkPart<'a>), ChunkError> {
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
@@ -322,7 +329,8 @@ impl Default for ChunkScanner {
 /// The last chunk and an empty trailer section.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Writes the size line of a chunk; its data and a CRLF are the caller's. `len` must not be 0, which is the last chunk.
+/// Writes the size line of a chunk; its data and a CRLF are the caller's. `len` must not be 0, which is the
+/// last chunk.
 pub fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
     debug_assert!(len > 0, "a chunk of no bytes ends the body");
     let digits = (usize::BITS - len.leading_zeros()).div_ceil(4);

@@ -1,8 +1,8 @@
-//! Message heads: the start line and the header lines, parsed strictly, edited and written (RFC 9112 §2 to §5).
+//! Message heads: start line and header lines, parsed strictly, edited and written (RFC 9112 §2 to §5).
 //!
 //! What a lenient parser repairs, two parsers repair differently, and that difference is how requests are
-//! smuggled. So nothing is repaired here: each line ends with exactly CRLF, and what RFC 9112 lets a recipient
-//! either mend or refuse is refused.
+//! smuggled. So nothing is repaired here: each line ends with exactly CRLF, and what RFC 9112 lets a
+//! recipient either mend or refuse is refused.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -106,7 +106,7 @@ impl Method {
         *self == Self::OPTIONS
     }
 
-    /// Whether sending it twice has the effect of sending it once (RFC 9110 §9.2.2). Unknown methods have not.
+    /// Whether sending it twice has the effect of sending it once (RFC 9110 §9.2.2); no unknown method has.
     pub fn is_idempotent(&self) -> bool {
         matches!(self.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
@@ -168,6 +168,7 @@ pub enum InvalidHeader {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Line {
     start: usize,
+    /// The length of the name.
     name: usize,
     end: usize,
 }
@@ -374,7 +375,8 @@ pub struct RequestHead {
     pub headers: Headers,
 }
 
-/// RFC 9112 §2.2 asks for at least one empty line before a request line to be ignored: old clients end a body with one.
+/// RFC 9112 §2.2 asks for at least one empty line before a request line to be ignored: old clients end a body
+/// with one.
 const LEADING_EMPTY_LINES: usize = 4;
 
 impl RequestHead {
@@ -387,6 +389,9 @@ impl RequestHead {
     ///
     /// `None` while the bytes may still become a legal head. A result that is not `None` stays what it is
     /// whatever comes after, and no byte past the head counts. Allocates only when the head is complete.
+    ///
+    /// It begins anew each time. Where a head trickles in, calling it at the first bytes, and then only when
+    /// new ones hold a LF or pass the bound, loses nothing.
     pub fn parse(input: &[u8], limits: &HeadLimits) -> Result<Option<(Self, usize)>, HeadError> {
         parse_within(input, limits.bytes, |cursor| {
             cursor.skip_empty_lines(LEADING_EMPTY_LINES)?;
@@ -563,8 +568,9 @@ pub(super) fn is_field_byte(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
 }
 
-/// A byte of a request target. Browsers send `|`, `{` and others that RFC 3986 would have encoded, so they pass;
-/// `#` never goes on the wire, and a backend that cuts the path there serves another one than was routed.
+/// A byte of a request target. Browsers send `|`, `{` and others that RFC 3986 would have encoded, so they
+/// pass; `#` never goes on the wire, and a backend that cuts the path there serves another one than was
+/// routed.
 fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
@@ -737,7 +743,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// All lines up to and with the empty one: first a look at each byte, then, with the end in sight, the copy.
+    /// All lines up to and with the empty one: first each byte is judged; the copy is made at the end.
     fn headers(&mut self, most: usize) -> Result<Headers, Stop> {
         let start = self.at;
         let mut count = 0;
@@ -748,8 +754,8 @@ impl<'a> Cursor<'a> {
             self.header_line()?;
             count += 1;
         }
+        let section = &self.input[start..self.at - Line::CRLF.len()];
         // A colon without a space after it grows by that space.
-        let section = &self.input[start..self.at];
         let mut headers = Headers::with_capacity(count, section.len() + count);
         copy_lines(section, &mut headers);
         Ok(headers)
@@ -779,7 +785,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Copies lines that were found legal: a CR is always that of a CRLF, and each line but the empty one has a colon.
+/// Copies lines that were found legal: a CR is always that of a CRLF, and each line has a colon.
 fn copy_lines(mut section: &[u8], headers: &mut Headers) {
     while let Some(end) = memchr(b'\r', section) {
         let line = &section[..end];

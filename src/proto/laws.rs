@@ -1,5 +1,5 @@
-//! Laws that every parser here keeps, as functions that panic where one is broken; property tests and fuzz targets
-//! feed them.
+//! Laws that every parser here keeps, as functions that panic where one is broken; property tests and fuzz
+//! targets feed them.
 
 pub mod frames;
 pub mod handshake;
@@ -9,8 +9,8 @@ use std::fmt::Debug;
 use super::framing::{ChunkError, ChunkLimits, ChunkPart, ChunkScanner};
 use super::head::{HeadError, HeadLimits, Headers, RequestHead, ResponseHead};
 
-/// What `parse` says of any prefix is `None` or what it says of the whole; what it takes is needed to the last byte.
-/// Returns what it says of the whole.
+/// What `parse` says of any prefix is `None` or what it says of the whole; what it takes is needed to the
+/// last byte. Returns what it says of the whole.
 fn prefixes_agree<T: PartialEq + Debug>(
     input: &[u8],
     parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, HeadError>,

@@ -325,7 +325,10 @@ proptest! {
     }
 
     #[test]
-    fn h4_no_bytes_break_the_scanner(input in prop::collection::vec(any::<u8>(), 0..200), cut in 0..200usize) {
+    fn h4_no_bytes_break_the_scanner(
+        input in prop::collection::vec(any::<u8>(), 0..200),
+        cut in 0..200usize,
+    ) {
         laws::chunks(&input, cut, ChunkLimits::default());
     }
 

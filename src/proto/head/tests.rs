@@ -385,7 +385,11 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_head_is_judged_alike_in_any_split(head in any_request(), at in any::<prop::sample::Index>(), byte: u8) {
+    fn a_damaged_head_is_judged_alike_in_any_split(
+        head in any_request(),
+        at in any::<prop::sample::Index>(),
+        byte: u8,
+    ) {
         let mut written = Vec::new();
         head.encode(&mut written);
         let at = at.index(written.len());
@@ -394,7 +398,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_the_laws(input in nearly_a_head(), noise in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn no_bytes_break_the_laws(
+        input in nearly_a_head(),
+        noise in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
         for input in [&input, &noise] {
             laws::request_head(input, &HeadLimits { bytes: 80, headers: 2, target: 8 });
             laws::response_head(input, &HeadLimits { bytes: 80, headers: 2, target: 8 });
@@ -402,7 +409,10 @@ proptest! {
     }
 
     #[test]
-    fn what_is_legal_here_is_legal_to_httparse_and_means_the_same(input in nearly_a_head(), head in any_request()) {
+    fn what_is_legal_here_is_legal_to_httparse_and_means_the_same(
+        input in nearly_a_head(),
+        head in any_request(),
+    ) {
         let mut written = Vec::new();
         head.encode(&mut written);
         for input in [&input, &written] {

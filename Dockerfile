@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /src
+# .dockerignore lets through what the build reads, and nothing else.
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin wsgate \
+ && install -D -m 0755 target/release/wsgate /out/wsgate
+
+FROM debian:bookworm-slim
+RUN groupadd --system --gid 10001 wsgate \
+ && useradd --system --uid 10001 --gid wsgate --no-create-home --home-dir /etc/wsgate --shell /usr/sbin/nologin wsgate \
+ && install -d -o wsgate -g wsgate -m 0750 /etc/wsgate /etc/wsgate/certs
+COPY --from=build /out/wsgate /usr/local/bin/wsgate
+
+# By number, so that an orchestrator can see that it is not root. Ports below 1024 need no capability where the engine lowers
+# net.ipv4.ip_unprivileged_port_start, as Docker does; elsewhere set that sysctl, or listen above 1024. A file capability
+# instead would keep the program from starting wherever capabilities are dropped.
+USER 10001:10001
+
+# proxy.toml is mounted here; certs/ is where `self_signed` keeps its CA and its leaf.
+WORKDIR /etc/wsgate
+VOLUME /etc/wsgate/certs
+EXPOSE 80 443
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["wsgate"]
+CMD ["run", "-c", "/etc/wsgate/proxy.toml"]

@@ -1,0 +1,67 @@
+//! The client's stream, with or without TLS.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    buffered::{Socket, Stream},
+    tls::TlsStream,
+};
+
+/// A client's stream.
+#[derive(Debug)]
+pub(super) enum Downstream {
+    /// A bare socket.
+    Plain(Socket),
+    /// TLS over one.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+/// Calls the same method on whichever stream it is.
+macro_rules! either {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Downstream::Plain($stream) => $call,
+            Downstream::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Downstream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Downstream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Stream for Downstream {
+    fn reset_on_drop(&mut self) {
+        either!(self, stream => stream.reset_on_drop());
+    }
+
+    fn was_truncated(&self) -> bool {
+        either!(self, stream => stream.was_truncated())
+    }
+
+    fn unsent(&self) -> usize {
+        either!(self, stream => stream.unsent())
+    }
+}

@@ -1,0 +1,264 @@
+//! HTTP/1.1 with a client: one request head after the other, each with its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use memchr::memmem;
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Client, Gate, Listener, OpenTunnel, answer::Answer, downstream::Downstream, record::ExchangeRecord,
+    request::Request,
+};
+use crate::{
+    buffered::Buffered,
+    ending::{Phase, Refusal},
+    proto::{
+        framing::BodyFraming,
+        head::{HeadError, Method, RequestHead, Version},
+    },
+};
+
+/// How long a closing connection is read on, so that what the client still sends does not reset the answer away (rule T13).
+const LINGER: Duration = Duration::from_secs(5);
+/// How much of it is read.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// Below this a head is parsed at each read; above, when it has doubled or its end is there.
+const EAGER_PARSE: usize = 4096;
+
+/// A client's connection between the TLS handshake and the tunnel.
+pub(super) struct Http1 {
+    pub(super) down: Buffered<Downstream>,
+    pub(super) client: Arc<Client>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) gate: Arc<Gate>,
+}
+
+/// What follows a request.
+pub(super) enum Next {
+    /// The next one.
+    Request,
+    /// The end, after what was written has gone out.
+    Close,
+    /// The end at once: nothing can be said any more.
+    Cut,
+    /// The tunnel.
+    Tunnel(Box<super::upgrade::Established>),
+}
+
+/// How the wait for a head ended.
+enum Arrival {
+    Head(Box<RequestHead>),
+    Refused(Refusal),
+    /// Between two requests: nobody has to be told.
+    Quiet,
+}
+
+impl Http1 {
+    pub(super) fn new(
+        down: Buffered<Downstream>,
+        client: Client,
+        listener: Arc<Listener>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        Self { down, client: Arc::new(client), listener, gate }
+    }
+
+    /// Serves request after request until the connection closes or becomes a tunnel.
+    pub(super) async fn serve(mut self, is_overload: bool) -> Option<OpenTunnel> {
+        loop {
+            let next = match self.next_head(is_overload).await {
+                Arrival::Quiet => Next::Close,
+                Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
+                Arrival::Head(head) if is_overload => {
+                    let mut record = self.record(&head);
+                    self.refuse(&Refusal::Overload, &head, &mut record, BodyFraming::UntilClose).await
+                }
+                Arrival::Head(head) => Request::new(&mut self, *head).answer().await,
+            };
+            match next {
+                Next::Request => {}
+                Next::Close => {
+                    self.close().await;
+                    return None;
+                }
+                Next::Cut => return None,
+                Next::Tunnel(established) => return established.open(self),
+            }
+        }
+    }
+
+    /// The record of an exchange that begins now.
+    pub(super) fn record(&self, head: &RequestHead) -> ExchangeRecord {
+        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some(head))
+    }
+
+    /// Waits for the next request, and reads its head.
+    async fn next_head(&mut self, is_overload: bool) -> Arrival {
+        let timeout = self.listener.config.timeout;
+        if self.down.tail().is_empty() {
+            // Whoever is only to be told that there is no room must not keep the reserve for long.
+            let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
+            let idle_until = idle.map(|period| Instant::now() + period);
+            let drain = self.gate.drain.clone();
+            let fill = within(idle_until, self.down.fill(self.listener.head_limits.bytes));
+            let filled = tokio::select! {
+                biased;
+                filled = fill => filled,
+                () = drain.draining() => return Arrival::Quiet,
+            };
+            match filled {
+                Some(Ok(1..)) => {}
+                None | Some(Ok(0) | Err(_)) => return Arrival::Quiet,
+            }
+        }
+        let due = timeout.request_head.map(|period| Instant::now() + period);
+        match within(due, self.read_head()).await {
+            Some(arrival) => arrival,
+            None => Arrival::Refused(Refusal::HeadTimeout),
+        }
+    }
+
+    /// Reads until a head is complete, or can't become one.
+    async fn read_head(&mut self) -> Arrival {
+        let limits = self.listener.head_limits;
+        let mut seen = 0;
+        let mut parse_at = 0;
+        loop {
+            let tail = self.down.tail();
+            let has_end = memmem::find(&tail[seen..], b"\r\n\r\n").is_some();
+            if has_end || tail.len() >= parse_at {
+                match RequestHead::parse(tail, &limits) {
+                    Ok(Some((head, length))) => {
+                        self.down.consume(length);
+                        return Arrival::Head(Box::new(head));
+                    }
+                    Ok(None) => parse_at = if tail.len() < EAGER_PARSE { 0 } else { tail.len() * 2 },
+                    Err(error) => return Arrival::Refused(refusal_of_head(error)),
+                }
+            }
+            seen = tail.len().saturating_sub(3);
+            // One byte past the limit tells a head that is too large from one that fits.
+            let room = (limits.bytes + 1).saturating_sub(tail.len());
+            parse_at = parse_at.min(limits.bytes);
+            match self.down.fill(room).await {
+                Ok(1..) => {}
+                Ok(0) => return gone(self.down.tail(), None),
+                Err(error) => return gone(self.down.tail(), Some(error)),
+            }
+        }
+    }
+
+    /// Answers bytes that are no request head.
+    async fn refuse_unparsed(&mut self, refusal: Refusal) -> Next {
+        let mut record = ExchangeRecord::new(&self.gate, &self.listener, &self.client, None);
+        record.refuse(&refusal);
+        let Some(answer) = Answer::refusal(&refusal) else {
+            record.finish();
+            return Next::Cut;
+        };
+        self.send(answer, None, Version::Http11, true, &mut record).await
+    }
+
+    /// Answers a request with a refusal. The connection is kept where the refusal, the request and its body allow it.
+    pub(super) async fn refuse(
+        &mut self,
+        refusal: &Refusal,
+        head: &RequestHead,
+        record: &mut ExchangeRecord,
+        body: BodyFraming,
+    ) -> Next {
+        record.refuse(refusal);
+        let Some(answer) = Answer::refusal(refusal) else {
+            record.finish();
+            return Next::Cut;
+        };
+        let close = refusal.closes() || !self.may_keep(head, body);
+        self.send(answer, Some(&head.method), head.version, close, record).await
+    }
+
+    /// Whether another request may follow an answer that did not read the request's body.
+    pub(super) fn may_keep(&self, head: &RequestHead, body: BodyFraming) -> bool {
+        let has_no_body = matches!(body, BodyFraming::Empty | BodyFraming::Length(0));
+        has_no_body && self.wants_more(head)
+    }
+
+    /// Whether the client and wsgate are willing to go on after this request.
+    pub(super) fn wants_more(&self, head: &RequestHead) -> bool {
+        crate::proto::framing::persists(head.version, &head.headers) && !self.gate.drain.is_draining()
+    }
+
+    /// Writes an answer of wsgate's own.
+    pub(super) async fn send(
+        &mut self,
+        answer: Answer,
+        method: Option<&Method>,
+        client: Version,
+        close: bool,
+        record: &mut ExchangeRecord,
+    ) -> Next {
+        record.status(answer.status());
+        let bytes = answer.encode(method, client, close);
+        record.received(bytes.len() as u64);
+        let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
+        let write = async {
+            self.down.write_all(&bytes).await?;
+            self.down.flush().await
+        };
+        let written = within(due, write).await;
+        record.finish();
+        match written {
+            Some(Ok(())) if close => Next::Close,
+            Some(Ok(())) => Next::Request,
+            Some(Err(_)) | None => Next::Cut,
+        }
+    }
+
+    /// Ends the connection: the client gets the end of the stream, and what it still sends is read for a while, since
+    /// closing over unread input would reset the answer away.
+    async fn close(&mut self) {
+        let linger = async {
+            self.down.shutdown().await?;
+            let mut left = LINGER_BYTES;
+            self.down.consume(self.down.tail().len());
+            while left > 0 {
+                let count = self.down.fill(usize::MAX).await?;
+                if count == 0 {
+                    break;
+                }
+                left = left.saturating_sub(count);
+                self.down.consume(count);
+            }
+            std::io::Result::Ok(())
+        };
+        // Whatever goes wrong now, the connection is over.
+        let _ = within(Some(Instant::now() + LINGER), linger).await;
+    }
+}
+
+fn gone(tail: &[u8], source: Option<std::io::Error>) -> Arrival {
+    // Stray empty lines between requests are no request (RFC 9112 §2.2).
+    if tail.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        return Arrival::Quiet;
+    }
+    Arrival::Refused(Refusal::DownstreamGone { phase: Phase::Head, source })
+}
+
+fn refusal_of_head(error: HeadError) -> Refusal {
+    match error {
+        HeadError::Malformed(_) => Refusal::BadHead(error),
+        HeadError::TooLarge | HeadError::TooManyHeaders => Refusal::HeadTooLarge,
+        HeadError::TargetTooLong => Refusal::TargetTooLong,
+        HeadError::Version => Refusal::HttpVersion,
+    }
+}
+
+/// Runs `future` until `due`; `None` when that has come first.
+pub(super) async fn within<T>(due: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match due {
+        Some(due) => timeout_at(due, future).await.ok(),
+        None => Some(future.await),
+    }
+}

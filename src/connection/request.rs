@@ -1,0 +1,340 @@
+//! One request: what it asks for, and who answers it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    Listener,
+    answer::Answer,
+    h1::{Http1, Next},
+    record::ExchangeRecord,
+    snapshot::Route,
+    upgrade,
+};
+use crate::{
+    config::Action,
+    ending::{Phase, Refusal},
+    exchange::{Exchange, Plan, Timeouts},
+    proto::{
+        forward::{self, Kind, RequestContext, ResponseContext},
+        framing::{BodyFraming, FramingError, request_framing},
+        handshake::Offer,
+        head::{HeadLimits, InvalidHeader, RequestHead},
+    },
+    route::{Found, Target, TargetError, strip_prefix},
+    upstream::{ConnectFailure, Connected, Pool, Want},
+};
+
+/// A request whose head is complete.
+pub(super) struct Request<'a> {
+    pub(super) connection: &'a mut Http1,
+    pub(super) head: RequestHead,
+    pub(super) record: ExchangeRecord,
+    /// What its body is delimited by; until that is known, nothing after the head can be read.
+    pub(super) body: BodyFraming,
+    pub(super) is_offer: bool,
+}
+
+/// What the head says, proven.
+pub(super) struct Ask {
+    target: Target,
+    pub(super) offer: Option<Offer>,
+}
+
+/// What stays the same over all tries of a request.
+pub(super) struct Way<'a> {
+    pub(super) route: &'a Route,
+    pub(super) pool: &'a Pool,
+    target: String,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
+        let record = connection.record(&head);
+        Self { connection, head, record, body: BodyFraming::UntilClose, is_offer: false }
+    }
+
+    /// Finds who answers, and sees the answer through.
+    pub(super) async fn answer(mut self) -> Next {
+        match self.find_and_answer().await {
+            Ok(next) => next,
+            Err(refusal) => self.refuse(&refusal).await,
+        }
+    }
+
+    async fn refuse(&mut self, refusal: &Refusal) -> Next {
+        // Every refused offer closes: its client may already send frames (rule H12).
+        let body = if self.is_offer { BodyFraming::UntilClose } else { self.body };
+        self.connection.refuse(refusal, &self.head, &mut self.record, body).await
+    }
+
+    async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
+        let ask = self.parse()?;
+        if let Some(port) = self.connection.listener.config.redirect_https {
+            let location = https_location(&ask.target, port);
+            return self.redirect(308, &location).await;
+        }
+        let gate = Arc::clone(&self.connection.gate);
+        let snapshot = &*gate.snapshot;
+        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
+        {
+            Found::Route(place) => &snapshot.routes[place],
+            Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
+            Found::None => return Err(Refusal::NoRoute),
+        };
+        self.record.route(&route.name);
+        match &route.config.action {
+            Action::Redirect { to, status } => {
+                let location =
+                    to.replace("{path}", ask.target.origin_form()).replace("{host}", ask.target.host());
+                self.redirect(*status, &location).await
+            }
+            Action::Respond { status, body } => {
+                let mut answer = Answer::text(*status, body.clone()).map_err(bad_config)?;
+                edit(&mut answer, route)?;
+                Ok(self.send(answer).await)
+            }
+            Action::Upstream(place) => {
+                let way =
+                    Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
+                match &ask.offer {
+                    Some(offer) => upgrade::establish(self, &way, offer).await,
+                    None => self.exchange(&way).await,
+                }
+            }
+        }
+    }
+
+    /// Judges the head: framing, then target and Host, then the opening handshake.
+    fn parse(&mut self) -> Result<Ask, Refusal> {
+        self.body = request_framing(&self.head).map_err(|error| match error {
+            FramingError::Ambiguous(_) => Refusal::AmbiguousFraming(error),
+            FramingError::UnknownCoding => Refusal::TransferCoding,
+        })?;
+        let target = Target::parse(&self.head).map_err(refusal_of_target)?;
+        self.record.target(&target);
+        // Malformed or not: it was meant as an offer, and is refused as one.
+        self.is_offer = true;
+        let offer = Offer::from_head(&self.head).map_err(Refusal::Handshake)?;
+        self.is_offer = offer.is_some();
+        if self.is_offer && self.connection.gate.drain.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        Ok(Ask { target, offer })
+    }
+
+    async fn redirect(&mut self, status: u16, location: &str) -> Result<Next, Refusal> {
+        let answer = Answer::redirect(status, location).map_err(bad_config)?;
+        Ok(self.send(answer).await)
+    }
+
+    async fn send(&mut self, answer: Answer) -> Next {
+        let close = self.is_offer || !self.connection.may_keep(&self.head, self.body);
+        self.connection
+            .send(answer, Some(&self.head.method), self.head.version, close, &mut self.record)
+            .await
+    }
+
+    /// A plain exchange with the pool.
+    async fn exchange(&mut self, way: &Way<'_>) -> Result<Next, Refusal> {
+        let mut attempt = way.pool.attempt(Instant::now());
+        let mut want = Want::Reuse;
+        loop {
+            let mut connected = self.connect(way, &mut attempt, want).await?;
+            let listener = Arc::clone(&self.connection.listener);
+            let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
+            let plan = way.plan(&listener, &self.head, self.body, head, false);
+            let keep_alive = self.connection.wants_more(&self.head);
+            let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
+            let result = match exchange.response_head().await {
+                Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
+                Ok(head) => exchange.relay(&head, keep_alive).await,
+                Err(refusal) if connected.reused && exchange.may_send_again(&refusal) => {
+                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
+                    want = Want::Fresh;
+                    continue;
+                }
+                Err(refusal) => Err(refusal),
+            };
+            let status = exchange.answered_status();
+            self.record.traffic(exchange.traffic());
+            let answered = match result {
+                Ok(answered) => answered,
+                Err(refusal) if status.is_none() => return Err(refusal),
+                Err(refusal) => {
+                    self.record.cut_short(status, &refusal);
+                    self.connection.cut(&refusal);
+                    return Ok(Next::Cut);
+                }
+            };
+            if answered.keeps_upstream {
+                connected.lease.park(connected.stream, answered.max_idle);
+            }
+            self.record.answered(answered.status);
+            return Ok(if answered.keeps_downstream { Next::Request } else { Next::Close });
+        }
+    }
+
+    /// Connects, unless the client leaves meanwhile. What it sends waits in the tail, within bounds.
+    pub(super) async fn connect(
+        &mut self,
+        way: &Way<'_>,
+        attempt: &mut crate::upstream::Attempt,
+        want: Want,
+    ) -> Result<Connected, Refusal> {
+        let early_bytes = self.connection.listener.config.limits.early_bytes;
+        let down = &mut self.connection.down;
+        let gone = async {
+            loop {
+                let room = early_bytes.saturating_sub(down.tail().len());
+                if room == 0 {
+                    std::future::pending::<()>().await;
+                }
+                match down.fill(room).await {
+                    Ok(1..) => {}
+                    Ok(0) => return None,
+                    Err(error) => return Some(error),
+                }
+            }
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = way.pool.connect(attempt, want) => connected.map_err(refusal_of_connect)?,
+            source = gone => return Err(Refusal::DownstreamGone { phase: Phase::Connect, source }),
+        };
+        self.record.endpoint(connected.lease.endpoint_name());
+        Ok(connected)
+    }
+
+    /// The head that goes upstream, encoded.
+    pub(super) fn forwarded(
+        &self,
+        way: &Way<'_>,
+        connected: &Connected,
+        kind: Kind,
+    ) -> Result<Vec<u8>, Refusal> {
+        let Http1 { listener, client, .. } = &*self.connection;
+        let route = &way.route.config;
+        let cx = RequestContext {
+            client_ip: client.address.map(|address| address.ip()),
+            tls: client.tls.is_some(),
+            listener_port: listener.port,
+            upstream_authority: connected.lease.authority(),
+            host_header: &route.host_header,
+            via: route.via.as_deref(),
+            edits: &route.request_headers,
+            underscore_headers: listener.config.underscore_headers,
+            request_id: self.record.request_id(),
+            target: &way.target,
+        };
+        let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
+        self.record.dropped(&forwarded, client.address);
+        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
+        forwarded.head.encode(&mut head);
+        Ok(head)
+    }
+}
+
+impl Way<'_> {
+    /// By which rules the answer to `request` comes back, when `head` is what goes upstream.
+    pub(super) fn plan<'p>(
+        &'p self,
+        listener: &'p Listener,
+        request: &'p RequestHead,
+        body: BodyFraming,
+        head: Vec<u8>,
+        is_offer: bool,
+    ) -> Plan<'p> {
+        let route = &self.route.config;
+        let config = self.pool.config();
+        Plan {
+            head,
+            method: &request.method,
+            client: request.version,
+            body,
+            body_limit: route.request_body,
+            request_edits: &route.request_headers,
+            takes_trailers: request.headers.has_token("te", "trailers"),
+            response: ResponseContext {
+                edits: &route.response_headers,
+                via: route.via.as_deref(),
+                hsts: listener.hsts.as_deref(),
+            },
+            is_offer,
+            early_bytes: listener.config.limits.early_bytes,
+            response_limits: HeadLimits::default(),
+            timeouts: Timeouts {
+                request_body: listener.config.timeout.request_body,
+                write: listener.config.timeout.write,
+                response: if is_offer { config.handshake_timeout } else { config.response_timeout },
+                response_body: config.response_body_timeout,
+            },
+        }
+    }
+}
+
+impl Http1 {
+    /// Makes an answer that is cut short look like one: the client must not take it for whole (rule B6).
+    fn cut(&mut self, refusal: &Refusal) {
+        use crate::buffered::Stream;
+        if !matches!(refusal, Refusal::DownstreamGone { .. }) {
+            self.down.reset_on_drop();
+        }
+    }
+}
+
+/// The target that goes upstream: as it came, without the route's prefix (rule H9).
+fn upstream_target(target: &Target, route: &Route) -> String {
+    let stripped =
+        route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
+    stripped.unwrap_or_else(|| target.origin_form().to_owned())
+}
+
+/// Where the same resource is over https.
+fn https_location(target: &Target, port: u16) -> String {
+    // An IPv6 literal keeps its brackets in `host`.
+    let host = target.host();
+    let path = target.origin_form();
+    if port == 443 { format!("https://{host}{path}") } else { format!("https://{host}:{port}{path}") }
+}
+
+fn edit(answer: &mut Answer, route: &Route) -> Result<(), Refusal> {
+    let edits = &route.config.response_headers;
+    let headers = &mut answer.head_mut().headers;
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.set(name, value.as_bytes()).map_err(bad_config)?;
+    }
+    Ok(())
+}
+
+/// What the configuration check let through can't be written: a defect of wsgate's, and no fault of the client's.
+fn bad_config(_: InvalidHeader) -> Refusal {
+    debug_assert!(false, "the configuration check lets no unwritable header through");
+    Refusal::NoRoute
+}
+
+fn bad_request_header(_: InvalidHeader) -> Refusal {
+    Refusal::HeadTooLarge
+}
+
+fn refusal_of_target(error: TargetError) -> Refusal {
+    match error {
+        TargetError::BadHost(what) => Refusal::BadHost(what),
+        TargetError::BadPath(what) => Refusal::BadPath(what),
+        TargetError::Malformed(what) => Refusal::BadHead(crate::proto::head::HeadError::Malformed(what)),
+        TargetError::Method => Refusal::Method,
+    }
+}
+
+fn refusal_of_connect(failure: ConnectFailure) -> Refusal {
+    match failure {
+        ConnectFailure::Failed { endpoint, source } => Refusal::ConnectFailed { endpoint, source },
+        ConnectFailure::TimedOut { endpoint } => Refusal::ConnectTimeout { endpoint },
+        ConnectFailure::Deadline => Refusal::ConnectTimeout { endpoint: "any endpoint".to_owned() },
+        ConnectFailure::NoEndpoint => Refusal::NoEndpoint,
+    }
+}

@@ -1,0 +1,147 @@
+//! What a connection is served by: all that a reload will swap, built whole from a [`Config`].
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
+    proto::head::HeadLimits,
+    route::{Matcher, RouteTable},
+    tls::{self, Acceptor, development},
+    tunnel,
+    upstream::Pool,
+};
+
+/// Routes, pools and listeners of one configuration. Immutable; what changes behind it counts for itself.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Finds the place in `routes`.
+    pub(super) table: RouteTable,
+    pub(super) routes: Vec<Route>,
+    pub(super) pools: Vec<Pool>,
+}
+
+/// A route with what is worked out once.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) name: Arc<str>,
+    pub(super) config: config::Route,
+}
+
+/// A listener's side of its connections.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its address as configured, for logs.
+    pub label: Arc<str>,
+    /// `None` speaks plain HTTP.
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) config: config::Listener,
+    /// The port that clients connect to; `None` on a unix socket.
+    pub(super) port: Option<u16>,
+    pub(super) head_limits: HeadLimits,
+    /// The value of Strict-Transport-Security.
+    pub(super) hsts: Option<String>,
+}
+
+/// Why a listener's TLS can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// The development certificate.
+    #[error("development certificate")]
+    Development(#[from] development::CertError),
+    /// rustls.
+    #[error("TLS")]
+    Rustls(#[from] rustls::Error),
+}
+
+impl Snapshot {
+    /// The snapshot that `config` describes, for a process of its number of workers.
+    pub fn new(config: &Config) -> Self {
+        let workers = config.server.workers.get();
+        let matchers = config.routes.iter().map(|route| Matcher {
+            hosts: route.hosts.clone(),
+            paths: route.paths.clone(),
+            subprotocol: None,
+            kind: route.kind,
+        });
+        Self {
+            table: RouteTable::new(matchers.collect()),
+            routes: config
+                .routes
+                .iter()
+                .map(|route| Route { name: route.name.as_str().into(), config: route.clone() })
+                .collect(),
+            pools: config.upstreams.iter().map(|upstream| Pool::new(upstream, workers)).collect(),
+        }
+    }
+
+    /// The pools, for their counts.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+}
+
+impl Listener {
+    /// The listener that `config` describes, bound to `port`. Makes the development certificate where one is asked for.
+    pub fn new(config: &config::Listener, port: Option<u16>) -> Result<Self, TlsSetupError> {
+        let label = match &config.address {
+            ListenAddress::Inet(address) => address.to_string(),
+            ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let limits = config.limits;
+        Ok(Self {
+            label: label.into(),
+            acceptor: config.tls.as_ref().map(acceptor).transpose()?,
+            config: config.clone(),
+            port,
+            head_limits: HeadLimits {
+                bytes: limits.request_head,
+                headers: limits.header_count,
+                target: limits.target,
+            },
+            hsts: config
+                .tls
+                .as_ref()
+                .and_then(|tls| tls.hsts)
+                .map(|max_age| format!("max-age={}", max_age.as_secs())),
+        })
+    }
+}
+
+impl Listener {
+    /// Whether a TLS handshake comes first.
+    pub fn speaks_tls(&self) -> bool {
+        self.acceptor.is_some()
+    }
+}
+
+fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
+    let made;
+    let identities = match &tls.source {
+        CertificateSource::Files(identities) => identities,
+        CertificateSource::SelfSigned { names, folder } => {
+            made = [development_identity(names, folder)?];
+            made.as_slice()
+        }
+    };
+    Ok(tls::acceptor(identities, tls.min_version, &tls::Tickets::new()?)?)
+}
+
+fn development_identity(names: &[String], folder: &Path) -> Result<Identity, TlsSetupError> {
+    let issued = development::for_listener(names, folder)?;
+    tracing::warn!("{issued}");
+    for key in &issued.exposed_keys {
+        tracing::warn!("{} can be read by others", key.display());
+    }
+    Ok(issued.identity)
+}
+
+/// The bounds of a route's tunnels that came through a listener.
+pub(super) fn tunnel_limits(route: &config::WebSocket, listener: &config::Listener) -> tunnel::Limits {
+    tunnel::Limits {
+        observe: route.frames == Frames::Observe,
+        idle: route.idle_timeout,
+        half_close: route.half_close_timeout,
+        close: route.close_timeout,
+        write: listener.timeout.write,
+    }
+}

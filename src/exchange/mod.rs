@@ -1,0 +1,453 @@
+//! One HTTP request and its response, with their bodies, between a client and an upstream connection.
+//!
+//! [`Exchange::response_head`] sends the request and waits for the final response head while the request's body is on its
+//! way; what follows depends on the answer: [`Exchange::relay`] for a response, or the tunnel after a 101. Everything
+//! runs in the task of the downstream connection, so dropping the future ends it on both sides.
+
+mod body;
+mod deadline;
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{io::AsyncWrite, time::Instant};
+
+use self::{
+    body::{Body, BodyError, WaitsFor},
+    deadline::{Progress, Timer},
+};
+use crate::{
+    buffered::{Buffered, Stream},
+    ending::{Phase, Refusal, UpstreamFault},
+    proto::{
+        forward::{self, HeaderEdits, ResponseContext, ResponseKind},
+        framing::{BodyFraming, response_framing, response_persists},
+        head::{HeadLimits, InvalidHeader, Method, ResponseHead, Version},
+    },
+};
+
+/// Interim responses that are passed on before the final one.
+const MAX_INTERIM: usize = 16;
+/// Quiet time of a server-sent event stream, where the ordinary time-out is shorter (rule H15).
+const EVENT_STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Deadlines of an exchange; `None` is "off".
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// The period in which the request's body must bring 16 KiB or its end.
+    pub request_body: Option<Duration>,
+    /// The period in which the client must take 16 KiB or all that waits.
+    pub write: Option<Duration>,
+    /// From the request being sent to the end of the response head.
+    pub response: Option<Duration>,
+    /// Between two reads of the response's body.
+    pub response_body: Option<Duration>,
+}
+
+/// What is sent, and by which rules.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The request head as it goes upstream, encoded.
+    pub head: Vec<u8>,
+    /// The request's method, which decides about the response's framing.
+    pub method: &'a Method,
+    /// What the client speaks.
+    pub client: Version,
+    /// The framing of the request's body, on both sides.
+    pub body: BodyFraming,
+    /// Bytes of the request's body.
+    pub body_limit: Option<u64>,
+    /// The route's edits of requests, which decide about trailers.
+    pub request_edits: &'a HeaderEdits,
+    /// Whether the client takes trailers (`TE: trailers`).
+    pub takes_trailers: bool,
+    /// What the response heads depend on.
+    pub response: ResponseContext<'a>,
+    /// The request is an opening handshake: the bytes behind it wait for the 101 (rule W7).
+    pub is_offer: bool,
+    /// Bytes that a client may send before its answer, held back in the tail.
+    pub early_bytes: usize,
+    /// Bounds of the response heads.
+    pub response_limits: HeadLimits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+/// Bytes of an exchange that went each way, heads and framing included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the upstream.
+    pub sent: u64,
+    /// To the client.
+    pub received: u64,
+}
+
+/// A response that reached the client whole.
+#[derive(Debug)]
+pub struct Answered {
+    /// Its status.
+    pub status: u16,
+    /// The client's connection may carry another request.
+    pub keeps_downstream: bool,
+    /// The upstream's connection may carry another request.
+    pub keeps_upstream: bool,
+    /// How long the server keeps the connection, by its `Keep-Alive: timeout=N`, less a second.
+    pub max_idle: Option<Duration>,
+}
+
+/// The request side of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Sending,
+    Sent(Instant),
+    /// The upstream takes no more of it; it may have answered all the same.
+    Refused,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Exchange<'a, D, U> {
+    down: &'a mut Buffered<D>,
+    up: &'a mut Buffered<U>,
+    plan: Plan<'a>,
+    body: Body<'a>,
+    request: Request,
+    /// Interim heads on their way to the client.
+    interim: Vec<u8>,
+    interims: usize,
+    upload: Progress,
+    download: Progress,
+    timer: Timer,
+    /// When the upstream last took or gave something.
+    upstream_moved: Instant,
+    upstream_given: u64,
+    /// What arrived of the response, in bytes.
+    answered: u64,
+    received: u64,
+    status: Option<u16>,
+}
+
+impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
+    /// An exchange of which nothing has been sent.
+    pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
+        let head = std::mem::take(&mut plan.head);
+        let body =
+            Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
+        Self {
+            upload: Progress::new(plan.timeouts.request_body),
+            download: Progress::new(plan.timeouts.write),
+            down,
+            up,
+            plan,
+            body,
+            request: Request::Sending,
+            interim: Vec::new(),
+            interims: 0,
+            timer: Timer::default(),
+            upstream_moved: Instant::now(),
+            upstream_given: 0,
+            answered: 0,
+            received: 0,
+            status: None,
+        }
+    }
+
+    /// Bytes so far.
+    pub fn traffic(&self) -> Traffic {
+        Traffic { sent: self.body.given, received: self.received }
+    }
+
+    /// The status of the final response head that was passed to the client, if it came to that: after it nothing else can
+    /// be answered.
+    pub fn answered_status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
+    /// nothing of the body was taken, and the request is idempotent or nothing of it was sent.
+    pub fn may_send_again(&self, refusal: &Refusal) -> bool {
+        matches!(refusal, Refusal::UpstreamClosed(_))
+            && self.answered == 0
+            && self.body.taken == 0
+            && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
+    }
+
+    /// Sends the request and waits for the final response head. A 101 counts as one.
+    pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
+        poll_fn(|cx| self.poll_response_head(cx)).await
+    }
+
+    fn poll_response_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Refusal>> {
+        loop {
+            let now = Instant::now();
+            self.poll_request(cx, now)?;
+            self.poll_interim(cx)?;
+            if let Some(head) = self.take_response_head()? {
+                return Poll::Ready(Ok(head));
+            }
+            // An interim response that the client does not take holds the next one back.
+            let answer =
+                if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
+            match answer {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upstream_closed(None))),
+                Poll::Ready(Ok(count)) => self.answered += count as u64,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.upstream_closed(Some(error)))),
+                Poll::Pending => {
+                    let due = self.due_before_response(now)?;
+                    ready!(self.timer.poll(cx, due));
+                }
+            }
+        }
+    }
+
+    fn upstream_closed(&self, error: Option<io::Error>) -> Refusal {
+        if self.up.tail().is_empty() {
+            Refusal::UpstreamClosed(error)
+        } else {
+            // Part of a head came; what is missing can't come any more.
+            Refusal::BadResponse(UpstreamFault::Cut)
+        }
+    }
+
+    /// Moves the request's body on; when it is through, watches for a client that leaves.
+    fn poll_request(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Refusal> {
+        if self.request == Request::Sending {
+            let result = self.body.poll_relay(cx, self.down, self.up);
+            if self.body.given != self.upstream_given {
+                self.upstream_given = self.body.given;
+                self.upstream_moved = now;
+            }
+            match result {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.request = Request::Sent(now),
+                Poll::Ready(Err(BodyError::Write(_))) => self.request = Request::Refused,
+                Poll::Ready(Err(error)) => return Err(refusal_of_request(error)),
+            }
+        }
+        if self.request != Request::Sending {
+            self.poll_downstream_gone(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Reads ahead, within bounds, to notice that the client has left. What comes waits in the tail.
+    fn poll_downstream_gone(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if self.request == Request::Refused && !self.body.has_ended() {
+            return Ok(());
+        }
+        loop {
+            let room = self.plan.early_bytes.saturating_sub(self.down.tail().len());
+            if room == 0 {
+                return Ok(());
+            }
+            match self.down.poll_fill(cx, room) {
+                Poll::Ready(Ok(0)) => {
+                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None });
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) });
+                }
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if self.interim.is_empty() {
+            return Ok(());
+        }
+        match poll_write_all(cx, self.down, &mut self.interim, &mut self.received) {
+            Poll::Ready(Err(error)) => {
+                Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) })
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Takes response heads off the tail: interim ones go to the client, the final one is returned.
+    fn take_response_head(&mut self) -> Result<Option<ResponseHead>, Refusal> {
+        while !self.up.tail().is_empty() {
+            let parsed = ResponseHead::parse(self.up.tail(), &self.plan.response_limits);
+            let Some((head, length)) =
+                parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
+            else {
+                return Ok(None);
+            };
+            self.up.consume(length);
+            if head.status >= 200 || head.status == 101 {
+                return Ok(Some(head));
+            }
+            self.pass_interim(&head)?;
+        }
+        Ok(None)
+    }
+
+    fn pass_interim(&mut self, head: &ResponseHead) -> Result<(), Refusal> {
+        self.interims += 1;
+        if self.interims > MAX_INTERIM {
+            return Err(Refusal::BadResponse(UpstreamFault::Interim));
+        }
+        if self.plan.client == Version::Http11 {
+            forward::response(head, ResponseKind::Interim, &self.plan.response)
+                .map_err(bad_header)?
+                .encode(&mut self.interim);
+        }
+        Ok(())
+    }
+
+    /// When something is due before the response head has come; `Err` if it is now.
+    fn due_before_response(&mut self, now: Instant) -> Result<Option<Instant>, Refusal> {
+        let waits_for_client = self.request == Request::Sending && self.body.waits_for == WaitsFor::Sender;
+        if waits_for_client {
+            return self.upload.watch(self.body.taken, now).map_err(|_| Refusal::BodyTimeout);
+        }
+        self.upload.pause();
+        let since = match self.request {
+            Request::Sent(at) => at,
+            Request::Sending | Request::Refused => self.upstream_moved,
+        };
+        let Some(due) = self.plan.timeouts.response.map(|period| since + period) else { return Ok(None) };
+        if due > now {
+            return Ok(Some(due));
+        }
+        Err(if self.plan.is_offer { Refusal::HandshakeTimeout } else { Refusal::ResponseTimeout })
+    }
+
+    /// Passes the final response to the client, its body and all, while the rest of the request's body goes on.
+    ///
+    /// `keep_alive` says whether the client's connection may be kept as far as the client and wsgate are concerned.
+    pub async fn relay(&mut self, head: &ResponseHead, keep_alive: bool) -> Result<Answered, Refusal> {
+        let framing = response_framing(head, self.plan.method)
+            .map_err(|error| Refusal::BadResponse(UpstreamFault::Framing(error)))?;
+        let to_client = framing.for_client(self.plan.client);
+        // An answer before the end of the request leaves a body on the connection that nobody will read (rule H11).
+        let close = !keep_alive || self.request == Request::Refused || !self.body.has_ended();
+        let close = close || to_client == BodyFraming::UntilClose;
+        let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
+        let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
+        let mut out = std::mem::take(&mut self.interim);
+        passed.encode(&mut out);
+        let mut body = Body::new(out, framing, to_client);
+        if self.plan.takes_trailers {
+            body = body.with_trailers(self.plan.response.edits);
+        }
+        let quiet = body_timeout(head, self.plan.timeouts.response_body);
+        let before = self.received;
+        self.status = Some(head.status);
+        let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
+        self.received = before + body.given;
+        result?;
+        let is_through = matches!(self.request, Request::Sent(_));
+        Ok(Answered {
+            status: head.status,
+            keeps_downstream: !close && is_through,
+            keeps_upstream: is_through && self.up.tail().is_empty() && response_persists(head, framing),
+            max_idle: keep_alive_timeout(head),
+        })
+    }
+
+    fn poll_response_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Body<'_>,
+        quiet: Option<Duration>,
+    ) -> Poll<Result<(), Refusal>> {
+        loop {
+            let now = Instant::now();
+            let taken = body.taken;
+            if let Poll::Ready(result) = body.poll_relay(cx, self.up, self.down) {
+                return Poll::Ready(result.map_err(refusal_of_response));
+            }
+            if body.taken != taken {
+                self.upstream_moved = now;
+            }
+            if self.request == Request::Sending {
+                self.poll_request(cx, now)?;
+            }
+            let due = self.due_in_response(body, quiet, now)?;
+            ready!(self.timer.poll(cx, due));
+        }
+    }
+
+    /// When something is due while the response's body is on its way; `Err` if it is now.
+    fn due_in_response(
+        &mut self,
+        body: &Body<'_>,
+        quiet: Option<Duration>,
+        now: Instant,
+    ) -> Result<Option<Instant>, Refusal> {
+        if body.waits_for == WaitsFor::Receiver {
+            self.upstream_moved = now;
+            return self.download.watch(body.given, now).map_err(|_| Refusal::WriteTimeout);
+        }
+        self.download.pause();
+        let Some(due) = quiet.map(|period| self.upstream_moved + period) else { return Ok(None) };
+        if due > now { Ok(Some(due)) } else { Err(Refusal::ResponseTimeout) }
+    }
+}
+
+fn refusal_of_request(error: BodyError) -> Refusal {
+    let gone = |source| Refusal::DownstreamGone { phase: Phase::Exchange, source };
+    match error {
+        BodyError::Read(error) => gone(Some(error)),
+        BodyError::Incomplete => gone(None),
+        BodyError::Malformed(error) => Refusal::BadBody(error),
+        BodyError::TooLarge => Refusal::BodyTooLarge,
+        BodyError::Write(error) => Refusal::UpstreamClosed(Some(error)),
+    }
+}
+
+fn refusal_of_response(error: BodyError) -> Refusal {
+    match error {
+        BodyError::Read(error) => Refusal::UpstreamClosed(Some(error)),
+        BodyError::Incomplete | BodyError::TooLarge => Refusal::UpstreamClosed(None),
+        BodyError::Malformed(error) => Refusal::BadResponse(UpstreamFault::Chunks(error)),
+        BodyError::Write(error) => Refusal::DownstreamGone { phase: Phase::Exchange, source: Some(error) },
+    }
+}
+
+fn bad_header(_: InvalidHeader) -> Refusal {
+    Refusal::BadResponse(UpstreamFault::Header)
+}
+
+fn body_timeout(head: &ResponseHead, ordinary: Option<Duration>) -> Option<Duration> {
+    let media_type = head.headers.get("content-type").unwrap_or_default();
+    let is_event_stream = media_type
+        .get(..b"text/event-stream".len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"));
+    if is_event_stream { ordinary.map(|period| period.max(EVENT_STREAM_TIMEOUT)) } else { ordinary }
+}
+
+/// A second less than what the server says that it keeps the connection for, so that it does not close it under a
+/// request (rule H14).
+fn keep_alive_timeout(head: &ResponseHead) -> Option<Duration> {
+    let parameter = head.headers.tokens("keep-alive").find_map(|element| {
+        let (name, value) = std::str::from_utf8(element).ok()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().parse::<u64>().ok())?
+    })?;
+    Some(Duration::from_secs(parameter.saturating_sub(1)))
+}
+
+/// Writes all of `out`, and empties it.
+fn poll_write_all(
+    cx: &mut Context<'_>,
+    to: &mut Buffered<impl AsyncWrite + Unpin>,
+    out: &mut Vec<u8>,
+    written: &mut u64,
+) -> Poll<io::Result<()>> {
+    while !out.is_empty() {
+        let count = ready!(Pin::new(&mut *to).poll_write(cx, out))?;
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        out.drain(..count);
+        *written += count as u64;
+    }
+    Pin::new(to).poll_flush(cx)
+}

@@ -1,0 +1,310 @@
+//! Who may exist, and until when: permits for connections and TLS handshakes, and the drain signal.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicUsize, Ordering},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Connections past the maximum that are told so with a 503, before accept pauses.
+const RESERVE: usize = 64;
+/// File descriptors kept for what is no connection: listeners, log files, DNS.
+const RESERVED_FDS: u64 = 128;
+
+/// Bounds the downstream connections of the process (rule S2).
+#[derive(Debug, Clone)]
+pub struct Permits {
+    served: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    total: usize,
+    reserved: usize,
+}
+
+/// The right of one connection to exist; given back on drop.
+#[derive(Debug)]
+pub struct Permit {
+    _permit: OwnedSemaphorePermit,
+    is_overload: bool,
+}
+
+impl Permit {
+    /// There were too many connections already: this one is answered with 503.
+    pub fn is_overload(&self) -> bool {
+        self.is_overload
+    }
+}
+
+impl Permits {
+    /// Permits for `total` connections, and a small reserve for refusals.
+    pub fn new(total: usize) -> Self {
+        let total = total.min(Semaphore::MAX_PERMITS);
+        let reserved = RESERVE.min(total);
+        Self {
+            served: Arc::new(Semaphore::new(total)),
+            reserve: Arc::new(Semaphore::new(reserved)),
+            total,
+            reserved,
+        }
+    }
+
+    /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
+    pub async fn acquire(&self) -> Permit {
+        if let Ok(permit) = Arc::clone(&self.served).try_acquire_owned() {
+            return Permit { _permit: permit, is_overload: false };
+        }
+        let (permit, is_overload) = tokio::select! {
+            biased;
+            permit = Arc::clone(&self.served).acquire_owned() => (permit, false),
+            permit = Arc::clone(&self.reserve).acquire_owned() => (permit, true),
+        };
+        match permit {
+            Ok(permit) => Permit { _permit: permit, is_overload },
+            // The semaphores are never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Permits that are out.
+    pub fn in_use(&self) -> usize {
+        self.total - self.served.available_permits() + self.reserved - self.reserve.available_permits()
+    }
+}
+
+/// Bounds the TLS handshakes in flight (rule S2).
+#[derive(Debug, Clone)]
+pub struct TlsPermits {
+    handshakes: Arc<Semaphore>,
+    total: usize,
+}
+
+/// The right to one TLS handshake; given back on drop.
+#[derive(Debug)]
+pub struct TlsPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl TlsPermits {
+    /// Permits for `total` TLS handshakes at once.
+    pub fn new(total: usize) -> Self {
+        let total = total.min(Semaphore::MAX_PERMITS);
+        Self { handshakes: Arc::new(Semaphore::new(total)), total }
+    }
+
+    /// Waits for a permit.
+    pub async fn acquire(&self) -> TlsPermit {
+        match Arc::clone(&self.handshakes).acquire_owned().await {
+            Ok(permit) => TlsPermit { _permit: permit },
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// TLS handshakes in flight.
+    pub fn in_use(&self) -> usize {
+        self.total - self.handshakes.available_permits()
+    }
+}
+
+/// How far the end of the process has come.
+const RUNNING: u8 = 0;
+const DRAINING: u8 = 1;
+const SHUTDOWN: u8 = 2;
+
+/// The order to end; all that lives long listens to it.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    order: Arc<Order>,
+}
+
+/// Gives the order to end.
+#[derive(Debug)]
+pub struct DrainHandle {
+    order: Arc<Order>,
+}
+
+#[derive(Debug)]
+struct Order {
+    /// Read on the path of bytes, hence no lock.
+    stage: AtomicU8,
+    changed: watch::Sender<()>,
+}
+
+impl Drain {
+    /// A signal, and who gives it.
+    pub fn new() -> (DrainHandle, Self) {
+        let order = Arc::new(Order { stage: AtomicU8::new(RUNNING), changed: watch::Sender::new(()) });
+        (DrainHandle { order: Arc::clone(&order) }, Self { order })
+    }
+
+    /// Nothing new begins, and what is open ends in order.
+    pub fn is_draining(&self) -> bool {
+        self.order.stage.load(Ordering::Acquire) >= DRAINING
+    }
+
+    /// What is still open is cut.
+    pub fn is_shutdown(&self) -> bool {
+        self.order.stage.load(Ordering::Acquire) >= SHUTDOWN
+    }
+
+    /// Waits until the drain begins.
+    pub async fn draining(&self) {
+        self.reach(DRAINING).await;
+    }
+
+    /// Waits until the time of the drain is over.
+    pub async fn shutdown(&self) {
+        self.reach(SHUTDOWN).await;
+    }
+
+    async fn reach(&self, stage: u8) {
+        let mut changed = self.order.changed.subscribe();
+        while self.order.stage.load(Ordering::Acquire) < stage {
+            // The sender lives as long as this signal, so it can't be closed.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+impl DrainHandle {
+    /// The signal that it gives.
+    pub fn signal(&self) -> Drain {
+        Drain { order: Arc::clone(&self.order) }
+    }
+
+    /// Begins the drain.
+    pub fn drain(&self) {
+        self.advance(DRAINING);
+    }
+
+    /// Ends it: what is still open is cut.
+    pub fn shutdown(&self) {
+        self.advance(SHUTDOWN);
+    }
+
+    fn advance(&self, to: u8) {
+        if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
+            self.order.changed.send_replace(());
+        }
+    }
+}
+
+/// Counts what is open, and lets others wait for the end of it.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    count: Arc<AtomicUsize>,
+    changed: Arc<watch::Sender<()>>,
+}
+
+/// One that is counted, until it is dropped.
+#[derive(Debug)]
+pub struct Tracked {
+    tracker: Tracker,
+}
+
+impl Tracker {
+    /// A tracker of nothing.
+    pub fn new() -> Self {
+        Self { count: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
+    }
+
+    /// Counts one more.
+    pub fn track(&self) -> Tracked {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Tracked { tracker: self.clone() }
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until none is open.
+    pub async fn empty(&self) {
+        let mut changed = self.changed.subscribe();
+        while self.count() > 0 {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.tracker.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tracker.changed.send_replace(());
+        }
+    }
+}
+
+/// Raises the soft limit of file descriptors to the hard one, and returns how many connections fit: each needs one
+/// descriptor downstream and one upstream.
+pub fn raise_fd_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    let Some(current) = current else { return usize::MAX };
+    usize::try_from(current.saturating_sub(RESERVED_FDS) / 2).unwrap_or(usize::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn s2_past_the_maximum_the_reserve_serves_refusals() {
+        let permits = Permits::new(2);
+        let first = permits.acquire().await;
+        let second = permits.acquire().await;
+        let third = permits.acquire().await;
+        assert!(!first.is_overload() && !second.is_overload() && third.is_overload());
+        let fourth = permits.acquire().await;
+        assert!(fourth.is_overload());
+        assert_eq!(permits.in_use(), 4);
+        let waits = tokio::spawn({
+            let permits = permits.clone();
+            async move { permits.acquire().await }
+        });
+        drop(first);
+        assert!(!waits.await.expect("a permit").is_overload());
+        drop((second, third, fourth));
+        assert_eq!(permits.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_drain_advances_and_never_goes_back() {
+        let (handle, drain) = Drain::new();
+        assert!(!drain.is_draining());
+        handle.drain();
+        drain.draining().await;
+        assert!(drain.is_draining() && !drain.is_shutdown());
+        handle.shutdown();
+        handle.drain();
+        drain.shutdown().await;
+        assert!(drain.is_shutdown() && drain.is_draining());
+    }
+
+    #[tokio::test]
+    async fn a_tracker_tells_when_the_last_one_is_gone() {
+        let tracker = Tracker::new();
+        tracker.empty().await;
+        let (one, two) = (tracker.track(), tracker.track());
+        let waits = tokio::spawn({
+            let tracker = tracker.clone();
+            async move { tracker.empty().await }
+        });
+        drop(one);
+        assert_eq!(tracker.count(), 1);
+        drop(two);
+        waits.await.expect("no panic");
+        assert_eq!(tracker.count(), 0);
+    }
+}

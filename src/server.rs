@@ -1,0 +1,200 @@
+//! The process: listeners, the thread that accepts, the workers, drain and shutdown.
+//!
+//! One thread accepts for all listeners and hands each socket to the worker with the fewest open connections; a worker is a
+//! thread with a current-thread runtime, and a connection stays with its worker to the end.
+
+mod accept;
+mod bind;
+mod worker;
+
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+
+use tokio::runtime::{Builder, Runtime};
+
+pub use self::bind::BindError;
+use self::{accept::Bound, worker::Worker};
+use crate::{
+    config::{Config, ListenAddress},
+    connection::{Gate, Listener, Snapshot, TlsSetupError},
+    lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
+    telemetry::AccessSink,
+};
+
+/// How long connections that were cut may take to be gone.
+const CUT: Duration = Duration::from_secs(5);
+
+/// A running gate.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<ListenAddress>,
+    order: Arc<DrainHandle>,
+    gate: Arc<Gate>,
+    permits: Permits,
+    open: Tracker,
+    acceptor: JoinHandle<()>,
+    workers: Vec<Worker>,
+}
+
+/// Why a gate does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener's TLS.
+    #[error("cannot set up the TLS of {address}")]
+    Tls {
+        /// The listener.
+        address: String,
+        /// Why.
+        #[source]
+        source: TlsSetupError,
+    },
+    /// A thread or its runtime.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+/// How a gate ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Connections that were still open when the grace had run out, and were cut.
+    pub cut: usize,
+    /// Connections that ended in a panic, which is a defect.
+    pub panicked: usize,
+}
+
+impl Server {
+    /// Binds every listener and starts the workers. Returns when connections are accepted.
+    pub fn start(config: &Config, access: AccessSink) -> Result<Self, StartError> {
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            let socket = bind::bind(&listener.address)?;
+            let listener = Listener::new(listener, socket.port())
+                .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
+            bound.push(Bound { socket, listener: Arc::new(listener) });
+        }
+        let (order, drain) = Drain::new();
+        let gate = Arc::new(Gate {
+            snapshot: Arc::new(Snapshot::new(config)),
+            drain,
+            access,
+            tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
+            redact: config.log.redact.clone().into(),
+        });
+        let open = Tracker::new();
+        let workers = (0..config.server.workers.get())
+            .map(|id| Worker::start(id, &gate, &open))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::Worker)?;
+        let permits = Permits::new(fitting(config.server.max_connections));
+        let order = Arc::new(order);
+        let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
+        let acceptor = accept::Acceptor {
+            gate: Arc::clone(&gate),
+            permits: permits.clone(),
+            workers: workers.iter().map(Worker::handle).collect(),
+            open: open.clone(),
+        };
+        let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
+        Ok(Self { addresses, order, gate, permits, open, acceptor, workers })
+    }
+
+    /// Where it listens; a port that was 0 is the one that it got.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// Gives orders to this gate from elsewhere.
+    pub fn order(&self) -> Arc<DrainHandle> {
+        Arc::clone(&self.order)
+    }
+
+    /// Downstream connections that are open.
+    pub fn connections(&self) -> usize {
+        self.permits.in_use()
+    }
+
+    /// TLS handshakes in flight.
+    pub fn tls_handshakes(&self) -> usize {
+        self.gate.tls_permits.in_use()
+    }
+
+    /// Leases that are out at the upstreams.
+    pub fn leases(&self) -> usize {
+        self.gate.snapshot.pools().iter().map(crate::upstream::Pool::open).sum()
+    }
+
+    /// Waits for the end, which [`Self::order`] begins.
+    pub fn wait(self) -> Outcome {
+        let mut panicked = usize::from(self.acceptor.join().is_err());
+        let cut = self.open.count();
+        for worker in self.workers {
+            panicked += worker.join();
+        }
+        for pool in self.gate.snapshot.pools() {
+            pool.close_idle();
+        }
+        self.gate.access.flush();
+        Outcome { cut, panicked }
+    }
+}
+
+/// What of `max_connections` fits the limit of file descriptors, which is raised first.
+fn fitting(max_connections: usize) -> usize {
+    let fits = raise_fd_limit();
+    if fits < max_connections {
+        tracing::info!(
+            max_connections,
+            lowered_to = fits,
+            "max_connections does not fit the limit of file descriptors"
+        );
+    }
+    max_connections.min(fits)
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// Starts the thread that accepts until the drain begins, and then watches over the drain's time.
+fn start_acceptor(
+    acceptor: accept::Acceptor,
+    bound: Vec<Bound>,
+    order: Arc<DrainHandle>,
+    grace: Option<Duration>,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = runtime().map_err(StartError::Worker)?;
+    let run = move || {
+        runtime.block_on(async {
+            let open = acceptor.open.clone();
+            if let Err(error) = acceptor.run(bound).await {
+                tracing::error!(%error, "cannot watch the listening sockets");
+                order.drain();
+            }
+            drain(&open, &order, grace).await;
+        });
+    };
+    std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
+}
+
+/// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts.
+async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) {
+    tracing::info!(open = open.count(), "draining");
+    let signal = order.signal();
+    let expired = async {
+        match grace {
+            Some(grace) => tokio::time::sleep(grace).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = open.empty() => {}
+        () = expired => {}
+        () = signal.shutdown() => {}
+    }
+    if open.count() > 0 {
+        tracing::warn!(open = open.count(), "cutting what is still open");
+    }
+    order.shutdown();
+}

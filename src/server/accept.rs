@@ -1,0 +1,135 @@
+//! Accepting: sockets to the worker with the fewest open ones.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustix::io::Errno;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::JoinSet,
+};
+
+use super::{
+    bind::{Listening, UnixPath},
+    worker::WorkerHandle,
+};
+use crate::{
+    connection::{Accepted, Connection, Gate, Listener},
+    lifecycle::{Permits, Tracker},
+    telemetry::RateLimited,
+};
+
+/// The first pause after accept() failed; it doubles to the longest.
+const PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A bound socket and what is known of its listener.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) socket: Listening,
+    pub(super) listener: Arc<Listener>,
+}
+
+/// Accepts for all listeners.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub(super) gate: Arc<Gate>,
+    pub(super) permits: Permits,
+    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) open: Tracker,
+}
+
+/// A listening socket that a runtime watches.
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "its drop removes the file")] UnixPath),
+}
+
+impl Socket {
+    fn register(listening: Listening) -> io::Result<Self> {
+        Ok(match listening {
+            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Listening::Unix(listener, path) => Self::Unix(UnixListener::from_std(listener)?, path),
+        })
+    }
+
+    /// Takes the next connection out of the kernel's queue.
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream.into_std()?, address))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Accepted::Unix(stream.into_std()?))
+            }
+        }
+    }
+}
+
+impl Acceptor {
+    /// Accepts until the drain begins, then closes the listening sockets.
+    pub(super) async fn run(self, bound: Vec<Bound>) -> io::Result<()> {
+        let acceptor = Arc::new(self);
+        let mut listeners = JoinSet::new();
+        for Bound { socket, listener } in bound {
+            let (acceptor, socket) = (Arc::clone(&acceptor), Socket::register(socket)?);
+            listeners.spawn(async move { acceptor.accept_all(&socket, &listener).await });
+        }
+        acceptor.gate.drain.draining().await;
+        listeners.shutdown().await;
+        Ok(())
+    }
+
+    /// Accepts for ever; no error of accept() ends it (rule S3).
+    async fn accept_all(&self, socket: &Socket, listener: &Arc<Listener>) {
+        let failures = RateLimited::new();
+        let mut pause = PAUSE;
+        loop {
+            match socket.accept().await {
+                Ok(accepted) => {
+                    pause = PAUSE;
+                    self.admit(accepted, listener).await;
+                }
+                Err(error) => {
+                    let address = &listener.label;
+                    failures.warn(|skipped| tracing::warn!(%address, %error, skipped, "accept failed"));
+                    if !is_of_one_connection(&error) {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the permits of a connection, while those behind it wait in the kernel's queue (rule S2), and hands it to the
+    /// worker with the fewest.
+    async fn admit(&self, accepted: Accepted, listener: &Arc<Listener>) {
+        let permit = self.permits.acquire().await;
+        let tls_permit =
+            if listener.speaks_tls() { Some(self.gate.tls_permits.acquire().await) } else { None };
+        let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
+        let connection = Connection::new(accepted, listener, gate, permit, tls_permit);
+        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
+            worker.spawn(connection, self.open.track());
+        }
+    }
+}
+
+/// Errors that tell of the connection that was to be accepted; the next one may be fine (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    const OF_ONE: [Errno; 10] = [
+        Errno::CONNABORTED,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NETDOWN,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| OF_ONE.contains(&error))
+}

@@ -1,0 +1,110 @@
+//! Listening sockets.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::FileTypeExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::ListenAddress;
+
+/// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// A listener's address can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    /// The address.
+    pub address: ListenAddress,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A bound and listening socket, non-blocking.
+#[derive(Debug)]
+pub(super) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, UnixPath),
+}
+
+/// The file of a unix socket; removed on drop.
+#[derive(Debug)]
+pub(super) struct UnixPath(PathBuf);
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        // If somebody else removed it, it is gone, which is what was wanted.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Listening {
+    /// The address it got.
+    pub(super) fn address(&self) -> ListenAddress {
+        match self {
+            Self::Tcp(listener) => {
+                ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
+            }
+            Self::Unix(_, path) => ListenAddress::Unix(path.0.clone()),
+        }
+    }
+
+    /// Its port, if it has one.
+    pub(super) fn port(&self) -> Option<u16> {
+        match self.address() {
+            ListenAddress::Inet(address) => Some(address.port()),
+            ListenAddress::Unix(_) => None,
+        }
+    }
+}
+
+/// Binds `address` and listens.
+pub(super) fn bind(address: &ListenAddress) -> Result<Listening, BindError> {
+    let bound = match address {
+        ListenAddress::Inet(address) => bind_tcp(*address).map(Listening::Tcp),
+        ListenAddress::Unix(path) => {
+            bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath(path.clone())))
+        }
+    };
+    bound.map_err(|source| BindError { address: address.clone(), source })
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // IPv6 alone: who wants both names both.
+        socket.set_only_v6(true)?;
+    }
+    // Connections of a predecessor that linger in TIME_WAIT don't keep the address.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    remove_stale(path);
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Removes a socket's file that nobody listens on any more.
+fn remove_stale(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    if is_socket
+        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        // If it can't be removed, bind says so.
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,8 @@
+//! TLS: the downstream stream and its acceptor, the certificates of a listener, and the local CA for development.
+
+pub mod development;
+mod downstream;
+mod store;
+
+pub use downstream::{Accepted, Acceptor, TlsInfo, TlsStream};
+pub use store::{Tickets, acceptor};

@@ -1,0 +1,377 @@
+//! One way of a tunnel: from one stream's reading side to the other's writing side.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::ReadBuf;
+
+use crate::{
+    buffered::{Stream, with_scratch},
+    proto::{
+        frame::{CloseCode, Event, FrameError, FrameScanner, Illegal, Role, encode_close},
+        handshake::Extensions,
+    },
+};
+
+/// What went one way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Bytes read from the sender, frame headers included.
+    pub bytes: u64,
+    /// Frames of any kind.
+    pub frames: u64,
+    /// Messages that came to their end.
+    pub messages: u64,
+    /// Payload bytes of the longest message.
+    pub longest_message: u64,
+    /// Illegal frames that were passed on, where frames are observed only.
+    pub illegal: u64,
+    /// The sender's Close frame.
+    pub close: Option<Box<Close>>,
+}
+
+/// A Close frame as its sender wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close {
+    /// Absent when the frame was empty.
+    pub code: Option<CloseCode>,
+    /// As sent; not checked to be UTF-8.
+    pub reason: Box<[u8]>,
+}
+
+/// What happened on one way that the tunnel must know of.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The sender's stream has ended; what it sent may still be on its way.
+    SourceEnded,
+    /// Everything has been written, and the end was passed on.
+    Shut,
+    /// The sender's stream ended within a frame, and the receiver's will end as a reset.
+    Broken,
+    /// An illegal frame; what came before it is on its way, it and the rest are dropped.
+    Illegal(FrameError),
+    /// Reading failed.
+    ReadFailed(io::Error),
+    /// Writing failed.
+    WriteFailed(io::Error),
+}
+
+/// Where a way stands with its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Bytes pass.
+    Relay,
+    /// Bytes pass to the next frame boundary, where this Close goes out.
+    CloseNext(OwnClose),
+    /// Nothing passes any more; what comes is read and dropped.
+    Discard,
+}
+
+/// A Close frame of wsgate's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OwnClose {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+}
+
+/// One way of a tunnel. While it is idle it holds no buffer.
+#[derive(Debug)]
+pub(super) struct Direction {
+    scanner: FrameScanner,
+    role: Role,
+    flow: Flow,
+    /// Read, to be written, and not yet taken by the receiver.
+    spill: Vec<u8>,
+    /// How much of `spill` has been written.
+    written: usize,
+    /// The beginning of a header or control frame, to be completed by the next read.
+    held: Vec<u8>,
+    /// The stream is not made of frames that wsgate can follow (any more).
+    opaque: bool,
+    observe: bool,
+    source_ended: bool,
+    /// The receiver gets its end when the spill has drained, whatever the sender does.
+    fin: bool,
+    shut: bool,
+    pub(super) account: Account,
+}
+
+impl Direction {
+    /// A way at its first byte. `tail` is what was read past the head.
+    pub(super) fn new(role: Role, extensions: Extensions, observe: bool) -> Self {
+        Self {
+            scanner: FrameScanner::new(role, extensions),
+            role,
+            flow: Flow::Relay,
+            spill: Vec::new(),
+            written: 0,
+            held: Vec::new(),
+            opaque: false,
+            // What an unknown extension does to frames can't be judged (rule T4).
+            observe: observe || extensions == Extensions::Unknown,
+            source_ended: false,
+            fin: false,
+            shut: false,
+            account: Account::default(),
+        }
+    }
+
+    /// Moves what can be moved until one of the streams has to be waited for.
+    pub(super) fn poll_relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+    ) -> Poll<Step> {
+        loop {
+            if let Err(error) = ready!(self.poll_drain(cx, to)) {
+                self.abandon();
+                return Poll::Ready(Step::WriteFailed(error));
+            }
+            if (self.fin || self.source_ended) && !self.shut {
+                return self.poll_shut(cx, to);
+            }
+            if self.source_ended {
+                return Poll::Pending;
+            }
+            if let Some(step) = ready!(self.poll_read(cx, from, to)) {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// Writes what waits, and sees it through to the kernel: a receiver that takes nothing stops its sender here
+    /// (rule T1).
+    fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<io::Result<()>> {
+        if self.shut {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.spill.is_empty() {
+            let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.spill[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+            if self.written == self.spill.len() {
+                self.spill = Vec::new();
+                self.written = 0;
+            }
+        }
+        Pin::new(to).poll_flush(cx)
+    }
+
+    /// Passes the end on, when all before it has been written (rules T2, T3).
+    fn poll_shut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Step> {
+        if self.is_within_frame() {
+            to.reset_on_drop();
+            self.shut = true;
+            return Poll::Ready(Step::Broken);
+        }
+        let result = ready!(Pin::new(to).poll_shutdown(cx));
+        self.shut = true;
+        Poll::Ready(match result {
+            Ok(()) => Step::Shut,
+            Err(error) => Step::WriteFailed(error),
+        })
+    }
+
+    /// Reads once and passes on what came. `None` when there is nothing to tell.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+    ) -> Poll<Option<Step>> {
+        with_scratch(|scratch| {
+            let held = self.held.len();
+            scratch[..held].copy_from_slice(&self.held);
+            let mut buf = ReadBuf::new(&mut scratch[held..]);
+            if let Err(error) = ready!(Pin::new(from).poll_read(cx, &mut buf)) {
+                self.end();
+                return Poll::Ready(Some(Step::ReadFailed(error)));
+            }
+            let count = buf.filled().len();
+            if count == 0 {
+                self.end();
+                return Poll::Ready(Some(Step::SourceEnded));
+            }
+            self.account.bytes += count as u64;
+            Poll::Ready(self.pass(cx, &scratch[..held + count], to))
+        })
+    }
+
+    /// Takes `input` through the scanner and on to the receiver.
+    fn pass(&mut self, cx: &mut Context<'_>, input: &[u8], to: &mut impl Stream) -> Option<Step> {
+        let scanned = self.scan(input);
+        if scanned.illegal.is_none() && scanned.legal < input.len() {
+            self.held.clear();
+            self.held.extend_from_slice(&input[scanned.legal..]);
+        } else if self.held.capacity() > 0 {
+            self.held = Vec::new();
+        }
+        let written = match (self.flow, scanned.first_boundary) {
+            (Flow::Discard, _) => Ok(()),
+            (Flow::CloseNext(close), Some(boundary)) => {
+                self.spill.extend_from_slice(&input[..boundary]);
+                self.put_close(close);
+                Ok(())
+            }
+            (Flow::Relay | Flow::CloseNext(_), _) => self.write(cx, &input[..scanned.legal], to),
+        };
+        if let Err(error) = written {
+            self.abandon();
+            return Some(Step::WriteFailed(error));
+        }
+        let illegal = scanned.illegal?;
+        self.opaque = true;
+        Some(Step::Illegal(illegal))
+    }
+
+    fn scan(&mut self, input: &[u8]) -> Scanned {
+        if self.opaque {
+            return Scanned { legal: input.len(), illegal: None, first_boundary: None };
+        }
+        let account = &mut self.account;
+        let mut first_boundary = self.scanner.at_frame_boundary().then_some(0);
+        let result = self.scanner.scan(input, |event| match event {
+            Event::Header { .. } => account.frames += 1,
+            Event::FrameEnd { at } => first_boundary = first_boundary.or(Some(at)),
+            Event::MessageEnd { length, .. } => {
+                account.messages += 1;
+                account.longest_message = account.longest_message.max(length);
+            }
+            Event::Close { code, reason, .. } => {
+                account.close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
+            }
+            Event::Ping { .. } | Event::Pong { .. } => {}
+        });
+        match result {
+            Ok(legal) => Scanned { legal, illegal: None, first_boundary },
+            Err(Illegal { .. }) if self.observe => {
+                self.account.illegal += 1;
+                self.opaque = true;
+                Scanned { legal: input.len(), illegal: None, first_boundary: None }
+            }
+            Err(Illegal { at, error }) => Scanned { legal: at, illegal: Some(error), first_boundary },
+        }
+    }
+
+    /// Writes at once what the receiver takes and keeps the rest.
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8], to: &mut impl Stream) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => rest = &rest[count..],
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        self.spill.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// Ends this way with a Close frame of wsgate's own at the next frame boundary. Where the sender's Close went this
+    /// way already, or the stream can't be followed, it ends without one (rule T5).
+    pub(super) fn close(&mut self, own: OwnClose) {
+        let may_insert = self.account.close.is_none() && !self.fin && !self.shut && self.account.illegal == 0;
+        if self.flow != Flow::Relay {
+            return;
+        }
+        if !may_insert || self.source_ended {
+            self.flow = Flow::Discard;
+        } else if self.scanner.at_frame_boundary() {
+            self.put_close(own);
+        } else {
+            self.flow = Flow::CloseNext(own);
+        }
+    }
+
+    fn put_close(&mut self, own: OwnClose) {
+        // What the client sends goes to the backend, and so does the Close on its way: masked (rule T5).
+        let mask = match self.role {
+            Role::FromClient => Some(rand::random()),
+            Role::FromServer => None,
+        };
+        encode_close(own.code, own.reason, mask, &mut self.spill);
+        self.flow = Flow::Discard;
+    }
+
+    /// The receiver gets its end as soon as what waits for it has been written.
+    pub(super) fn finish(&mut self) {
+        self.fin = true;
+    }
+
+    /// The receiver gets its end soon, or has it.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.fin || self.shut
+    }
+
+    /// The receiver is gone: nothing is written any more, and what comes is dropped.
+    pub(super) fn abandon(&mut self) {
+        self.flow = Flow::Discard;
+        self.spill = Vec::new();
+        self.written = 0;
+        self.shut = true;
+    }
+
+    /// The sender is gone: what it sent is still written, then this way ends.
+    pub(super) fn end(&mut self) {
+        self.source_ended = true;
+        if self.flow == Flow::Discard {
+            self.held = Vec::new();
+        }
+        // A frame that was begun is passed as far as it came, so that its end is seen to be missing.
+        self.spill.extend_from_slice(&self.held);
+    }
+
+    /// Nothing more comes, and the receiver knows.
+    pub(super) fn is_done(&self) -> bool {
+        self.source_ended && self.shut
+    }
+
+    /// The sender will say nothing more that has to be waited for.
+    pub(super) fn has_answered(&self) -> bool {
+        self.source_ended || self.account.close.is_some() || self.opaque
+    }
+
+    /// The flow of bytes is over, and a Close of wsgate's own, if any, has been written.
+    pub(super) fn is_closed(&self) -> bool {
+        self.flow == Flow::Discard && self.spill.is_empty()
+    }
+
+    /// The receiver's stream stands within a frame, as far as wsgate follows it.
+    fn is_within_frame(&self) -> bool {
+        let own_close_was_put = self.flow == Flow::Discard;
+        !self.opaque && !own_close_was_put && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.spill.len() - self.written
+    }
+
+    /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
+    /// a frame boundary and nothing waits for it, else with a reset (rule T3).
+    pub(super) fn cut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) {
+        if self.shut {
+            return;
+        }
+        self.shut = true;
+        if self.waiting() > 0 || self.is_within_frame() || Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
+            to.reset_on_drop();
+        }
+    }
+}
+
+/// What a look at the frames gave.
+struct Scanned {
+    /// So many bytes of the input may be relayed.
+    legal: usize,
+    illegal: Option<FrameError>,
+    /// The first place of the input at which no frame is open.
+    first_boundary: Option<usize>,
+}

@@ -1,0 +1,363 @@
+//! The tunnel: what a connection becomes after the verified 101.
+//!
+//! It knows no configuration, route, TLS or TCP: it takes two streams, the [`Agreed`] handshake that proves that they
+//! belong together, [`Limits`] and the drain signal. Bytes pass through the scratch buffer of the worker, so a tunnel
+//! that waits holds none; the frames are followed as they pass, and wsgate's own Close frames go in at their
+//! boundaries.
+
+mod alarm;
+mod direction;
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use self::{
+    alarm::Alarm,
+    direction::{Direction, OwnClose, Step},
+};
+use crate::{
+    buffered::{Buffered, Stream},
+    ending::{Side, TunnelEnd},
+    lifecycle::Drain,
+    proto::{
+        frame::{FrameError, Role},
+        handshake::Agreed,
+    },
+};
+
+pub use self::{
+    alarm::wake_all,
+    direction::{Account, Close},
+};
+
+/// What a client must take, in bytes, in each period of [`Limits::write`] (rule S1).
+const MIN_PROGRESS: u64 = 16 * 1024;
+
+/// What bounds a tunnel; `None` is "off".
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// An illegal frame is counted and passed instead of ending the tunnel.
+    pub observe: bool,
+    /// No byte either way for so long ends the tunnel.
+    pub idle: Option<Duration>,
+    /// How long a tunnel stands of which one direction has ended.
+    pub half_close: Option<Duration>,
+    /// How long the answer to a Close frame is awaited.
+    pub close: Option<Duration>,
+    /// The period in which the client must take 16 KiB or all that waits for it.
+    pub write: Option<Duration>,
+}
+
+/// What a tunnel's record says when it has ended.
+#[derive(Debug)]
+pub struct Report {
+    /// Why.
+    pub end: TunnelEnd,
+    /// Who.
+    pub ended_by: Side,
+    /// Whose Close frame came first.
+    pub first_close: Option<Side>,
+    /// What the client sent.
+    pub client: Account,
+    /// What the backend sent.
+    pub server: Account,
+    /// One side's TLS ended without close_notify.
+    pub truncated: bool,
+}
+
+/// Two streams and what passes between them. Its future ends when both are done.
+#[derive(Debug)]
+pub struct Tunnel<D, U> {
+    down: Buffered<D>,
+    up: Buffered<U>,
+    /// From the client to the backend.
+    client: Direction,
+    /// From the backend to the client.
+    server: Direction,
+    limits: Arc<Limits>,
+    drain: Drain,
+    alarm: Option<Alarm>,
+    last_byte: Instant,
+    first_close: Option<Side>,
+    first_eof: Option<Side>,
+    end: Option<TunnelEnd>,
+    /// When the tunnel is cut, whatever is still open.
+    deadline: Option<Instant>,
+    stall: Option<Stall>,
+}
+
+/// A client that has not taken all that waits for it.
+#[derive(Debug)]
+struct Stall {
+    since: Instant,
+    /// What it had taken by then, in bytes.
+    taken: u64,
+}
+
+impl<D: Stream, U: Stream> Tunnel<D, U> {
+    /// A tunnel between a client and a backend that agreed. Tails of the heads are relayed first.
+    pub fn new(
+        down: Buffered<D>,
+        up: Buffered<U>,
+        agreed: &Agreed,
+        limits: Arc<Limits>,
+        drain: Drain,
+    ) -> Self {
+        let extensions = agreed.extensions();
+        Self {
+            client: Direction::new(Role::FromClient, extensions, limits.observe),
+            server: Direction::new(Role::FromServer, extensions, limits.observe),
+            down,
+            up,
+            limits,
+            drain,
+            alarm: None,
+            last_byte: Instant::now(),
+            first_close: None,
+            first_eof: None,
+            end: None,
+            deadline: None,
+            stall: None,
+        }
+    }
+
+    /// Relays until both ways wait. Whatever one way learns may be news for the other, so both are asked again after
+    /// each step.
+    fn relay(&mut self, cx: &mut Context<'_>, now: Instant) {
+        loop {
+            let client = self.client.poll_relay(cx, &mut self.down, &mut self.up);
+            self.note_close(Side::Downstream);
+            let server = self.server.poll_relay(cx, &mut self.up, &mut self.down);
+            self.note_close(Side::Upstream);
+            let waits = client.is_pending() && server.is_pending();
+            if let Poll::Ready(step) = client {
+                self.take(step, Side::Downstream, now);
+            }
+            if let Poll::Ready(step) = server {
+                self.take(step, Side::Upstream, now);
+            }
+            let finishes = self.finish_answered();
+            if self.is_over() || waits && !finishes {
+                return;
+            }
+        }
+    }
+
+    fn note_close(&mut self, sender: Side) {
+        let account = match sender {
+            Side::Downstream => &self.client.account,
+            Side::Upstream | Side::Gate => &self.server.account,
+        };
+        if self.first_close.is_none() && account.close.is_some() {
+            self.first_close = Some(sender);
+        }
+    }
+
+    /// Takes note of what happened on the way that begins at `sender`.
+    fn take(&mut self, step: Step, sender: Side, now: Instant) {
+        match step {
+            Step::Shut => {}
+            Step::SourceEnded => {
+                self.first_eof.get_or_insert(sender);
+                if self.end.is_none() {
+                    self.deadline = self.half_closed_until(now);
+                }
+            }
+            Step::Broken => {
+                self.end.get_or_insert(TunnelEnd::Eof(sender));
+                self.deadline = Some(now);
+            }
+            Step::Illegal(error) => self.end_illegal(sender, error, now),
+            Step::ReadFailed(error) => self.end_reset(sender, error, now),
+            Step::WriteFailed(error) => self.end_reset(other(sender), error, now),
+        }
+    }
+
+    fn has_both_closes(&self) -> bool {
+        self.client.account.close.is_some() && self.server.account.close.is_some()
+    }
+
+    fn half_closed_until(&self, now: Instant) -> Option<Instant> {
+        let period = if self.first_close.is_some() { self.limits.close } else { self.limits.half_close };
+        period.map(|period| now + period)
+    }
+
+    fn end_illegal(&mut self, sender: Side, error: FrameError, now: Instant) {
+        if self.end.is_none() {
+            self.begin_close(TunnelEnd::Protocol(sender, error), now);
+        }
+    }
+
+    /// One side is gone. The other gets what was read before, then its end, and no Close (rule T3).
+    fn end_reset(&mut self, gone: Side, error: io::Error, now: Instant) {
+        let (from_gone, to_gone) = match gone {
+            Side::Downstream => (&mut self.client, &mut self.server),
+            Side::Upstream | Side::Gate => (&mut self.server, &mut self.client),
+        };
+        from_gone.end();
+        to_gone.abandon();
+        if self.end.is_none() {
+            // After the closing handshake nobody misses the streams.
+            self.end =
+                Some(if self.has_both_closes() { TunnelEnd::Closed } else { TunnelEnd::Reset(gone, error) });
+            self.deadline = self.limits.close.map(|period| now + period);
+        }
+    }
+
+    /// wsgate ends the tunnel: Close frames go to both sides, and their answers are awaited for the close time-out.
+    fn begin_close(&mut self, end: TunnelEnd, now: Instant) {
+        for (direction, receiver) in
+            [(&mut self.server, Side::Downstream), (&mut self.client, Side::Upstream)]
+        {
+            if let Some((code, reason)) = end.close_to(receiver) {
+                direction.close(OwnClose { code, reason });
+            }
+        }
+        self.end = Some(end);
+        self.deadline = self.limits.close.map(|period| now + period);
+    }
+
+    /// A side that got wsgate's Close and has answered gets its end. Returns whether there is one to be written.
+    fn finish_answered(&mut self) -> bool {
+        if self.end.is_none() {
+            return false;
+        }
+        let client = finish_if_answered(&mut self.server, &self.client);
+        let server = finish_if_answered(&mut self.client, &self.server);
+        client || server
+    }
+
+    fn is_over(&self) -> bool {
+        self.client.is_done() && self.server.is_done()
+    }
+
+    /// Looks at the drain signal and at what is due. Returns whether the tunnel must be cut now.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.drain.is_shutdown() {
+            self.end = Some(TunnelEnd::DrainTimeout);
+            return true;
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return true;
+        }
+        if self.stalls(now) {
+            self.end = Some(TunnelEnd::WriteTimeout);
+            return true;
+        }
+        if self.end.is_none() {
+            if self.drain.is_draining() {
+                self.begin_close(TunnelEnd::Drained, now);
+            } else if self.limits.idle.is_some_and(|idle| self.last_byte + idle <= now) {
+                self.begin_close(TunnelEnd::Idle, now);
+            }
+        }
+        false
+    }
+
+    /// Whether the client has taken too little for a whole period (rule S1).
+    fn stalls(&mut self, now: Instant) -> bool {
+        let Some(period) = self.limits.write else { return false };
+        let waiting = (self.server.waiting() + self.down.unsent()) as u64;
+        if waiting == 0 {
+            self.stall = None;
+            return false;
+        }
+        let taken = self.server.account.bytes.saturating_sub(waiting);
+        let stall = self.stall.get_or_insert(Stall { since: now, taken });
+        if stall.since + period > now {
+            return false;
+        }
+        let is_too_slow = taken < stall.taken + MIN_PROGRESS;
+        *stall = Stall { since: now, taken };
+        is_too_slow
+    }
+
+    /// When the tunnel has to be looked at even if no byte comes.
+    fn next_due(&self) -> Option<Instant> {
+        let idle = self.limits.idle.filter(|_| self.end.is_none()).map(|idle| self.last_byte + idle);
+        let stall = self.stall.as_ref().zip(self.limits.write).map(|(stall, period)| stall.since + period);
+        [self.deadline, idle, stall].into_iter().flatten().min()
+    }
+
+    /// Ends whatever is still open.
+    fn cut(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.end, Some(TunnelEnd::WriteTimeout)) {
+            self.down.reset_on_drop();
+        }
+        self.server.cut(cx, &mut self.down);
+        self.client.cut(cx, &mut self.up);
+    }
+
+    fn report(&mut self) -> Report {
+        let end = match self.end.take() {
+            Some(end) => end,
+            None if self.has_both_closes() => TunnelEnd::Closed,
+            None => TunnelEnd::Eof(self.first_eof.unwrap_or(Side::Gate)),
+        };
+        Report {
+            ended_by: end.ended_by(self.first_close),
+            end,
+            first_close: self.first_close,
+            client: std::mem::take(&mut self.client.account),
+            server: std::mem::take(&mut self.server.account),
+            truncated: self.down.was_truncated() || self.up.was_truncated(),
+        }
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Downstream => Side::Upstream,
+        Side::Upstream | Side::Gate => Side::Downstream,
+    }
+}
+
+fn finish_if_answered(to: &mut Direction, from: &Direction) -> bool {
+    let finishes = to.is_closed() && from.has_answered() && !to.is_finishing();
+    if finishes {
+        to.finish();
+    }
+    finishes
+}
+
+impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
+    type Output = Report;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let this = self.get_mut();
+        let now = Instant::now();
+        if this.is_due(now) {
+            this.cut(cx);
+            return Poll::Ready(this.report());
+        }
+        let bytes = this.client.account.bytes + this.server.account.bytes;
+        this.relay(cx, now);
+        if this.client.account.bytes + this.server.account.bytes != bytes {
+            this.last_byte = now;
+        }
+        if this.is_over() {
+            return Poll::Ready(this.report());
+        }
+        if this.deadline.is_none() && this.has_both_closes() {
+            this.deadline = this.limits.close.map(|period| now + period);
+        }
+        if this.is_due(now) {
+            this.cut(cx);
+            return Poll::Ready(this.report());
+        }
+        let due = this.next_due();
+        let alarm = this.alarm.get_or_insert_with(|| Alarm::new(cx.waker()));
+        if let Some(due) = due {
+            alarm.set(due, cx.waker());
+        }
+        Poll::Pending
+    }
+}
