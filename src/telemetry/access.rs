@@ -120,7 +120,11 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// How long it took.
-    #[serde(rename = "duration_ms", skip_serializing_if = "Option::is_none", serialize_with = "serialize_duration")]
+    #[serde(
+        rename = "duration_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_duration"
+    )]
     pub duration: Option<Duration>,
     /// How it ended, if not with the upstream's own answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -309,7 +313,11 @@ impl fmt::Display for Quoted<'_> {
 struct Visible;
 
 impl serde_json::ser::Formatter for Visible {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
         if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             return writer.write_all(fragment.as_bytes());
         }

@@ -142,7 +142,9 @@ impl Writer {
         if !fits || self.queue.send(Order::Line(line)).is_err() {
             self.waiting.fetch_sub(length, Ordering::Relaxed);
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
-            self.warning.warn(|_| tracing::warn!(dropped, "access records dropped: the log can't be written fast enough"));
+            self.warning.warn(|_| {
+                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough");
+            });
         }
     }
 }
