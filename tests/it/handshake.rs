@@ -223,6 +223,7 @@ async fn w10_b3_an_answer_other_than_101_goes_to_the_client_and_both_sides_close
         assert_eq!(record.ending, Some("upgrade_refused"));
         assert_eq!((record.ended_by, record.phase), (Some("upstream"), Some("response")));
         assert_eq!(record.status, Some(status[..3].parse().unwrap()));
+        drop(client);
         gate.at_rest().await;
     }
 }

@@ -113,10 +113,10 @@ impl Peer {
             if let Some(length) = is_enough(&self.tail) {
                 return Ok(Some(self.tail.drain(..length).collect()));
             }
-            let mut buffer = [0; 16 * 1024];
-            match either!(&mut self.stream, stream => stream.read(&mut buffer).await)? {
-                0 => return Ok(None),
-                count => self.tail.extend_from_slice(&buffer[..count]),
+            self.tail.reserve(16 * 1024);
+            let tail = &mut self.tail;
+            if either!(&mut self.stream, stream => stream.read_buf(tail).await)? == 0 {
+                return Ok(None);
             }
         }
     }
