@@ -12,7 +12,16 @@
 //! | L4 | [`server`], [`demo`] |
 
 pub mod buffered;
+pub mod config;
+pub mod connection;
 pub mod demo;
+pub mod ending;
+pub mod exchange;
 pub mod lifecycle;
 pub mod proto;
 pub mod route;
+pub mod server;
+pub mod telemetry;
+pub mod tls;
+pub mod tunnel;
+pub mod upstream;

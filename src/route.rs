@@ -65,8 +65,8 @@ impl Target {
         Ok(Self { host, authority: text, origin_form, path_length, normal_path })
     }
 
-    /// The host in the form that routes are matched in: lower case, without port or trailing dot, IPv6 addresses in
-    /// brackets and canonical. `""` for an HTTP/1.0 request that names none.
+    /// The host in the form that routes are matched in: lower case, without port or trailing dot, IPv6
+    /// addresses in brackets and canonical. `""` for an HTTP/1.0 request that names none.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -123,8 +123,8 @@ impl Scheme {
     }
 }
 
-/// Splits a target into its authority, where it has one, and what goes upstream. That it is printable ASCII without a
-/// fragment, the head's parser has seen to.
+/// Splits a target into its authority, where it has one, and what goes upstream. That it is printable ASCII
+/// without a fragment, the head's parser has seen to.
 fn split_target(
     target: &str,
     is_options: bool,
@@ -200,8 +200,8 @@ impl Authority {
 
 /// Checks a host without port and brings it into the form that routes are matched in.
 ///
-/// Of the names that RFC 3986 §3.2.2 allows, those with percent signs and sub-delimiters are refused: no DNS name has
-/// them, and a comma or quote would change the meaning of the forwarding headers.
+/// Of the names that RFC 3986 §3.2.2 allows, those with percent signs and sub-delimiters are refused: no DNS
+/// name has them, and a comma or quote would change the meaning of the forwarding headers.
 fn normal_host(host: &str) -> Result<String, &'static str> {
     if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').ok_or("a bracket is not closed")?;
@@ -226,13 +226,14 @@ fn normal_host(host: &str) -> Result<String, &'static str> {
 
 /// A path in the form that routes are matched in: percent-decoded, with repeated slashes merged.
 ///
-/// Only printable ASCII is decoded, and neither `%2F`, which is part of its segment, nor `%25`. Everything else stands
-/// percent-encoded in upper case, so that two paths have one form only if they mean the same.
+/// Only printable ASCII is decoded, and neither `%2F`, which is part of its segment, nor `%25`. Everything
+/// else stands percent-encoded in upper case, so that two paths have one form only if they mean the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NormalPath(String);
 
 impl NormalPath {
-    /// Brings a path into its form, unless it is one that servers are at odds over (rule H9); the error says why.
+    /// Brings a path into its form, unless it is one that servers are at odds over (rule H9); the error says
+    /// why.
     pub fn parse(raw: &str) -> Result<Self, &'static str> {
         let mut normal = String::with_capacity(raw.len());
         let mut rest = raw.as_bytes();
@@ -310,10 +311,11 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-/// Takes `prefix`, a path in any form, off the path of `origin_form`; `None` if it does not begin with these segments.
+/// Takes `prefix`, a path in any form, off the path of `origin_form`; `None` if it does not begin with these
+/// segments.
 ///
-/// What remains stands byte by byte as it came, behind exactly one `/` (rule H9). The prefixes `""` and `/` take off
-/// nothing.
+/// What remains stands byte by byte as it came, behind exactly one `/` (rule H9). The prefixes `""` and `/`
+/// take off nothing.
 pub fn strip_prefix(origin_form: &str, prefix: &str) -> Option<String> {
     let prefix = NormalPath::parse(prefix).ok()?.0;
     let prefix = prefix.strip_suffix('/').unwrap_or(&prefix);
@@ -440,8 +442,8 @@ pub enum Found {
 
 /// Routes in the order of the file, of which the first that matches wins.
 ///
-/// A look-up takes time by the labels of the host and the segments of the path, not by the number of routes: only
-/// routes with a host pattern and a path pattern in common are tried one after the other.
+/// A look-up takes time by the labels of the host and the segments of the path, not by the number of routes:
+/// only routes with a host pattern and a path pattern in common are tried one after the other.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     matchers: Vec<Matcher>,

@@ -82,6 +82,7 @@ impl Server {
             drain,
             access,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
+            redact: config.log.redact.clone().into(),
         });
         let open = Tracker::new();
         let workers = (0..config.server.workers.get())
@@ -91,14 +92,13 @@ impl Server {
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
-        let accept = accept::Acceptor {
-            bound,
+        let acceptor = accept::Acceptor {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
             workers: workers.iter().map(Worker::handle).collect(),
             open: open.clone(),
         };
-        let acceptor = start_acceptor(accept, Arc::clone(&order), config.server.shutdown_grace)?;
+        let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
         Ok(Self { addresses, order, gate, permits, open, acceptor, workers })
     }
 
@@ -158,36 +158,41 @@ fn runtime() -> io::Result<Runtime> {
 /// Starts the thread that accepts until the drain begins, and then watches over the drain's time.
 fn start_acceptor(
     acceptor: accept::Acceptor,
+    bound: Vec<Bound>,
     order: Arc<DrainHandle>,
     grace: Option<Duration>,
 ) -> Result<JoinHandle<()>, StartError> {
     let runtime = runtime().map_err(StartError::Worker)?;
-    let listening = {
-        let _context = runtime.enter();
-        acceptor.listen().map_err(StartError::Worker)?
-    };
     let run = move || {
         runtime.block_on(async {
-            let open = listening.run().await;
-            tracing::info!(open = open.count(), "draining");
-            let expired = async {
-                match grace {
-                    Some(grace) => tokio::time::sleep(grace).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let signal = order.signal();
-            tokio::select! {
-                () = open.empty() => {}
-                () = expired => {}
-                () = signal.shutdown() => {}
+            let open = acceptor.open.clone();
+            if let Err(error) = acceptor.run(bound).await {
+                tracing::error!(%error, "cannot watch the listening sockets");
+                order.drain();
             }
-            if open.count() > 0 {
-                tracing::warn!(open = open.count(), "cutting what is still open");
-            }
-            order.shutdown();
+            drain(&open, &order, grace).await;
         });
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
 }
 
+/// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts.
+async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) {
+    tracing::info!(open = open.count(), "draining");
+    let signal = order.signal();
+    let expired = async {
+        match grace {
+            Some(grace) => tokio::time::sleep(grace).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = open.empty() => {}
+        () = expired => {}
+        () = signal.shutdown() => {}
+    }
+    if open.count() > 0 {
+        tracing::warn!(open = open.count(), "cutting what is still open");
+    }
+    order.shutdown();
+}

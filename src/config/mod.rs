@@ -4,17 +4,31 @@
 //! loaded and matches its key, every value lies within its bounds. `file` walks the TOML with its
 //! spans, `check` turns it into a [`Config`] or into all of its problems at once.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+mod address;
+mod check;
+mod file;
+mod headers;
+mod identity;
+mod keys;
+mod load;
+mod report;
+mod summary;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     proto::forward::{HeaderEdits, HostHeader, UnderscoreHeaders},
     route::{HostPattern, PathPattern, RouteKind},
+};
+
+pub use self::{
+    load::{LoadError, Loaded, Source},
+    report::{Problem, Problems, Severity},
+    summary::summary,
 };
 
 /// Everything that one `proxy.toml` says, with the defaults filled in.

@@ -15,7 +15,7 @@ use crate::{
 
 /// A client's stream.
 #[derive(Debug)]
-pub enum Downstream {
+pub(super) enum Downstream {
     /// A bare socket.
     Plain(Socket),
     /// TLS over one.

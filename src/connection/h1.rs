@@ -88,14 +88,14 @@ impl Http1 {
                     return None;
                 }
                 Next::Cut => return None,
-                Next::Tunnel(established) => return Some(established.open(self)),
+                Next::Tunnel(established) => return established.open(self),
             }
         }
     }
 
     /// The record of an exchange that begins now.
     pub(super) fn record(&self, head: &RequestHead) -> ExchangeRecord {
-        ExchangeRecord::new(&self.gate.access, &self.listener, &self.client, Some(head))
+        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some(head))
     }
 
     /// Waits for the next request, and reads its head.
@@ -156,7 +156,7 @@ impl Http1 {
 
     /// Answers bytes that are no request head.
     async fn refuse_unparsed(&mut self, refusal: Refusal) -> Next {
-        let mut record = ExchangeRecord::new(&self.gate.access, &self.listener, &self.client, None);
+        let mut record = ExchangeRecord::new(&self.gate, &self.listener, &self.client, None);
         record.refuse(&refusal);
         let Some(answer) = Answer::refusal(&refusal) else {
             record.finish();

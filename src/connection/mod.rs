@@ -43,6 +43,8 @@ pub struct Gate {
     pub access: AccessSink,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
+    /// Query parameters whose values are masked in logs.
+    pub redact: Arc<[String]>,
 }
 
 /// Who a client is.

@@ -1,13 +1,16 @@
 //! One request: what it asks for, and who answers it.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::{
+    Listener,
     answer::Answer,
     h1::{Http1, Next},
     record::ExchangeRecord,
     snapshot::Route,
-    upgrade::{self, Established},
+    upgrade,
 };
 use crate::{
     config::Action,
@@ -72,7 +75,7 @@ impl<'a> Request<'a> {
             let location = https_location(&ask.target, port);
             return self.redirect(308, &location).await;
         }
-        let gate = std::sync::Arc::clone(&self.connection.gate);
+        let gate = Arc::clone(&self.connection.gate);
         let snapshot = &*gate.snapshot;
         let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref()) {
             Found::Route(place) => &snapshot.routes[place],
@@ -135,7 +138,9 @@ impl<'a> Request<'a> {
         let mut want = Want::Reuse;
         loop {
             let mut connected = self.connect(way, &mut attempt, want).await?;
-            let plan = self.plan(way, &connected, Kind::Plain { framing: self.body })?;
+            let listener = Arc::clone(&self.connection.listener);
+            let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
+            let plan = way.plan(&listener, &self.head, self.body, head, false);
             let keep_alive = self.connection.wants_more(&self.head);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let result = match exchange.response_head().await {
@@ -198,13 +203,8 @@ impl<'a> Request<'a> {
         Ok(connected)
     }
 
-    /// What goes upstream, and by which rules the answer comes back.
-    pub(super) fn plan<'p>(
-        &'p self,
-        way: &'p Way<'_>,
-        connected: &Connected,
-        kind: Kind,
-    ) -> Result<Plan<'p>, Refusal> {
+    /// The head that goes upstream, encoded.
+    pub(super) fn forwarded(&self, way: &Way<'_>, connected: &Connected, kind: Kind) -> Result<Vec<u8>, Refusal> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
         let cx = RequestContext {
@@ -223,16 +223,30 @@ impl<'a> Request<'a> {
         self.record.dropped(&forwarded, client.address);
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
-        let is_offer = kind == Kind::Handshake;
-        let config = way.pool.config();
-        Ok(Plan {
+        Ok(head)
+    }
+}
+
+impl Way<'_> {
+    /// By which rules the answer to `request` comes back, when `head` is what goes upstream.
+    pub(super) fn plan<'p>(
+        &'p self,
+        listener: &'p Listener,
+        request: &'p RequestHead,
+        body: BodyFraming,
+        head: Vec<u8>,
+        is_offer: bool,
+    ) -> Plan<'p> {
+        let route = &self.route.config;
+        let config = self.pool.config();
+        Plan {
             head,
-            method: &self.head.method,
-            client: self.head.version,
-            body: self.body,
+            method: &request.method,
+            client: request.version,
+            body,
             body_limit: route.request_body,
             request_edits: &route.request_headers,
-            takes_trailers: self.head.headers.has_token("te", "trailers"),
+            takes_trailers: request.headers.has_token("te", "trailers"),
             response: ResponseContext {
                 edits: &route.response_headers,
                 via: route.via.as_deref(),
@@ -247,7 +261,7 @@ impl<'a> Request<'a> {
                 response: if is_offer { config.handshake_timeout } else { config.response_timeout },
                 response_body: config.response_body_timeout,
             },
-        })
+        }
     }
 }
 

@@ -48,9 +48,6 @@ pub enum TlsSetupError {
     /// The development certificate.
     #[error("development certificate")]
     Development(#[from] development::CertError),
-    /// The development certificate's files.
-    #[error("cannot load {0}")]
-    Load(String, #[source] config::IdentityError),
     /// rustls.
     #[error("TLS")]
     Rustls(#[from] rustls::Error),
@@ -127,13 +124,11 @@ fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
 
 fn development_identity(names: &[String], folder: &Path) -> Result<Identity, TlsSetupError> {
     let issued = development::for_listener(names, folder)?;
-    tracing::warn!(
-        names = names.join(", "),
-        ca = %issued.ca.display(),
-        "DEVELOPMENT certificate of a local CA, not for production; clients must trust the CA"
-    );
-    Identity::load(&issued.cert, &issued.key)
-        .map_err(|error| TlsSetupError::Load(issued.cert.display().to_string(), error))
+    tracing::warn!("{issued}");
+    for key in &issued.exposed_keys {
+        tracing::warn!("{} can be read by others", key.display());
+    }
+    Ok(issued.identity)
 }
 
 /// The bounds of a route's tunnels that came through a listener.

@@ -30,18 +30,18 @@ pub(super) struct Established {
     lease: Lease,
     agreed: Agreed,
     limits: Limits,
-    record: Box<TunnelRecord>,
+    record: Option<Box<TunnelRecord>>,
 }
 
 impl Established {
     /// Makes the tunnel of it.
-    pub(super) fn open(self, connection: Http1) -> OpenTunnel {
+    pub(super) fn open(self, connection: Http1) -> Option<OpenTunnel> {
         let drain = connection.gate.drain.clone();
-        OpenTunnel {
+        Some(OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, Arc::new(self.limits), drain),
-            record: self.record,
+            record: self.record?,
             _lease: self.lease,
-        }
+        })
     }
 }
 
@@ -49,8 +49,9 @@ impl Established {
 pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &Offer) -> Result<Next, Refusal> {
     let mut attempt = way.pool.attempt(Instant::now());
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
-    // The head is encoded here, so the plan borrows nothing that the tunnel needs.
-    let plan = request.plan(way, &connected, Kind::Handshake)?;
+    let listener = Arc::clone(&request.connection.listener);
+    let head = request.forwarded(way, &connected, Kind::Handshake)?;
+    let plan = way.plan(&listener, &request.head, request.body, head, true);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let head = exchange.response_head().await;
@@ -83,7 +84,7 @@ pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
-    let record = request.record.open_tunnel(&agreed, &passed);
+    let record = request.record.open_tunnel(&passed);
     Ok(Next::Tunnel(Box::new(Established { up: connected.stream, lease: connected.lease, agreed, limits, record })))
 }
 

@@ -1,7 +1,7 @@
 //! WebSocket frames (RFC 6455 §5): headers, control frames to send, and the scanner that follows a stream.
 //!
-//! [`FrameScanner`] is on the path of every byte of a tunnel. It reads frame headers and steps over payload; it
-//! copies nothing but the payload of a masked control frame, 125 bytes at most, and holds no heap memory.
+//! [`FrameScanner`] is on the path of every byte of a tunnel. It reads frame headers and steps over payload;
+//! it copies nothing but the payload of a masked control frame, 125 bytes at most, and holds no heap memory.
 
 use std::fmt;
 use std::ops::Range;
@@ -96,8 +96,9 @@ pub enum FrameError {
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// Whether an endpoint may send it: defined in RFC 6455 or registered with IANA for use on the wire, or from the
-    /// ranges of libraries and applications. 1005, 1006 and 1015 only ever stand in logs and programs.
+    /// Whether an endpoint may send it: defined in RFC 6455 or registered with IANA for use on the wire, or
+    /// from the ranges of libraries and applications. 1005, 1006 and 1015 only ever stand in logs and
+    /// programs.
     pub fn is_legal_on_wire(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
@@ -125,11 +126,12 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Parses the header at the start of `bytes`; `None` if it needs more of them, else the header and its length.
+    /// Parses the header at the start of `bytes`; `None` if it needs more of them, else the header and its
+    /// length.
     ///
-    /// Errors are what no state of the connection could make legal, found in the order of the bytes and as soon as
-    /// the byte is there. A length in more bytes than it needs is taken for data frames: RFC 6455 §5.2 forbids it to
-    /// senders, yet it is unambiguous, and some small devices do it.
+    /// Errors are what no state of the connection could make legal, found in the order of the bytes and as
+    /// soon as the byte is there. A length in more bytes than it needs is taken for data frames: RFC 6455
+    /// §5.2 forbids it to senders, yet it is unambiguous, and some small devices do it.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
@@ -149,8 +151,8 @@ impl FrameHeader {
         Ok(Some((Self { fin, rsv, opcode, mask, length }, bytes.len() - rest.len())))
     }
 
-    /// Appends the header with its length in as few bytes as it fits in. Of `rsv` the low three bits count, and
-    /// `length` must be below 2^63.
+    /// Appends the header with its length in as few bytes as it fits in. Of `rsv` the low three bits count,
+    /// and `length` must be below 2^63.
     pub fn encode(&self, out: &mut Vec<u8>) {
         debug_assert!(self.length >> 63 == 0, "the top bit of a length is never set");
         let fin_bit = if self.fin { FIN_BIT } else { 0 };
@@ -246,7 +248,8 @@ pub enum Role {
 
 /// What a scanner met. Positions are offsets into the `input` of that call of [`FrameScanner::scan`].
 ///
-/// The order is `Header`, then of a control frame its content, `FrameEnd`, and after the last fragment `MessageEnd`.
+/// The order is `Header`, then of a control frame its content, `FrameEnd`, and after the last fragment
+/// `MessageEnd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A frame begins: its header is legal and complete, and so is a control frame's payload.
@@ -324,9 +327,9 @@ struct Message {
 
 /// Follows the frames of one direction of a tunnel, in any split, without buffering (rule T4).
 ///
-/// A header, and a control frame with its payload, count only when they are complete: until then they are not among
-/// the bytes that may be relayed. So an illegal frame is found before any byte of it is passed on, a control frame
-/// can be taken out of the stream, and the relayed stream never stands inside one.
+/// A header, and a control frame with its payload, count only when they are complete: until then they are not
+/// among the bytes that may be relayed. So an illegal frame is found before any byte of it is passed on, a
+/// control frame can be taken out of the stream, and the relayed stream never stands inside one.
 #[derive(Debug)]
 pub struct FrameScanner {
     /// Of the data frame at hand; 0 at a frame boundary.
@@ -345,9 +348,9 @@ impl FrameScanner {
 
     /// Follows `input` and tells `on_event` what it meets.
     ///
-    /// Returns how many bytes of `input` may be relayed. The rest, at most [`HELD_MAX`] bytes, is the beginning of a
-    /// header or control frame: the caller keeps it and presents it again with what follows. After an error the
-    /// scanner stands at the boundary before the illegal frame.
+    /// Returns how many bytes of `input` may be relayed. The rest, at most [`HELD_MAX`] bytes, is the
+    /// beginning of a header or control frame: the caller keeps it and presents it again with what follows.
+    /// After an error the scanner stands at the boundary before the illegal frame.
     #[inline]
     pub fn scan(&mut self, input: &[u8], mut on_event: impl FnMut(Event<'_>)) -> Result<usize, Illegal> {
         let mut at = 0;
@@ -359,6 +362,7 @@ impl FrameScanner {
         {
             let payload_at = at + header_length;
             if header.opcode.is_control() {
+                // At most 125, as the parser has seen to.
                 let length = usize::try_from(header.length).unwrap_or(CONTROL_PAYLOAD_MAX);
                 let end = payload_at + length;
                 let Some(payload) = input.get(payload_at..end) else { break };
@@ -390,7 +394,8 @@ impl FrameScanner {
         self.payload_left
     }
 
-    /// Parses and judges the next header, in the order of its bytes, so that every split gives the same verdict.
+    /// Parses and judges the next header, in the order of its bytes, so that every split gives the same
+    /// verdict.
     #[inline]
     fn next_header(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, FrameError> {
         let Some(&first) = bytes.first() else { return Ok(None) };

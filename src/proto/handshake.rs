@@ -1,6 +1,7 @@
 //! The opening handshake of a WebSocket (RFC 6455 §4): what is an offer, and what answer proves it.
 //!
-//! An [`Offer`] exists only for a legal opening request, an [`Agreed`] only for a 101 that answers that very offer.
+//! An [`Offer`] exists only for a legal opening request, an [`Agreed`] only for a 101 that answers that very
+//! offer.
 
 use std::fmt;
 
@@ -70,10 +71,11 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Tells an opening handshake from plain HTTP (`None`), and a legal one from a malformed one (rules W1 to W5).
+    /// Tells an opening handshake from plain HTTP (`None`), and a legal one from a malformed one (rules W1 to
+    /// W5).
     ///
-    /// That there is exactly one Host is judged with the request's target. What is offered by way of subprotocols
-    /// and extensions is taken as it comes: it binds only the answer.
+    /// That there is exactly one Host is judged with the request's target. What is offered by way of
+    /// subprotocols and extensions is taken as it comes: it binds only the answer.
     pub fn from_head(head: &RequestHead) -> Result<Option<Self>, OfferError> {
         let headers = &head.headers;
         let means_to_upgrade = head.method.is_get()
@@ -114,12 +116,14 @@ impl Offer {
         self.subprotocols.iter().map(String::as_str)
     }
 
-    /// The names of the extensions, without their parameters; a name is repeated if it is offered in variants.
+    /// The names of the extensions, without their parameters; a name is repeated if it is offered in
+    /// variants.
     pub fn extensions(&self) -> impl Iterator<Item = &str> {
         self.extensions.iter().map(String::as_str)
     }
 
-    /// Checks that `answer` is the 101 that agrees to this offer (rule W8, RFC 6455 §4.1, "the client MUST validate").
+    /// Checks that `answer` is the 101 that agrees to this offer (rule W8, RFC 6455 §4.1, "the client MUST
+    /// validate").
     ///
     /// Without `verify_accept` nothing is asked of `Sec-WebSocket-Accept`; all else is.
     pub fn prove(&self, answer: &ResponseHead, verify_accept: bool) -> Result<Agreed, AgreementError> {
@@ -213,15 +217,16 @@ fn only_value<'a>(headers: &'a Headers, name: &'a str) -> Value<'a> {
     }
 }
 
-/// Whether there is a Content-Length of anything but zero; digits are judged elsewhere, so a strange value counts.
+/// Whether there is a Content-Length of anything but zero; digits are judged elsewhere, so a strange value
+/// counts.
 fn announces_content(headers: &Headers) -> bool {
     headers
         .get_all("content-length")
         .any(|value| value.is_empty() || value.iter().any(|digit| *digit != b'0'))
 }
 
-/// `Sec-WebSocket-Key`: once, 22 base64 characters and `==` (rule W2). The six bits that 22 characters have over 16
-/// bytes' worth are not judged, as servers do not.
+/// `Sec-WebSocket-Key`: once, 22 base64 characters and `==` (rule W2). The six bits that 22 characters have
+/// over 16 bytes' worth are not judged, as servers do not.
 fn legal_key(headers: &Headers) -> Result<String, OfferError> {
     let value = match only_value(headers, "sec-websocket-key") {
         Value::One(value) => value,
@@ -237,8 +242,8 @@ fn legal_key(headers: &Headers) -> Result<String, OfferError> {
     }
 }
 
-/// The names in all lines of `Sec-WebSocket-Extensions` (RFC 6455 §9.1). A comma inside a quoted parameter is none
-/// that separates.
+/// The names in all lines of `Sec-WebSocket-Extensions` (RFC 6455 §9.1). A comma inside a quoted parameter is
+/// none that separates.
 fn extension_names(headers: &Headers) -> Vec<String> {
     headers
         .get_all("sec-websocket-extensions")

@@ -559,7 +559,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
         )
 }
 
-pub(super) fn is_token(text: &[u8]) -> bool {
+pub(crate) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().copied().all(is_token_byte)
 }
 

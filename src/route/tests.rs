@@ -339,6 +339,19 @@ fn upgrade_is_required_only_if_kind_alone_stood_in_the_way() {
 }
 
 #[test]
+fn of_ten_thousand_routes_only_those_that_share_a_pattern_are_tried() {
+    let numbers = 0..10_000;
+    let by_host = numbers.clone().map(|number| matcher(&format!("h{number}.example.com"), "/*"));
+    let by_path = numbers.map(|number| matcher("*", &format!("/service{number}/*")));
+    let table = RouteTable::new(by_host.chain(by_path).collect());
+    let tried = |host, path| table.hosts(host).flat_map(|paths| paths.routes(path)).flatten().count();
+    assert_eq!(tried("h7777.example.com", "/service9999/a/b"), 2);
+    assert_eq!(tried("other.example.com", "/other"), 0);
+    assert_eq!(find(&table, "h7777.example.com", "/service9999/a/b"), Found::Route(7777));
+    assert_eq!(find(&table, "other.example.com", "/service9999"), Found::Route(19_999));
+}
+
+#[test]
 fn a_target_shows_no_query_in_debug() {
     let parsed = target("GET /a?token=s3cr3t HTTP/1.1", &["Host: a"]).unwrap();
     assert!(!format!("{parsed:?}").contains("s3cr3t"));

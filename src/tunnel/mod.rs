@@ -346,8 +346,9 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
             this.cut(cx);
             return Poll::Ready(this.report());
         }
+        let due = this.next_due();
         let alarm = this.alarm.get_or_insert_with(|| Alarm::new(cx.waker()));
-        if let Some(due) = this.next_due() {
+        if let Some(due) = due {
             alarm.set(due, cx.waker());
         }
         Poll::Pending

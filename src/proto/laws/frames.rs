@@ -82,7 +82,8 @@ pub fn scan_split(role: Role, extensions: Extensions, stream: &[u8], sizes: &[us
     outcome
 }
 
-/// A stream has one outcome in any split: nothing is lost or added, and an error hides nothing that came before it.
+/// A stream has one outcome in any split: nothing is lost or added, and an error hides nothing that came
+/// before it.
 pub fn one_outcome(role: Role, extensions: Extensions, stream: &[u8], sizes: &[usize]) -> Outcome {
     let whole = scan_split(role, extensions, stream, &[]);
     assert_eq!(whole, scan_split(role, extensions, stream, sizes), "in pieces of {sizes:?}");

@@ -1,0 +1,14 @@
+//! `wsgate check`.
+
+use wsgate::config::{Config, Loaded, summary};
+
+use super::{Failure, arguments::Check};
+
+pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
+    let Loaded { config, warnings } = Config::load(&arguments.config).map_err(Failure::usage)?;
+    for warning in &warnings {
+        eprintln!("{warning}\n");
+    }
+    println!("{}\n\n{} is fine", summary(&config), arguments.config.display());
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! `wsgate run`.
+
+use wsgate::config::Config;
+
+use super::{
+    Failure,
+    arguments::{Ports, Run},
+    parse,
+    quick::{Port, Quick},
+    serve,
+};
+
+pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
+    if arguments.to.is_empty() {
+        return serve::serve(Config::load(&arguments.config).map_err(Failure::usage)?, |_| ());
+    }
+    let Ports { tls, plain } = arguments.ports;
+    if (tls, plain) == (Port::Off, Port::Off) {
+        return Err(Failure::usage("`--tls off` with `--plain off` leaves nothing to listen on"));
+    }
+    let text = Quick { backends: &arguments.to, tls, plain, bind: arguments.bind }.text();
+    let loaded = parse("wsgate run --to", text.clone()).map_err(Failure::usage)?;
+    if arguments.print_config {
+        print!("{text}");
+        return Ok(());
+    }
+    serve::serve(loaded, |_| ())
+}

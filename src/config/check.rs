@@ -1,0 +1,155 @@
+//! From the file's tables to a [`Config`]: every value parsed, every name looked up.
+
+mod listener;
+mod route;
+mod shadow;
+mod upstream;
+
+use std::{num::NonZeroUsize, thread, time::Duration};
+
+use toml::de::DeTable;
+use tracing_subscriber::EnvFilter;
+
+use self::{listener::Addresses, upstream::Pools};
+use super::{
+    AccessLog, Config, Log, LogFormat, Server,
+    file::{Reader, Table, Value},
+    keys,
+    report::{Finding, nearest, shown},
+    values,
+};
+
+/// Reads the whole file. `None` only where an error was recorded.
+pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Option<Config> {
+    let root = Table::open(reader, &keys::ROOT, root, 0..0);
+    let server = server(&root.table("server", &keys::SERVER));
+    let log = log(&root.table("log", &keys::LOG));
+    let listener_tables = tables(&root, "listener", &keys::LISTENER);
+    let mut addresses = Addresses::default();
+    let listeners = listener_tables.iter().filter_map(|table| listener::listener(table, &mut addresses));
+    let listeners: Vec<_> = listeners.collect();
+    let pools = Pools::read(&root, &addresses);
+    let route_tables = tables(&root, "route", &keys::ROUTE);
+    let routes = route::routes(&route_tables, &pools);
+    something_to_do(reader, &root);
+    Some(Config { server, log, listeners, upstreams: pools.into_upstreams(), routes: routes? })
+}
+
+/// The tables of `[[key]]`.
+fn tables<'r>(root: &Table<'r>, key: &'static str, shape: &'static keys::Shape) -> Vec<Table<'r>> {
+    let of_list = |value: Value<'r>| {
+        if value.node.get_ref().is_table() {
+            return Err(value
+                .error(format!("`{key}` must be a list of tables"))
+                .help(format!("write its header in two pairs of brackets: `[[{key}]]`")));
+        }
+        value.list(|element| element.table(shape))
+    };
+    root.get(key, Vec::new(), of_list)
+}
+
+/// Without one of each there is nothing to do.
+fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
+    let absent = |what: &str, example: &str| {
+        let finding = Finding::of_file(format!("there is no {what}")).help(format!("for example\n{example}"));
+        reader.record(finding.absent());
+    };
+    if root.value("listener").is_none() {
+        absent("listener", "[[listener]]\naddress = \"0.0.0.0:80\"");
+    }
+    if root.value("route").is_none() {
+        absent("route", "[[route]]\nupstream = \"websocket\"");
+        if root.value("upstream").is_none() {
+            absent("upstream", "[upstream.websocket]\nservers = [\"192.168.1.141:80\"]");
+        }
+    }
+}
+
+fn server(table: &Table<'_>) -> Server {
+    let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    Server {
+        workers: table.get("workers", cpus, |value| match value.node.get_ref().as_str() {
+            Some("auto") => Ok(cpus),
+            _ => workers(value),
+        }),
+        max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
+        max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
+        shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
+    }
+}
+
+fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {
+    if value.node.get_ref().as_str().is_some() {
+        return Err(value.wrong_type("\"auto\" or an integer"));
+    }
+    let count: usize = values::count(1..=1024)(value)?;
+    Ok(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN))
+}
+
+fn log(table: &Table<'_>) -> Log {
+    const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let redact = ["token", "access_token", "jwt"].map(str::to_owned).to_vec();
+    Log {
+        level: table.get("level", "info".to_owned(), level),
+        format: table.get("format", LogFormat::Text, values::choice(&FORMATS)),
+        access: table.get("access", AccessLog::Stdout, access),
+        redact: table.get("redact", redact, |value| value.list(parameter)),
+    }
+}
+
+/// A tracing filter. A bare word must be a level, as tracing would take any other for the name of a module of which
+/// everything is logged.
+fn level(value: Value<'_>) -> Result<String, Finding> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let text = value.text()?;
+    for directive in text.split(',').map(str::trim) {
+        let is_word = !directive.contains(['=', '[', ':']);
+        if is_word && !LEVELS.contains(&directive.to_ascii_lowercase().as_str()) {
+            return Err(values::unknown_word(value, directive, LEVELS.into_iter())
+                .help("a module's own level is written like \"info,wsgate::tunnel=debug\""));
+        }
+    }
+    match EnvFilter::builder().parse(&*text) {
+        Ok(_) => Ok(text.into_owned()),
+        Err(error) => Err(value
+            .error(format!("`{}` is not a filter", shown(&text)))
+            .label(shown(&error.to_string()))
+            .help("a level, or modules with levels, like \"info,wsgate::tunnel=debug\"")),
+    }
+}
+
+fn access(value: Value<'_>) -> Result<AccessLog, Finding> {
+    const WORDS: [&str; 3] = ["stdout", "stderr", "off"];
+    let text = value.text()?;
+    match &*text {
+        "stdout" => return Ok(AccessLog::Stdout),
+        "stderr" => return Ok(AccessLog::Stderr),
+        "off" => return Ok(AccessLog::Off),
+        "" => return Err(values::unknown_word(value, "", WORDS.into_iter())),
+        _ => {}
+    }
+    let is_bare = !text.contains(['/', '.']);
+    if is_bare && nearest(&text, WORDS).is_some() {
+        let help = format!("a file of this name is \"./{}\"", shown(&text));
+        return Err(values::unknown_word(value, &text, WORDS.into_iter()).help(help));
+    }
+    let path = value.reader.path(&text);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if path.is_dir() {
+        return Err(value.error("the access log cannot be a folder").label("expected a file's path"));
+    }
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(value
+            .error(format!("there is no folder for the access log `{}`", shown(&text)))
+            .label("the file is made at the start, its folder is not")),
+        _ => Ok(AccessLog::File(path)),
+    }
+}
+
+fn parameter(value: Value<'_>) -> Result<String, Finding> {
+    let text = value.text()?;
+    if text.is_empty() {
+        return Err(value.error("the name of a query parameter is empty"));
+    }
+    Ok(text.into_owned())
+}

@@ -1,0 +1,228 @@
+//! `[[listener]]`.
+
+use std::{collections::BTreeSet, net::IpAddr, ops::Range, time::Duration};
+
+use crate::{
+    config::{
+        CertificateSource, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts, Tls,
+        TlsVersion, address,
+        file::{Table, Value},
+        identity, keys,
+        report::{Finding, shown},
+        values::{self, KIB, MIB, days, timeout},
+    },
+    proto::forward::UnderscoreHeaders,
+    route::HostPattern,
+};
+
+/// The addresses that are taken, with their places.
+#[derive(Default)]
+pub(super) struct Addresses(Vec<(ListenAddress, Range<usize>)>);
+
+impl Addresses {
+    /// The addresses.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.0.iter().map(|(address, _)| address)
+    }
+
+    fn take(&mut self, value: Value<'_>, address: &ListenAddress) {
+        let taken = self.0.iter().find(|(taken, _)| address::overlap(taken, address));
+        if let Some((_, span)) = taken {
+            let finding = value
+                .error("this address is listened on already")
+                .label("each address stands once")
+                .context(span.clone(), "first here");
+            value.reader.record(finding);
+        }
+        self.0.push((address.clone(), value.span()));
+    }
+}
+
+/// Reads one listener. `None` only where an error was recorded.
+pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<Listener> {
+    const UNDERSCORES: [(&str, UnderscoreHeaders); 2] =
+        [("drop", UnderscoreHeaders::Drop), ("pass", UnderscoreHeaders::Pass)];
+    let address = table.required("address", "\"0.0.0.0:443\"", address::listen);
+    if let (Some(value), Some(address)) = (table.value("address"), &address) {
+        addresses.take(value, address);
+    }
+    table.optional("protocols", protocols);
+    let tls = table.value("tls").map(tls);
+    Some(Listener {
+        underscore_headers: table.get(
+            "underscore_headers",
+            UnderscoreHeaders::Drop,
+            values::choice(&UNDERSCORES),
+        ),
+        redirect_https: table.get("redirect_https", None, |value| redirect_https(value, tls.is_some())),
+        limits: limits(&table.table("limits", &keys::LISTENER_LIMITS)),
+        timeout: timeouts(&table.table("timeout", &keys::LISTENER_TIMEOUT)),
+        address: address?,
+        tls: match tls {
+            Some(tls) => Some(tls?),
+            None => None,
+        },
+    })
+}
+
+/// ALPN has one value yet, so there is nothing to keep.
+fn protocols(value: Value<'_>) -> Result<(), Finding> {
+    let known = [("http/1.1", ())];
+    let elements = value.elements()?;
+    if elements.is_empty() {
+        return Err(value.error("`protocols` is an empty list").label("expected [\"http/1.1\"]"));
+    }
+    value.list(values::choice(&known)).map(drop)
+}
+
+fn redirect_https(value: Value<'_>, has_tls: bool) -> Result<Option<u16>, Finding> {
+    if value.node.get_ref().as_bool() == Some(true) {
+        return Err(value.wrong_type("a port or \"off\"").help("the usual port of https is 443"));
+    }
+    let port = values::off_or(value, values::port)?;
+    if port.is_some() && has_tls {
+        return Err(value
+            .error("`redirect_https` on a listener with `tls`")
+            .label("what comes in here is https already, and would be redirected for ever")
+            .help("it belongs in the listener for plain HTTP"));
+    }
+    Ok(port)
+}
+
+fn limits(table: &Table<'_>) -> ListenerLimits {
+    let limits = ListenerLimits {
+        request_head: table.get("request_head", 64 * KIB, values::memory(256..=MIB)),
+        header_count: table.get("header_count", 128, values::count(8..=10_000)),
+        target: table.get("target", 16 * KIB, values::memory(64..=MIB)),
+        early_bytes: table.get("early_bytes", 64 * KIB, values::memory(KIB..=16 * MIB)),
+    };
+    let target = table.value("target").filter(|_| limits.target > limits.request_head);
+    if let Some(target) = target {
+        let finding = target
+            .error("`target` is larger than `request_head`")
+            .label("a target is part of the head, so this limit is never reached");
+        table.reader.record(finding.warning());
+    }
+    limits
+}
+
+fn timeouts(table: &Table<'_>) -> ListenerTimeouts {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    ListenerTimeouts {
+        tls_handshake: table.get("tls_handshake", seconds(10), timeout),
+        request_head: table.get("request_head", seconds(10), timeout),
+        keep_alive: table.get("keep_alive", seconds(75), timeout),
+        request_body: table.get("request_body", seconds(60), timeout),
+        write: table.get("write", seconds(60), timeout),
+    }
+}
+
+/// Reads `listener.tls`. `None` only where an error was recorded.
+fn tls(value: Value<'_>) -> Option<Tls> {
+    const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+    if value.node.get_ref().is_bool() {
+        let finding =
+            value.wrong_type("a table").help("for development: `tls = { self_signed = [\"localhost\"] }`");
+        value.reader.record(finding);
+        return None;
+    }
+    let table = value.reader.recorded(value.table(&keys::LISTENER_TLS))?;
+    let source = source(&table);
+    let tls = Tls {
+        min_version: table.get("min_version", TlsVersion::Tls12, values::choice(&VERSIONS)),
+        hsts: table.get("hsts", None, hsts),
+        source: source?,
+    };
+    if let (CertificateSource::SelfSigned { .. }, Some(value), Some(_)) =
+        (&tls.source, table.value("hsts"), tls.hsts)
+    {
+        let finding = value
+            .error("`hsts` with a development certificate")
+            .label("browsers will insist on https for every port of these names");
+        table.reader.record(finding.warning());
+    }
+    Some(tls)
+}
+
+/// Where the certificates come from: exactly one of three ways.
+fn source(table: &Table<'_>) -> Option<CertificateSource> {
+    let given = |key| table.value(key).filter(|value| !is_empty_list(*value));
+    let pair = given("cert").or(given("key"));
+    let ways: Vec<_> = [pair, given("certificates"), given("self_signed")].into_iter().flatten().collect();
+    if let [first, second, ..] = &ways[..] {
+        let finding = second
+            .error(format!("`{}` beside `{}`", second.key, first.key))
+            .label("certificates come from one place")
+            .context(first.span(), "given already")
+            .help("`cert` and `key` for one certificate, `certificates` for several, `self_signed` for development");
+        table.reader.record(finding);
+        return None;
+    }
+    if pair.is_some() {
+        return read_pair(table).map(|identity| CertificateSource::Files(vec![identity]));
+    }
+    if let Some(value) = given("certificates") {
+        let entries = table.reader.recorded(value.list(|entry| entry.table(&keys::CERTIFICATE)))?;
+        let identities: Vec<_> = entries.iter().map(read_pair).collect();
+        return identities.into_iter().collect::<Option<Vec<_>>>().map(CertificateSource::Files);
+    }
+    if let Some(value) = given("self_signed") {
+        let names = table.reader.recorded(value.list(self_signed_name))?;
+        let mut seen = BTreeSet::new();
+        let names: Vec<_> = names.into_iter().filter(|name| seen.insert(name.clone())).collect();
+        let folder = table.reader.folder().join("certs");
+        return (!names.is_empty()).then_some(CertificateSource::SelfSigned { names, folder });
+    }
+    let finding = Finding::new(table.span.clone(), "TLS without a certificate")
+        .label("expected `cert` and `key`, `certificates` or `self_signed`")
+        .help("for development: `self_signed = [\"localhost\"]`")
+        .absent();
+    table.reader.record(finding);
+    None
+}
+
+fn is_empty_list(value: Value<'_>) -> bool {
+    value.elements().is_ok_and(|elements| elements.is_empty())
+}
+
+fn read_pair(table: &Table<'_>) -> Option<Identity> {
+    match (table.value("cert"), table.value("key")) {
+        (Some(cert), Some(key)) => identity::load(cert, key),
+        (cert, key) => {
+            for (name, value) in [("cert", cert), ("key", key)] {
+                if value.is_none() {
+                    table
+                        .reader
+                        .record(table.missing(name).help("a certificate and its private key go together"));
+                }
+            }
+            None
+        }
+    }
+}
+
+/// A DNS name, perhaps with `*.` before it, or an IP address.
+fn self_signed_name(value: Value<'_>) -> Result<String, Finding> {
+    let text = value.text()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    match text.parse::<HostPattern>() {
+        Ok(HostPattern::Exact(name)) if !name.starts_with('[') => Ok(name),
+        Ok(HostPattern::Suffix(name)) => Ok(format!("*.{name}")),
+        _ => Err(value
+            .error(format!("`{}` is not a name for a certificate", shown(&text)))
+            .label("expected a host name or an IP address, without a port")),
+    }
+}
+
+/// Whole seconds of `max-age`; "0s" tells browsers to forget (RFC 6797 §6.1.1).
+fn hsts(value: Value<'_>) -> Result<Option<Duration>, Finding> {
+    const LONGEST: Duration = days(3650);
+    let Some(age) = values::off_or(value, values::duration)? else { return Ok(None) };
+    if age.subsec_nanos() > 0 {
+        return Err(value.error("`hsts` is told to browsers in whole seconds"));
+    }
+    let found = values::out_of_range(value, &(Duration::ZERO..=LONGEST), age, values::show_duration);
+    found.map_or(Ok(Some(age)), Err)
+}

@@ -1,0 +1,326 @@
+//! The shape of the file: tables and values with their places, read key by key.
+//!
+//! Whatever is wrong is recorded in the [`Reader`] and the reading goes on with the default, so that one
+//! run finds every problem.
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use time::OffsetDateTime;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Identity,
+    keys::Shape,
+    load::Source,
+    report::{Finding, shown},
+};
+
+/// Parses the text, and gives what could be read beside every syntax error.
+pub(super) fn syntax(text: &str) -> (Spanned<DeTable<'_>>, Vec<Finding>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let findings = errors.iter().map(|error| {
+        let span = error.span().unwrap_or(0..0);
+        Finding::new(span, "this is not TOML").label(shown(error.message()))
+    });
+    (table, findings.collect())
+}
+
+/// The reading of one file.
+pub(super) struct Reader<'r> {
+    source: &'r Source,
+    env: &'r dyn Fn(&str) -> Option<String>,
+    /// The time by which certificates are judged.
+    pub(super) now: OffsetDateTime,
+    findings: RefCell<Vec<Finding>>,
+    /// Certificates that are loaded already: a pair may serve many listeners.
+    pub(super) identities: RefCell<HashMap<(PathBuf, PathBuf), Identity>>,
+}
+
+impl<'r> Reader<'r> {
+    pub(super) fn new(
+        source: &'r Source,
+        env: &'r dyn Fn(&str) -> Option<String>,
+        now: OffsetDateTime,
+    ) -> Self {
+        Self { source, env, now, findings: RefCell::default(), identities: RefCell::default() }
+    }
+
+    /// Notes a problem; the reading goes on.
+    pub(super) fn record(&self, finding: Finding) {
+        self.findings.borrow_mut().push(finding);
+    }
+
+    /// The value, or `None` and its problem recorded.
+    pub(super) fn recorded<T>(&self, result: Result<T, Finding>) -> Option<T> {
+        result.map_err(|finding| self.record(finding)).ok()
+    }
+
+    pub(super) fn into_findings(self) -> Vec<Finding> {
+        self.findings.into_inner()
+    }
+
+    /// Where a path of the file leads: relative ones start at the file's folder.
+    pub(super) fn path(&self, written: &str) -> PathBuf {
+        self.source.folder.join(written)
+    }
+
+    /// The folder where relative paths start.
+    pub(super) fn folder(&self) -> &'r Path {
+        &self.source.folder
+    }
+}
+
+/// A table of the file, or the defaults of one that is not there.
+#[derive(Clone)]
+pub(super) struct Table<'r> {
+    pub(super) reader: &'r Reader<'r>,
+    shape: &'static Shape,
+    entries: Option<&'r DeTable<'r>>,
+    /// Its header, or the braces of an inline one.
+    pub(super) span: Range<usize>,
+}
+
+impl<'r> Table<'r> {
+    /// Opens a table and records the keys that its shape does not have.
+    pub(super) fn open(
+        reader: &'r Reader<'r>,
+        shape: &'static Shape,
+        entries: &'r DeTable<'r>,
+        span: Range<usize>,
+    ) -> Self {
+        for key in entries.keys().filter(|key| !shape.keys.contains(&&**key.get_ref())) {
+            reader.record(shape.unknown_key(key.get_ref(), key.span()));
+        }
+        Self { reader, shape, entries: Some(entries), span }
+    }
+
+    /// The value of a key, if the file has it.
+    pub(super) fn value(&self, key: &'static str) -> Option<Value<'r>> {
+        debug_assert!(self.shape.keys.contains(&key), "{key} is not among the keys of {}", self.shape.header);
+        let node = self.entries?.get(key)?;
+        Some(Value { reader: self.reader, key, node })
+    }
+
+    /// The parsed value; `None` where it is absent or wrong.
+    pub(super) fn optional<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(Value<'r>) -> Result<T, Finding>,
+    ) -> Option<T> {
+        let value = self.value(key)?;
+        self.reader.recorded(parse(value))
+    }
+
+    /// The parsed value; the default where it is absent or wrong.
+    pub(super) fn get<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(Value<'r>) -> Result<T, Finding>,
+    ) -> T {
+        self.optional(key, parse).unwrap_or(default)
+    }
+
+    /// The parsed value of a key that must be there.
+    pub(super) fn required<T>(
+        &self,
+        key: &'static str,
+        example: &str,
+        parse: impl FnOnce(Value<'r>) -> Result<T, Finding>,
+    ) -> Option<T> {
+        if self.value(key).is_none() {
+            self.reader.record(self.missing(key).help(format!("for example `{key} = {example}`")));
+        }
+        self.optional(key, parse)
+    }
+
+    /// The error for a key that must be there and is not.
+    pub(super) fn missing(&self, key: &str) -> Finding {
+        Finding::new(self.span.clone(), format!("`{key}` is missing"))
+            .label(format!("{} needs `{key}`", self.shape.shown()))
+            .absent()
+    }
+
+    /// A sub-table; where it is absent or no table, an empty one.
+    pub(super) fn table(&self, key: &'static str, shape: &'static Shape) -> Self {
+        let absent = Self { reader: self.reader, shape, entries: None, span: self.span.clone() };
+        self.get(key, absent, |value| value.table(shape))
+    }
+}
+
+/// A value of the file, with its key.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'r> {
+    pub(super) reader: &'r Reader<'r>,
+    /// The key that it, or the list around it, belongs to.
+    pub(super) key: &'r str,
+    pub(super) node: &'r Spanned<DeValue<'r>>,
+}
+
+impl<'r> Value<'r> {
+    /// Its place in the file.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.node.span()
+    }
+
+    /// The value as written.
+    pub(super) fn raw(&self) -> &'r str {
+        self.reader.source.text.get(self.span()).unwrap_or_default()
+    }
+
+    /// An error at this value.
+    pub(super) fn error(&self, message: impl Into<String>) -> Finding {
+        Finding::new(self.span(), message)
+    }
+
+    /// The error for a value of another type than expected.
+    pub(super) fn wrong_type(&self, expected: &str) -> Finding {
+        let found = match self.node.get_ref() {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a number with a fraction",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        self.error(format!("`{}` must be {expected}", self.key)).label(format!("this is {found}"))
+    }
+
+    /// A string with its `${NAME}`s replaced.
+    pub(super) fn text(self) -> Result<Cow<'r, str>, Finding> {
+        match self.node.get_ref() {
+            DeValue::String(text) => self.expand(text),
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
+                Err(self.wrong_type("a string").help(format!("write it in quotes: `\"{}\"`", self.raw())))
+            }
+            _ => Err(self.wrong_type("a string")),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn switch(self) -> Result<bool, Finding> {
+        match self.node.get_ref() {
+            DeValue::Boolean(switch) => Ok(*switch),
+            DeValue::String(text) if matches!(&**text, "true" | "false") => {
+                Err(self.wrong_type("`true` or `false`").help(format!("write it without quotes: `{text}`")))
+            }
+            _ => Err(self.wrong_type("`true` or `false`")),
+        }
+    }
+
+    /// The elements of a list.
+    pub(super) fn elements(self) -> Result<Vec<Value<'r>>, Finding> {
+        match self.node.get_ref() {
+            DeValue::Array(nodes) => Ok(nodes.iter().map(|node| Value { node, ..self }).collect()),
+            DeValue::Table(_) | DeValue::Datetime(_) => Err(self.wrong_type("a list")),
+            _ => Err(self.wrong_type("a list").help(format!("write it in brackets: `[{}]`", self.raw()))),
+        }
+    }
+
+    /// A list of which every element is parsed; the problems of elements are recorded, and those left out.
+    pub(super) fn list<T>(self, parse: impl Fn(Value<'r>) -> Result<T, Finding>) -> Result<Vec<T>, Finding> {
+        let elements = self.elements()?.into_iter();
+        Ok(elements.filter_map(|element| self.reader.recorded(parse(element))).collect())
+    }
+
+    /// One element, or a list of them.
+    pub(super) fn one_or_list<T>(
+        self,
+        parse: impl Fn(Value<'r>) -> Result<T, Finding>,
+    ) -> Result<Vec<T>, Finding> {
+        if !self.node.get_ref().is_array() {
+            return Ok(vec![parse(self)?]);
+        }
+        if self.elements()?.is_empty() {
+            return Err(self.error(format!("`{}` is an empty list", self.key)).label("nothing could match"));
+        }
+        self.list(parse)
+    }
+
+    /// A table of this shape.
+    pub(super) fn table(self, shape: &'static Shape) -> Result<Table<'r>, Finding> {
+        match self.node.get_ref() {
+            DeValue::Table(entries) => Ok(Table::open(self.reader, shape, entries, self.span())),
+            _ => Err(self.wrong_type("a table")),
+        }
+    }
+
+    /// The entries of a table whose keys are free, in the order of the file.
+    pub(super) fn entries(self) -> Result<Vec<Entry<'r>>, Finding> {
+        let DeValue::Table(entries) = self.node.get_ref() else {
+            return Err(self.wrong_type("a table"));
+        };
+        let entry = |(key, node): (&'r Spanned<Cow<'r, str>>, &'r Spanned<DeValue<'r>>)| Entry {
+            name: key.get_ref(),
+            name_span: key.span(),
+            value: Value { reader: self.reader, key: key.get_ref(), node },
+        };
+        let mut entries: Vec<_> = entries.iter().map(entry).collect();
+        entries.sort_by_key(|entry| entry.name_span.start);
+        Ok(entries)
+    }
+
+    /// Replaces `${NAME}` by the environment variable and `$${` by `${`.
+    fn expand(self, text: &'r str) -> Result<Cow<'r, str>, Finding> {
+        if !text.contains("${") {
+            return Ok(Cow::Borrowed(text));
+        }
+        let mut expanded = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, reference) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('$') {
+                expanded.push_str(before);
+                expanded.push_str("${");
+                rest = &reference[2..];
+                continue;
+            }
+            expanded.push_str(before);
+            let Some((name, after)) = reference[2..].split_once('}') else {
+                return Err(self
+                    .error("`${` without its `}`")
+                    .label("`${NAME}` stands for an environment variable")
+                    .help("write `$${` for `${` itself"));
+            };
+            expanded.push_str(&self.variable(name)?);
+            rest = after;
+        }
+        expanded.push_str(rest);
+        Ok(Cow::Owned(expanded))
+    }
+
+    fn variable(self, name: &str) -> Result<String, Finding> {
+        let written = format!("${{{name}}}");
+        let span = match self.raw().find(&written) {
+            Some(at) => self.span().start + at..self.span().start + at + written.len(),
+            None => self.span(),
+        };
+        let legal = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !legal || name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
+            return Err(Finding::new(span, format!("`{}` names no environment variable", shown(&written)))
+                .label("expected letters, digits and `_`")
+                .help("write `$${` for `${` itself"));
+        }
+        (self.reader.env)(name).ok_or_else(|| {
+            Finding::new(span, format!("the environment variable `{name}` is not set"))
+                .help(format!("set it where wsgate is started, or write `$${{{name}}}` for the text itself"))
+        })
+    }
+}
+
+/// An entry of a table whose keys are free.
+pub(super) struct Entry<'r> {
+    pub(super) name: &'r str,
+    pub(super) name_span: Range<usize>,
+    pub(super) value: Value<'r>,
+}

@@ -1,0 +1,241 @@
+//! Certificates and their keys, from PEM files to what rustls signs with.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
+};
+use time::{OffsetDateTime, macros::format_description};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer as _, X509Certificate},
+};
+
+use super::{
+    Identity,
+    file::Value,
+    report::{Finding, shown},
+};
+
+/// A PEM file larger than this is some other file.
+const PEM_MAX: u64 = 1024 * 1024;
+
+/// Loads the pair that two values name. What is wrong is recorded.
+pub(super) fn load(cert: Value<'_>, key: Value<'_>) -> Option<Identity> {
+    let reader = cert.reader;
+    let cert_path = reader.recorded(path(cert));
+    let key_path = reader.recorded(path(key));
+    let (cert_path, key_path) = (cert_path?, key_path?);
+    let pair = (cert_path, key_path);
+    if let Some(identity) = reader.identities.borrow().get(&pair) {
+        return Some(identity.clone());
+    }
+    // Both files are read before either is given up, so that both can be told to be missing.
+    let chain = reader.recorded(read_chain(cert, &pair.0));
+    let private_key = reader.recorded(read_key(key, &pair.1));
+    let (chain, private_key) = (chain?, private_key?);
+    let certified = reader.recorded(certify(cert, key, chain, private_key))?;
+    let identity = reader.recorded(describe(cert, pair.clone(), certified))?;
+    judge(cert, key, &identity);
+    reader.identities.borrow_mut().insert(pair, identity.clone());
+    Some(identity)
+}
+
+fn path(value: Value<'_>) -> Result<PathBuf, Finding> {
+    let text = value.text()?;
+    if text.is_empty() {
+        return Err(value
+            .error(format!("`{}` is empty", value.key))
+            .label("expected the path of a PEM file"));
+    }
+    Ok(value.reader.path(&text))
+}
+
+fn read_chain(value: Value<'_>, path: &Path) -> Result<Vec<CertificateDer<'static>>, Finding> {
+    let pem = read(value, path, "certificate")?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ if holds(&pem, "PRIVATE KEY-----") => Err(value
+            .error("this file holds a private key and no certificate")
+            .label("expected a certificate in PEM")
+            .help("are `cert` and `key` exchanged?")),
+        _ => Err(not_pem(value, &pem, "a certificate", "BEGIN CERTIFICATE")),
+    }
+}
+
+fn read_key(value: Value<'_>, path: &Path) -> Result<PrivateKeyDer<'static>, Finding> {
+    let pem = read(value, path, "key")?;
+    match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(key) => Ok(key),
+        Err(_) if holds(&pem, "ENCRYPTED") => Err(value
+            .error("this private key is encrypted")
+            .label("wsgate starts without anybody to ask for a passphrase")
+            .help("`openssl pkey -in encrypted.key -out server.key` takes the passphrase off")),
+        Err(_) if holds(&pem, "BEGIN CERTIFICATE-----") => Err(value
+            .error("this file holds a certificate and no private key")
+            .label("expected a private key in PEM")
+            .help("are `cert` and `key` exchanged?")),
+        Err(_) => Err(not_pem(value, &pem, "a private key", "BEGIN PRIVATE KEY")),
+    }
+}
+
+fn holds(pem: &[u8], marker: &str) -> bool {
+    String::from_utf8_lossy(pem).contains(marker)
+}
+
+fn not_pem(value: Value<'_>, content: &[u8], what: &str, marker: &str) -> Finding {
+    // An ASN.1 SEQUENCE with a length of two bytes: what certificates and keys begin with in DER.
+    let help = if content.starts_with(&[0x30, 0x82]) {
+        "it looks like DER: `openssl x509 -inform der` or `openssl pkey -inform der` turns it into PEM"
+            .to_owned()
+    } else {
+        format!("such a file has a line `-----{marker}-----`")
+    };
+    value
+        .error(format!("this file holds no {}", &what[2..]))
+        .label(format!("expected {what} in PEM"))
+        .help(help)
+}
+
+/// Reads a regular file of a bounded size, so that no device or pipe can hold the start up.
+fn read(value: Value<'_>, path: &Path, what: &str) -> Result<Vec<u8>, Finding> {
+    let error = |reason: String| {
+        value
+            .error(format!("cannot read the {what} file `{}`", shown(&value.text().unwrap_or_default())))
+            .label(reason)
+    };
+    let unreadable = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::NotFound => error("there is no such file".to_owned())
+            .help("`wsgate cert` makes certificates for development in certs/")
+            .help("a relative path starts at the folder of the configuration file"),
+        io::ErrorKind::PermissionDenied => error("the user that wsgate runs as may not read it".to_owned()),
+        _ => error(cause.to_string()),
+    };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(error("this is not a regular file".to_owned()));
+    }
+    if metadata.len() > PEM_MAX {
+        return Err(error("this file is too large for PEM".to_owned()));
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+fn certify(
+    cert: Value<'_>,
+    key: Value<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    private_key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, Finding> {
+    let signing_key =
+        aws_lc_rs::default_provider().key_provider.load_private_key(private_key).map_err(|_| {
+            key.error("this private key cannot be used")
+                .label("expected an RSA key of 2048 bits or more, ECDSA or Ed25519")
+        })?;
+    let certified = CertifiedKey::new(chain, signing_key);
+    let error = match certified.keys_match() {
+        Ok(()) => return Ok(certified),
+        Err(error) => error,
+    };
+    if !matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return Err(cert.error("this certificate cannot be used").label(error.to_string()));
+    }
+    let of_another =
+        certified.cert.iter().skip(1).any(|cert| {
+            CertifiedKey::new(vec![cert.clone()], Arc::clone(&certified.key)).keys_match().is_ok()
+        });
+    let finding = key
+        .error("the private key does not belong to the certificate")
+        .label("this key")
+        .context(cert.span(), "this certificate");
+    Err(if of_another {
+        finding.help(
+            "it belongs to a later certificate of the file: the server's own comes first, then its issuers",
+        )
+    } else {
+        finding
+    })
+}
+
+/// Reads names and expiry off the leaf.
+fn describe(
+    value: Value<'_>,
+    (cert, key): (PathBuf, PathBuf),
+    certified: CertifiedKey,
+) -> Result<Identity, Finding> {
+    let leaf = certified.cert.first().map(CertificateDer::as_ref).unwrap_or_default();
+    let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
+        return Err(value.error("this certificate cannot be read").label("its DER is malformed"));
+    };
+    let names = match leaf.subject_alternative_name() {
+        Ok(Some(names)) => names.value.general_names.iter().filter_map(name).collect(),
+        _ => Vec::new(),
+    };
+    let not_after = leaf.validity().not_after.to_datetime();
+    if leaf.validity().not_before.to_datetime() > value.reader.now {
+        let from = date(leaf.validity().not_before.to_datetime());
+        value.reader.record(
+            value
+                .error(format!("this certificate is not valid before {from}"))
+                .label("clients refuse it")
+                .warning(),
+        );
+    }
+    Ok(Identity { cert, key, certified: Arc::new(certified), names, not_after })
+}
+
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(shown(name)),
+        GeneralName::IPAddress(octets) => match octets.len() {
+            4 => <[u8; 4]>::try_from(*octets).ok().map(|octets| IpAddr::from(octets).to_string()),
+            _ => <[u8; 16]>::try_from(*octets).ok().map(|octets| IpAddr::from(octets).to_string()),
+        },
+        _ => None,
+    }
+}
+
+/// Warns about a pair that loads and yet serves nobody, or everybody.
+fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity) {
+    let reader = cert.reader;
+    if identity.not_after < reader.now {
+        let since = date(identity.not_after);
+        reader.record(
+            cert.error(format!("this certificate expired on {since}"))
+                .label("clients refuse it")
+                .help("renew it; `wsgate cert` renews one of its own with --force")
+                .warning(),
+        );
+    }
+    if identity.names.is_empty() {
+        reader.record(
+            cert.error("this certificate names no host")
+                .label("it has no subjectAltName")
+                .help("clients compare the host with the subjectAltName alone and refuse this one")
+                .warning(),
+        );
+    }
+    let mode = fs::metadata(&identity.key).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        reader.record(
+            key.error("other users can read this private key")
+                .label(format!("its mode is {mode:04o}"))
+                .help("`chmod 600` leaves it to its owner")
+                .warning(),
+        );
+    }
+}
+
+/// Year, month and day.
+pub(super) fn date(at: OffsetDateTime) -> String {
+    at.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
+}

@@ -1,0 +1,176 @@
+//! The defaults of the reference, value by value.
+
+use std::time::Duration;
+
+use super::{super::*, parse};
+
+const SMALLEST: &str = "
+[[listener]]
+address = \"0.0.0.0:80\"
+[upstream.websocket]
+servers = [\"192.168.1.141:80\"]
+[[route]]
+upstream = \"websocket\"
+";
+
+fn seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds))
+}
+
+fn smallest() -> Config {
+    let loaded = parse(SMALLEST).unwrap();
+    assert_eq!(loaded.warnings, []);
+    loaded.config
+}
+
+#[test]
+fn defaults_of_server_and_log() {
+    let Config { server, log, .. } = smallest();
+    assert_eq!(server.workers, std::thread::available_parallelism().unwrap());
+    assert_eq!(server.max_connections, 100_000);
+    assert_eq!(server.max_tls_handshakes, 1000);
+    assert_eq!(server.shutdown_grace, seconds(20));
+    assert_eq!(log.level, "info");
+    assert_eq!(log.format, LogFormat::Text);
+    assert_eq!(log.access, AccessLog::Stdout);
+    assert_eq!(log.redact, ["token", "access_token", "jwt"]);
+}
+
+#[test]
+fn defaults_of_a_listener() {
+    let listener = smallest().listeners.remove(0);
+    assert_eq!(listener.address, ListenAddress::Inet("0.0.0.0:80".parse().unwrap()));
+    assert!(listener.tls.is_none());
+    assert_eq!(listener.underscore_headers, UnderscoreHeaders::Drop);
+    assert_eq!(listener.redirect_https, None);
+    assert_eq!(listener.limits.request_head, 64 * 1024);
+    assert_eq!(listener.limits.header_count, 128);
+    assert_eq!(listener.limits.target, 16 * 1024);
+    assert_eq!(listener.limits.early_bytes, 64 * 1024);
+    assert_eq!(listener.timeout.tls_handshake, seconds(10));
+    assert_eq!(listener.timeout.request_head, seconds(10));
+    assert_eq!(listener.timeout.keep_alive, seconds(75));
+    assert_eq!(listener.timeout.request_body, seconds(60));
+    assert_eq!(listener.timeout.write, seconds(60));
+}
+
+#[test]
+fn defaults_of_tls() {
+    let text = SMALLEST.replacen("80\"", "443\"\ntls.self_signed = [\"localhost\"]", 1);
+    let tls = parse(&text).unwrap().config.listeners.remove(0).tls.unwrap();
+    assert_eq!(tls.min_version, TlsVersion::Tls12);
+    assert_eq!(tls.hsts, None);
+    let CertificateSource::SelfSigned { names, folder } = tls.source else { panic!("not self-signed") };
+    assert_eq!(names, ["localhost"]);
+    assert_eq!(folder, std::path::Path::new("/nonexistent/certs"));
+}
+
+#[test]
+fn defaults_of_an_upstream() {
+    let upstream = smallest().upstreams.remove(0);
+    assert_eq!(upstream.name, "websocket");
+    let address = ServerAddress::Inet("192.168.1.141:80".parse().unwrap());
+    assert_eq!(upstream.servers, [UpstreamServer { address, weight: 1 }]);
+    assert_eq!(upstream.balance, Balance::LeastConnections);
+    assert_eq!(upstream.connect_timeout, seconds(3));
+    assert_eq!(upstream.handshake_timeout, seconds(10));
+    assert_eq!(upstream.response_timeout, seconds(60));
+    assert_eq!(upstream.response_body_timeout, seconds(300));
+    assert_eq!(upstream.retries, 2);
+    assert_eq!(upstream.retry_deadline, seconds(10));
+    assert_eq!(upstream.keep_alive, 64);
+    assert_eq!(upstream.keep_alive_timeout, seconds(4));
+}
+
+#[test]
+fn defaults_of_a_route() {
+    let route = smallest().routes.remove(0);
+    assert_eq!(route.name, "websocket");
+    assert_eq!(route.hosts, [HostPattern::Any]);
+    assert_eq!(route.paths, ["/*".parse().unwrap()]);
+    assert_eq!(route.kind, RouteKind::Any);
+    assert_eq!(route.action, Action::Upstream(0));
+    assert_eq!(route.strip_prefix, None);
+    assert_eq!(route.host_header, HostHeader::Client);
+    assert_eq!(route.via, None);
+    assert_eq!(route.request_headers, HeaderEdits::default());
+    assert_eq!(route.response_headers, HeaderEdits::default());
+    assert_eq!(route.request_body, None);
+    let websocket = WebSocket {
+        frames: Frames::Enforce,
+        verify_accept: true,
+        idle_timeout: seconds(3600),
+        half_close_timeout: seconds(30),
+        close_timeout: seconds(5),
+    };
+    assert_eq!(route.websocket, websocket);
+}
+
+#[test]
+fn upstreams_keep_the_order_of_the_file() {
+    let text = "
+        [[listener]]
+        address = \"unix:gate.sock\"
+        [upstream]
+        zebra = { servers = [\"10.0.0.1:80\", \"[::1]:80\", \"backend_1:8080\", \"unix:/run/b.sock\"] }
+        ant = { servers = [{ address = \"10.0.0.2:80\", weight = 3 }], retries = 0, keep_alive_timeout = \"off\" }
+        [[route]]
+        path = \"/a\"
+        upstream = \"ant\"
+        [[route]]
+        upstream = \"zebra\"
+    ";
+    let Config { listeners, upstreams, routes, .. } = parse(text).unwrap().config;
+    assert_eq!(listeners[0].address, ListenAddress::Unix("/nonexistent/gate.sock".into()));
+    assert_eq!(upstreams.iter().map(|upstream| &*upstream.name).collect::<Vec<_>>(), ["zebra", "ant"]);
+    let name = ServerAddress::Name { host: "backend_1".to_owned(), port: 8080 };
+    assert_eq!(upstreams[0].servers[2].address, name);
+    assert_eq!(upstreams[0].servers[3].address, ServerAddress::Unix("/run/b.sock".into()));
+    assert_eq!(upstreams[1].servers[0].weight, 3);
+    assert_eq!((upstreams[1].retries, upstreams[1].keep_alive_timeout), (0, None));
+    assert_eq!(
+        routes.iter().map(|route| &route.action).collect::<Vec<_>>(),
+        [&Action::Upstream(1), &Action::Upstream(0)]
+    );
+}
+
+#[test]
+fn names_of_routes_are_made_unique() {
+    let text = format!(
+        "{SMALLEST}host = \"a\"\n{}",
+        "[[route]]\nupstream = \"websocket\"\nhost = \"b\"\n".repeat(2)
+    ) + "[[route]]\nname = \"respond\"\nredirect = { to = \"/x\" }\nhost = \"c\"\n"
+        + "[[route]]\nrespond = { status = 404 }\n";
+    let names: Vec<_> = parse(&text).unwrap().config.routes.into_iter().map(|route| route.name).collect();
+    assert_eq!(names, ["websocket", "websocket#2", "websocket#3", "respond", "respond#2"]);
+}
+
+#[test]
+fn variables_and_their_escape() {
+    let text = SMALLEST.replace("192.168.1.141:80", "${BACKEND}")
+        + "request_headers.set = { X-A = \"a $${B} $c $$ ${SECRET}!\" }";
+    let Config { upstreams, routes, .. } = parse(&text).unwrap().config;
+    assert_eq!(upstreams[0].servers[0].address.to_string(), "10.0.0.7:9000");
+    assert_eq!(routes[0].request_headers.set, [("X-A".to_owned(), "a ${B} $c $$ s3cret!".to_owned())]);
+}
+
+#[test]
+fn durations_and_sizes_in_every_unit() {
+    let text = SMALLEST.replace(
+        "[upstream",
+        "limits = { request_head = \"8KiB\", target = 1_024, early_bytes = \"0x\" }\n[upstream",
+    );
+    let problems = parse(&text).unwrap_err();
+    assert_eq!(problems.iter().count(), 1, "{problems}");
+    let websocket =
+        "websocket = { idle_timeout = \"1d\", half_close_timeout = \"1_500ms\", close_timeout = \"2m\" }";
+    let route = parse(&format!("{SMALLEST}{websocket}\nlimits.request_body = \"1GiB\""))
+        .unwrap()
+        .config
+        .routes
+        .remove(0);
+    assert_eq!(route.websocket.idle_timeout, seconds(86_400));
+    assert_eq!(route.websocket.half_close_timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(route.websocket.close_timeout, seconds(120));
+    assert_eq!(route.request_body, Some(1 << 30));
+}

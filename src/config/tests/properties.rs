@@ -1,0 +1,54 @@
+//! Nothing that stands in a file makes the reading of it panic.
+
+use proptest::prelude::*;
+
+use super::parse;
+
+const FILE: &str = include_str!("../../../proxy.toml");
+
+/// Reads a text and shows what came of it.
+fn read(text: &str) {
+    match parse(text) {
+        Ok(loaded) => {
+            let _ = super::summary_at(&loaded.config, super::NOW).to_string();
+        }
+        Err(problems) => assert!(problems.iter().count() > 0 && !problems.to_string().is_empty()),
+    }
+}
+
+/// proxy.toml with its keys uncommented, cut where a character begins.
+fn cut(text: &str, at: prop::sample::Index) -> usize {
+    let places: Vec<_> = text.char_indices().map(|(at, _)| at).collect();
+    places[at.index(places.len())]
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        read(&text);
+    }
+
+    #[test]
+    fn no_mutation_of_a_good_file_panics(
+        at in any::<prop::sample::Index>(),
+        length in 0..40_usize,
+        put in "[a-z0-9\\[\\]{}\"'=.,#$:/\\\\ \n\u{e9}\u{1f980}-]{0,12}",
+    ) {
+        let mut text = super::example::uncommented(FILE);
+        let start = cut(&text, at);
+        let end = text[start..].char_indices().nth(length).map_or(text.len(), |(at, _)| start + at);
+        text.replace_range(start..end, &put);
+        read(&text);
+    }
+
+    #[test]
+    fn no_value_of_any_key_panics(
+        key in prop::sample::select(super::super::keys::ALL.iter().flat_map(|shape| shape.keys).collect::<Vec<_>>()),
+        value in "(\"[^\"\\\\\n]{0,12}\"|-?[0-9]{1,20}|\\[[^\n]{0,6}\\]|\\{\\}|true|1979-05-27)",
+    ) {
+        for shape in super::super::keys::ALL {
+            let header = shape.header.replace("NAME", "a");
+            read(&format!("{header}\n{key} = {value}\n"));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The access records of a connection: begun with a request, written when it ends, however it ends.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::{Client, Gate, Listener};
+use crate::{
+    ending::{Phase, Refusal, Side, TlsFailure, chain},
+    exchange::Traffic,
+    proto::{
+        forward::ForwardedRequest,
+        head::{RequestHead, ResponseHead},
+    },
+    route::Target,
+    telemetry::{
+        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_query, mask_subprotocol,
+    },
+    tunnel::{Account, Report},
+};
+
+/// The record of one exchange. It is written by [`Self::finish`], or on drop if the connection was cut before.
+pub(super) struct ExchangeRecord {
+    access: AccessSink,
+    record: Option<Box<AccessRecord>>,
+    request_id: Box<str>,
+    redact: Arc<[String]>,
+    started: Instant,
+}
+
+impl ExchangeRecord {
+    /// A record that begins now. Without a `head`, it is of bytes that were none.
+    pub(super) fn new(
+        gate: &Gate,
+        listener: &Listener,
+        client: &Client,
+        head: Option<&RequestHead>,
+    ) -> Self {
+        let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
+        let request_id: Box<str> = format!("{:032x}", rand::random::<u128>()).into();
+        if let Some(head) = head {
+            record.request_id.clone_from(&request_id);
+            record.method = head.method.as_str().into();
+            record.target = mask_query(&head.target, &gate.redact).into();
+        }
+        record.tls = client.tls.as_ref().map(|tls| TlsFields {
+            version: tls.version,
+            cipher: tls.cipher_suite,
+            sni: tls.sni.clone(),
+            resumed: tls.resumed,
+        });
+        Self {
+            access: gate.access.clone(),
+            record: Some(Box::new(record)),
+            request_id,
+            redact: Arc::clone(&gate.redact),
+            started: Instant::now(),
+        }
+    }
+
+    /// What X-Request-Id says.
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    fn set(&mut self, set: impl FnOnce(&mut AccessRecord)) {
+        if let Some(record) = &mut self.record {
+            set(record);
+        }
+    }
+
+    pub(super) fn target(&mut self, target: &Target) {
+        let masked = mask_query(target.origin_form(), &self.redact).into();
+        self.set(|record| {
+            record.host = target.host().into();
+            record.target = masked;
+        });
+    }
+
+    pub(super) fn route(&mut self, name: &Arc<str>) {
+        self.set(|record| record.route = Some(Arc::clone(name)));
+    }
+
+    pub(super) fn endpoint(&mut self, name: &Arc<str>) {
+        self.set(|record| record.endpoint = Some(Arc::clone(name)));
+    }
+
+    pub(super) fn status(&mut self, status: u16) {
+        self.set(|record| record.status = Some(status));
+    }
+
+    pub(super) fn received(&mut self, bytes: u64) {
+        self.set(|record| *record.received.get_or_insert(0) += bytes);
+    }
+
+    pub(super) fn traffic(&mut self, traffic: Traffic) {
+        self.set(|record| {
+            record.sent = Some(traffic.sent);
+            record.received = Some(traffic.received);
+        });
+    }
+
+    pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        self.set(|record| {
+            record.ending = Some(refusal.label());
+            record.ended_by = Some(refusal.ended_by().label());
+            record.phase = Some(refusal.phase().label());
+            record.error = Some(chain(refusal).into());
+        });
+    }
+
+    /// The answer had begun and did not come to its end.
+    pub(super) fn cut_short(&mut self, status: Option<u16>, refusal: &Refusal) {
+        self.refuse(refusal);
+        self.set(|record| {
+            record.status = status;
+            record.phase = Some(Phase::Exchange.label());
+        });
+        self.finish();
+    }
+
+    /// The upstream's own answer went through.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status(status);
+        self.finish();
+    }
+
+    /// An offer was answered by something else than a 101 (rule W10).
+    pub(super) fn upgrade_refused(&mut self, status: u16) {
+        self.set(|record| {
+            record.ending = Some("upgrade_refused");
+            record.ended_by = Some(Side::Upstream.label());
+            record.phase = Some(Phase::Response.label());
+        });
+        self.answered(status);
+    }
+
+    /// Notes in the log what was dropped from the request's head (rules H6, H7).
+    pub(super) fn dropped(&self, forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
+        static UNDERSCORES: RateLimited = RateLimited::new();
+        static FORWARDED: RateLimited = RateLimited::new();
+        if forwarded.dropped_underscore > 0 {
+            let headers = forwarded.dropped_underscore;
+            UNDERSCORES.warn(|skipped| {
+                tracing::info!(headers, skipped, "dropped request headers with `_` in their names (underscore_headers)");
+            });
+        }
+        if forwarded.dropped_forwarded > 0 && client.is_some_and(|client| is_private(&client)) {
+            FORWARDED.warn(|skipped| {
+                tracing::info!(
+                    client = %name_of(client),
+                    skipped,
+                    "dropped X-Forwarded-*/Forwarded of a private address: no proxy is trusted"
+                );
+            });
+        }
+    }
+
+    /// Writes the record, once.
+    pub(super) fn finish(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        record.time = OffsetDateTime::now_utc();
+        record.duration = Some(self.started.elapsed());
+        self.access.record(&record);
+    }
+
+    /// The exchange became a tunnel: writes the record of its opening, and returns what will be that of its end.
+    pub(super) fn open_tunnel(&mut self, answer: &ResponseHead) -> Option<Box<TunnelRecord>> {
+        let mut record = self.record.take()?;
+        record.kind = Kind::TunnelOpen;
+        record.time = OffsetDateTime::now_utc();
+        record.status = Some(answer.status);
+        record.duration = Some(self.started.elapsed());
+        let subprotocol = answer.headers.get("sec-websocket-protocol").map(String::from_utf8_lossy);
+        record.subprotocol = subprotocol.map(|name| mask_subprotocol(&name).into());
+        self.access.record(&record);
+        Some(Box::new(TunnelRecord { access: self.access.clone(), record, opened: Instant::now() }))
+    }
+}
+
+impl Drop for ExchangeRecord {
+    fn drop(&mut self) {
+        if self.record.is_some() {
+            self.set(|record| {
+                record.ending = Some("drain_timeout");
+                record.ended_by = Some(Side::Gate.label());
+                record.phase = Some(Phase::Exchange.label());
+            });
+            self.finish();
+        }
+    }
+}
+
+/// What a tunnel's record will say at its end.
+pub(super) struct TunnelRecord {
+    access: AccessSink,
+    record: Box<AccessRecord>,
+    opened: Instant,
+}
+
+impl TunnelRecord {
+    /// Writes the record.
+    pub(super) fn end(&mut self, report: &Report) {
+        let record = &mut self.record;
+        record.kind = Kind::TunnelEnd;
+        record.time = OffsetDateTime::now_utc();
+        record.duration = Some(self.opened.elapsed());
+        record.sent = None;
+        record.received = None;
+        record.ending = Some(report.end.label());
+        record.ended_by = Some(report.ended_by.label());
+        record.phase = Some(Phase::Tunnel.label());
+        record.error = std::error::Error::source(&report.end).map(|_| chain(&report.end).into());
+        record.from_client = Some(direction(&report.client));
+        record.from_backend = Some(direction(&report.server));
+        record.close = report.first_close.and_then(|side| closed_by(side, report));
+        record.truncated = report.truncated;
+        self.access.record(record);
+    }
+}
+
+fn direction(account: &Account) -> Direction {
+    Direction {
+        bytes: account.bytes,
+        frames: account.frames,
+        messages: account.messages,
+        longest_message: account.longest_message,
+        illegal_frames: account.illegal,
+    }
+}
+
+fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
+    let account = match side {
+        Side::Downstream => &report.client,
+        Side::Upstream | Side::Gate => &report.server,
+    };
+    let close = account.close.as_ref()?;
+    Some(ClosedBy {
+        side: side.label(),
+        code: close.code.map(|code| code.0),
+        reason: String::from_utf8_lossy(&close.reason).into(),
+    })
+}
+
+/// Writes the record of a TLS handshake that failed.
+pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: Option<SocketAddr>, failure: &TlsFailure) {
+    let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name_of(client));
+    record.ending = Some(failure.label());
+    record.ended_by = Some(failure.ended_by().label());
+    record.phase = Some(Phase::Tls.label());
+    record.error = Some(chain(failure).into());
+    access.record(&record);
+}
+
+fn name_of(client: Option<SocketAddr>) -> Box<str> {
+    client.map_or_else(|| "unix".into(), |address| address.to_string().into())
+}
+
+fn is_private(address: &SocketAddr) -> bool {
+    match address.ip().to_canonical() {
+        std::net::IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
+        std::net::IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
+}

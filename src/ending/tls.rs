@@ -1,0 +1,83 @@
+//! Endings before TLS stands.
+
+use std::io;
+
+use rustls::Error;
+
+use super::Side;
+
+/// Why a downstream connection ended in its TLS handshake.
+///
+/// It has no answer of HTTP: where TLS knows an alert for it, that was sent before the connection was cut.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFailure {
+    /// The TLS handshake was not complete in time, however much of it came.
+    #[error("TLS handshake not complete in time")]
+    Timeout,
+    /// The client offers protocols by ALPN, and none of them is spoken here.
+    #[error("no application protocol in common")]
+    Alpn,
+    /// The client's certificate is missing, or does not verify.
+    #[error("client certificate refused")]
+    ClientCertificate(#[source] Error),
+    /// What came is not TLS, or not a handshake that both sides can agree on; or the client ended it with an
+    /// alert.
+    #[error("TLS handshake failed")]
+    Protocol(#[source] Error),
+    /// The connection ended within the TLS handshake, by an EOF or an error.
+    #[error("connection lost within the TLS handshake")]
+    Io(#[source] io::Error),
+    /// The client closed before it sent a byte, as port checks do.
+    #[error("connection closed without a byte")]
+    Silent,
+}
+
+impl TlsFailure {
+    /// The stable name in logs and metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout => "tls_timeout",
+            Self::Alpn => "tls_alpn",
+            Self::ClientCertificate(_) => "tls_client_cert",
+            Self::Protocol(_) => "tls_protocol",
+            Self::Io(_) | Self::Silent => "downstream_gone",
+        }
+    }
+
+    /// Who ended the connection.
+    pub fn ended_by(&self) -> Side {
+        match self {
+            Self::Timeout | Self::Alpn | Self::ClientCertificate(_) => Side::Gate,
+            // Whatever the client said or did, it was not a TLS handshake.
+            Self::Protocol(Error::AlertReceived(_)) | Self::Io(_) | Self::Silent => Side::Downstream,
+            Self::Protocol(_) => Side::Gate,
+        }
+    }
+}
+
+impl From<Error> for TlsFailure {
+    /// Sorts what rustls says; a server verifies no certificates but its clients'.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoApplicationProtocol => Self::Alpn,
+            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Self::ClientCertificate(error),
+            error => Self::Protocol(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, InvalidMessage};
+
+    use super::*;
+
+    #[test]
+    fn errors_of_rustls_are_sorted_into_labels() {
+        let label = |error: Error| TlsFailure::from(error).label();
+        assert_eq!(label(Error::NoApplicationProtocol), "tls_alpn");
+        assert_eq!(label(Error::NoCertificatesPresented), "tls_client_cert");
+        assert_eq!(label(CertificateError::Expired.into()), "tls_client_cert");
+        assert_eq!(label(InvalidMessage::InvalidContentType.into()), "tls_protocol");
+    }
+}

@@ -1,0 +1,92 @@
+//! Secrets that must not reach a log (rule S7).
+
+use std::borrow::Cow;
+
+/// What stands in a log for a secret.
+const MASK: &str = "***";
+/// A subprotocol longer than this is taken for a token. Registered names have at most 30 characters.
+const LONGEST_SUBPROTOCOL: usize = 32;
+
+/// `target` with the values of the query parameters in `redact` masked. Names are compared percent-decoded and without
+/// regard to case, so that `%74oken` and `Token` are found too.
+pub fn mask_query<'a>(target: &'a str, redact: &[String]) -> Cow<'a, str> {
+    let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
+    if !query.split('&').any(|pair| is_secret(pair, redact)) {
+        return Cow::Borrowed(target);
+    }
+    let mut masked = String::with_capacity(target.len());
+    masked.push_str(path);
+    for (place, pair) in query.split('&').enumerate() {
+        masked.push(if place == 0 { '?' } else { '&' });
+        match pair.split_once('=') {
+            Some((name, _)) if is_secret(pair, redact) => {
+                masked.push_str(name);
+                masked.push('=');
+                masked.push_str(MASK);
+            }
+            _ => masked.push_str(pair),
+        }
+    }
+    Cow::Owned(masked)
+}
+
+fn is_secret(pair: &str, redact: &[String]) -> bool {
+    let Some((name, _)) = pair.split_once('=') else { return false };
+    let name = decode(name);
+    redact.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(&name))
+}
+
+fn decode(name: &str) -> Vec<u8> {
+    let bytes = name.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = name.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (bytes[at], hex) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+/// A subprotocol as it may be logged: some clients send their token in its place, so what is too long for a name, or has
+/// the two dots of a JWT, is masked.
+pub fn mask_subprotocol(name: &str) -> &str {
+    let is_token = name.len() > LONGEST_SUBPROTOCOL || name.starts_with("eyJ") || name.split('.').count() > 5;
+    if is_token { MASK } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(target: &str) -> String {
+        mask_query(target, &["token".to_owned(), "jwt".to_owned()]).into_owned()
+    }
+
+    #[test]
+    fn s7_secret_query_values_are_masked_however_the_name_is_written() {
+        assert_eq!(masked("/ws?token=abc&room=1"), "/ws?token=***&room=1");
+        assert_eq!(masked("/ws?room=1&JWT=a.b.c"), "/ws?room=1&JWT=***");
+        assert_eq!(masked("/ws?%74oken=abc"), "/ws?%74oken=***");
+        assert_eq!(masked("/ws?tokens=abc&token"), "/ws?tokens=abc&token");
+        assert_eq!(masked("/token=abc"), "/token=abc");
+        assert_eq!(masked("/ws?a=%zz&token=x=y"), "/ws?a=%zz&token=***");
+    }
+
+    #[test]
+    fn s7_subprotocols_that_carry_tokens_are_masked() {
+        assert_eq!(mask_subprotocol("graphql-transport-ws"), "graphql-transport-ws");
+        assert_eq!(mask_subprotocol("v12.stomp"), "v12.stomp");
+        assert_eq!(mask_subprotocol("base64url.bearer.authorization.k8s.io.c2VjcmV0"), "***");
+        assert_eq!(mask_subprotocol("eyJhbGciOi.eyJzdWIi.c2ln"), "***");
+        assert_eq!(mask_subprotocol(&"x".repeat(33)), "***");
+    }
+}

@@ -1,0 +1,619 @@
+//! The downstream TLS stream: an ordinary stream over rustls' unbuffered API.
+//!
+//! rustls keeps no buffer of its own here. Ciphertext is read into a scratch buffer of the thread and opened
+//! there, plaintext goes straight to the reader, and what is sealed goes to the socket from another scratch
+//! buffer. A stream holds only what could not be passed on, and frees it as soon as it could; so an idle one
+//! holds no buffer (rule T10).
+//!
+//! All use of the unbuffered API stands in this file, because the next rustls changes it.
+
+use std::{
+    cell::RefCell,
+    fmt, io, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    thread::LocalKey,
+    time::Duration,
+};
+
+use rustls::{
+    CipherSuite, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::store;
+use crate::{
+    buffered::{SCRATCH, Stream},
+    ending::TlsFailure,
+};
+
+/// Bytes of the longest TLS record: header, plaintext, and what RFC 5246 §6.2.3 lets a cipher add.
+const MAX_RECORD: usize = 5 + 16 * 1024 + 2048;
+
+/// Bytes of unfinished records and TLS handshake messages that a stream holds; no legal client needs as many.
+const MOST_HELD: usize = 32 * 1024;
+
+/// Bytes of plaintext that one call to `poll_write` seals.
+const SEALED_AT_ONCE: usize = SCRATCH;
+
+/// How long a connection whose TLS handshake failed is kept, so that its alert arrives.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Takes sockets through the TLS handshake. It is cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+}
+
+/// A stream whose TLS handshake is complete.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// The stream; what came in one segment with the end of the TLS handshake is read from it first.
+    pub stream: TlsStream<S>,
+    /// What was agreed.
+    pub info: TlsInfo,
+}
+
+/// What a TLS handshake agreed on. Names are those of the IANA registries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// Such as `TLS_AES_128_GCM_SHA256`.
+    pub cipher_suite: &'static str,
+    /// Such as `X25519MLKEM768`; `None` when a TLS 1.2 session was resumed.
+    pub key_exchange_group: Option<&'static str>,
+    /// The name that the client asked for, in lower case.
+    pub sni: Option<Box<str>>,
+    /// The protocol agreed by ALPN; `None` when the client offered none.
+    pub alpn: Option<&'static str>,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+}
+
+impl Acceptor {
+    pub(super) fn new(config: ServerConfig) -> Self {
+        Self { config: Arc::new(config) }
+    }
+
+    /// Takes `socket` through the TLS handshake, for which `timeout` is the time in all (rule S1).
+    ///
+    /// On failure the alert that goes with it is sent and the socket closed, which takes a second at most.
+    pub async fn accept<S: Stream>(
+        &self,
+        socket: S,
+        timeout: Option<Duration>,
+    ) -> Result<Accepted<S>, TlsFailure> {
+        let mut stream = TlsStream::new(socket, Arc::clone(&self.config))?;
+        let mut heard = Heard::default();
+        let handshake = std::future::poll_fn(|cx| stream.poll_handshake(cx, &mut heard));
+        let outcome = match timeout {
+            Some(timeout) => {
+                tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsFailure::Timeout))
+            }
+            None => handshake.await,
+        };
+        match outcome {
+            Ok(()) => Ok(Accepted { info: stream.session.info(heard.sni), stream }),
+            Err(failure) => {
+                stream.dismiss().await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// What came of the client in its TLS handshake.
+#[derive(Debug, Default)]
+struct Heard {
+    /// A byte, at least.
+    anything: bool,
+    /// The name in its ClientHello.
+    sni: Option<Box<str>>,
+}
+
+/// A TLS stream over `S`, on the server's side.
+///
+/// It belongs to one task: the last caller of any of its methods is the one that is woken.
+pub struct TlsStream<S> {
+    socket: S,
+    session: Session,
+    /// Ciphertext that was read and not yet used up: part of a record, or of a TLS handshake message. It is as
+    /// rustls left it, opened in place where a record is complete.
+    held: Vec<u8>,
+    /// Plaintext that the reader had no room for.
+    opened: Pending,
+    /// Records that the socket has not yet taken.
+    sealed: Pending,
+    end: End,
+    /// Whether this side has sent its close_notify.
+    closed: bool,
+}
+
+/// How the client's side of the stream stands.
+#[derive(Debug)]
+enum End {
+    /// More may come.
+    Open,
+    /// It said close_notify.
+    Closed,
+    /// It ended without one.
+    Truncated,
+    /// What came was no TLS, or a fatal alert. Nothing more is opened or sealed.
+    Failed(Box<Error>),
+}
+
+impl<S: Stream> TlsStream<S> {
+    fn new(socket: S, config: Arc<ServerConfig>) -> Result<Self, Error> {
+        Ok(Self {
+            socket,
+            session: Session::new(config)?,
+            held: Vec::new(),
+            opened: Pending::default(),
+            sealed: Pending::default(),
+            end: End::Open,
+            closed: false,
+        })
+    }
+
+    /// Reads and answers until the TLS handshake is complete and all of ours is sent, session ticket included.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Result<(), TlsFailure>> {
+        loop {
+            ready!(self.poll_drain(cx)).map_err(TlsFailure::Io)?;
+            if !self.session.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            let read = ready!(self.poll_fill(cx, &mut ReadBuf::new(&mut [])));
+            heard.sni = store::take_sni().or(heard.sni.take());
+            let lost = match (read, &self.end) {
+                (Ok(()), End::Failed(error)) => return Poll::Ready(Err(Error::clone(error).into())),
+                (Ok(()), End::Open | End::Closed) => {
+                    heard.anything = true;
+                    continue;
+                }
+                (Ok(()), End::Truncated) => io::ErrorKind::UnexpectedEof.into(),
+                (Err(error), _) => error,
+            };
+            let failure = if heard.anything { TlsFailure::Io(lost) } else { TlsFailure::Silent };
+            return Poll::Ready(Err(failure));
+        }
+    }
+
+    /// Sends out the alert of a failed TLS handshake and closes the socket, in bounded time.
+    async fn dismiss(&mut self) {
+        if !matches!(self.end, End::Failed(_)) {
+            return;
+        }
+        let farewell = std::future::poll_fn(|cx| {
+            ready!(self.poll_drain(cx))?;
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+            // A close with unread input would be a reset, which can overtake the alert.
+            while ready!(self.poll_discard(cx))? > 0 {}
+            Poll::Ready(io::Result::Ok(()))
+        });
+        // The failure is told already; that the client is gone, or stays, changes nothing about it.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    /// Reads once from the socket and drops what came.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        with_buffer(&OPENING, |scratch| {
+            scratch.resize(SCRATCH, 0);
+            let mut input = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;
+            Poll::Ready(Ok(input.filled().len()))
+        })
+    }
+
+    /// Reads once from the socket and opens what is complete, into `plaintext` as far as it has room. The end of
+    /// the stream, and a failure of TLS, is noted in `end`.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, plaintext: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        with_buffer(&OPENING, |scratch| {
+            scratch.resize(SCRATCH, 0);
+            let start = self.held.len();
+            let room = plaintext.remaining().clamp(MAX_RECORD, scratch.len() - start);
+            let mut input = ReadBuf::new(&mut scratch[start..start + room]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;
+            let count = input.filled().len();
+            if count == 0 {
+                self.held = Vec::new();
+                self.end = End::Truncated;
+                return Poll::Ready(Ok(()));
+            }
+            scratch[..start].copy_from_slice(&self.held);
+            self.receive(&mut scratch[..start + count], plaintext);
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Opens the records at the front of `ciphertext`, and keeps the rest.
+    fn receive(&mut self, ciphertext: &mut [u8], plaintext: &mut ReadBuf<'_>) {
+        let opened = &mut self.opened;
+        let received = self.session.receive(ciphertext, &mut self.sealed, |record| {
+            let (now, later) = record.split_at(record.len().min(plaintext.remaining()));
+            plaintext.put_slice(now);
+            opened.extend(later);
+        });
+        self.held = Vec::new();
+        match received {
+            Ok(Received { closed: true, .. }) => self.end = End::Closed,
+            Ok(Received { used, .. }) if ciphertext.len() - used > MOST_HELD => {
+                self.end = End::Failed(Box::new(InvalidMessage::HandshakePayloadTooLarge.into()));
+            }
+            Ok(Received { used, .. }) => self.held = ciphertext[used..].to_vec(),
+            Err(error) => {
+                if !self.closed {
+                    self.session.encode_alert(&mut self.sealed);
+                }
+                self.end = End::Failed(Box::new(error));
+            }
+        }
+    }
+
+    /// Gives the socket the records that it has not taken yet.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.sealed.is_empty() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, self.sealed.bytes()))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sealed.consume(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes `records`, and keeps what the socket does not take now.
+    fn send(&mut self, cx: &mut Context<'_>, mut records: &[u8]) -> io::Result<()> {
+        while !records.is_empty() {
+            match Pin::new(&mut self.socket).poll_write(cx, records)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => records = &records[count..],
+                Poll::Pending => {
+                    self.sealed.extend(records);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of heap that the buffers of this stream hold.
+    #[cfg(test)]
+    fn capacity(&self) -> usize {
+        self.held.capacity() + self.opened.bytes.capacity() + self.sealed.bytes.capacity()
+    }
+}
+
+impl<S: Stream> AsyncRead for TlsStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        while buf.remaining() > 0 && buf.filled().len() == before {
+            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to read.
+            let _ = this.poll_drain(cx);
+            if !this.opened.is_empty() {
+                let count = this.opened.bytes().len().min(buf.remaining());
+                buf.put_slice(&this.opened.bytes()[..count]);
+                this.opened.consume(count);
+                break;
+            }
+            match &this.end {
+                End::Open => ready!(this.poll_fill(cx, buf))?,
+                End::Closed | End::Truncated => break,
+                End::Failed(error) => return Poll::Ready(Err(failed(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Stream> AsyncWrite for TlsStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        if let End::Failed(error) = &this.end {
+            return Poll::Ready(Err(failed(error)));
+        }
+        if this.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let plaintext = &buf[..buf.len().min(SEALED_AT_ONCE)];
+        with_buffer(&SEALING, |scratch| {
+            let length = this.session.seal(&mut this.held, plaintext, scratch).map_err(io::Error::other)?;
+            this.send(cx, &scratch[..length])?;
+            Poll::Ready(Ok(plaintext.len()))
+        })
+    }
+
+    /// Ready when the socket has taken every record.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.socket).poll_flush(cx)
+    }
+
+    /// Sends close_notify, once, after all that was written, and then ends the socket's writing side (rule T13).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !mem::replace(&mut this.closed, true) && !matches!(this.end, End::Failed(_)) {
+            this.session.encode_close_notify(&mut this.held, &mut this.sealed).map_err(io::Error::other)?;
+        }
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+impl<S: Stream> Stream for TlsStream<S> {
+    fn reset_on_drop(&mut self) {
+        self.socket.reset_on_drop();
+    }
+
+    fn was_truncated(&self) -> bool {
+        matches!(self.end, End::Truncated)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("socket", &self.socket)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The error of a stream whose TLS failed. A fatal alert of the client is an abort, all else is bad data.
+fn failed(error: &Error) -> io::Error {
+    let kind = match error {
+        Error::AlertReceived(_) => io::ErrorKind::ConnectionAborted,
+        _ => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error.clone())
+}
+
+/// Bytes on their way that hold no memory when there are none.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    /// How much of `bytes` is gone.
+    gone: usize,
+}
+
+impl Pending {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.gone..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn extend(&mut self, more: &[u8]) {
+        self.bytes.extend_from_slice(more);
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.gone += count;
+        if self.gone >= self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+
+    /// Adds what `write` puts into the room that it is given. It is called again with as much as it asks for.
+    fn append(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<Fit, Error>) -> Result<(), Error> {
+        let end = self.bytes.len();
+        loop {
+            match write(&mut self.bytes[end..])? {
+                Fit::Wrote(count) => {
+                    self.bytes.truncate(end + count);
+                    return Ok(());
+                }
+                Fit::Needs(size) => self.bytes.resize(end + size, 0),
+            }
+        }
+    }
+}
+
+/// What came of writing records into a given room.
+enum Fit {
+    /// They took so many bytes.
+    Wrote(usize),
+    /// They did not fit: they need so many.
+    Needs(usize),
+}
+
+impl Fit {
+    fn of_encoding(result: Result<usize, EncodeError>) -> Result<Self, Error> {
+        match result {
+            Ok(count) => Ok(Self::Wrote(count)),
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                Ok(Self::Needs(required_size))
+            }
+            Err(EncodeError::AlreadyEncoded) => Err(unexpected("a record was encoded twice")),
+        }
+    }
+
+    fn of_encrypting(result: Result<usize, EncryptError>) -> Result<Self, Error> {
+        match result {
+            Ok(count) => Ok(Self::Wrote(count)),
+            Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                Ok(Self::Needs(required_size))
+            }
+            Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
+        }
+    }
+}
+
+/// What [`Session::receive`] did.
+struct Received {
+    /// Bytes at the front that are done with.
+    used: usize,
+    /// Whether the client said close_notify; whatever follows it means nothing.
+    closed: bool,
+}
+
+/// rustls' side of a stream. Boxed, so that a stream is cheap to move from its set-up to where it stays.
+struct Session(Box<UnbufferedServerConnection>);
+
+impl Session {
+    fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        UnbufferedServerConnection::new(config).map(|connection| Self(Box::new(connection)))
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`, and
+    /// what is to be sent is appended to `sealed`.
+    fn receive(
+        &mut self,
+        ciphertext: &mut [u8],
+        sealed: &mut Pending,
+        mut deliver: impl FnMut(&[u8]),
+    ) -> Result<Received, Error> {
+        let mut received = Received { used: 0, closed: false };
+        loop {
+            let UnbufferedStatus { mut discard, state } =
+                self.0.process_tls_records(&mut ciphertext[received.used..]);
+            let waits = match state? {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        deliver(record.payload);
+                    }
+                    false
+                }
+                ConnectionState::EncodeTlsData(mut data) => {
+                    sealed.append(|room| Fit::of_encoding(data.encode(room)))?;
+                    false
+                }
+                // `sealed` holds it, and goes out before anything that is written later.
+                ConnectionState::TransmitTlsData(data) => {
+                    data.done();
+                    false
+                }
+                ConnectionState::PeerClosed => {
+                    received.closed = true;
+                    false
+                }
+                ConnectionState::BlockedHandshake
+                | ConnectionState::WriteTraffic(_)
+                | ConnectionState::Closed => true,
+                ConnectionState::ReadEarlyData(_) => return Err(unexpected("0-RTT data, never offered")),
+                _ => return Err(unexpected("a state unknown to wsgate")),
+            };
+            received.used += discard;
+            if waits {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// Seals `plaintext` into the front of `records`, which grows as needed, and returns the length.
+    ///
+    /// `held` is the ciphertext that waits for its rest: rustls finds its place in it again.
+    fn seal(&mut self, held: &mut [u8], plaintext: &[u8], records: &mut Vec<u8>) -> Result<usize, Error> {
+        let ConnectionState::WriteTraffic(mut traffic) = self.0.process_tls_records(held).state? else {
+            return Err(unexpected("a write in the wrong state"));
+        };
+        loop {
+            match Fit::of_encrypting(traffic.encrypt(plaintext, records))? {
+                Fit::Wrote(count) => return Ok(count),
+                Fit::Needs(size) => records.resize(size, 0),
+            }
+        }
+    }
+
+    /// Appends the alert that goes with the error that ended the session, if there is one.
+    fn encode_alert(&mut self, sealed: &mut Pending) {
+        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest of
+        // a message in the empty input.
+        while self.0.wants_write() {
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = self.0.process_tls_records(&mut []).state
+            else {
+                return;
+            };
+            if sealed.append(|room| Fit::of_encoding(data.encode(room))).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Appends close_notify, behind what rustls may still have queued.
+    fn encode_close_notify(&mut self, held: &mut [u8], sealed: &mut Pending) -> Result<(), Error> {
+        self.receive(held, sealed, |_| ())?;
+        match self.0.process_tls_records(held).state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                sealed.append(|room| Fit::of_encrypting(traffic.queue_close_notify(room)))
+            }
+            // rustls has closed by itself: its keys were used up.
+            _ => Ok(()),
+        }
+    }
+
+    fn info(&self, sni: Option<Box<str>>) -> TlsInfo {
+        let suite = self.0.negotiated_cipher_suite().map(|suite| suite.suite());
+        TlsInfo {
+            version: self.0.protocol_version().map_or("", version_name),
+            cipher_suite: suite.map_or("", suite_name),
+            key_exchange_group: self
+                .0
+                .negotiated_key_exchange_group()
+                .and_then(|group| group.name().as_str()),
+            sni,
+            alpn: self.0.alpn_protocol().map(|_| store::ALPN),
+            resumed: self.0.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+/// A state of rustls that this file's way of driving it excludes.
+fn unexpected(what: &str) -> Error {
+    Error::General(what.into())
+}
+
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        _ => "",
+    }
+}
+
+/// The IANA name; rustls spells those of TLS 1.3 in its own way.
+fn suite_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        suite => suite.as_str().unwrap_or_default(),
+    }
+}
+
+type Scratch = RefCell<Vec<u8>>;
+
+thread_local! {
+    /// What was read, and is opened in place; [`SCRATCH`] bytes once it has been used.
+    static OPENING: Scratch = const { RefCell::new(Vec::new()) };
+    /// Records on their way to the socket; as long as the longest so far.
+    static SEALING: Scratch = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `with` on a scratch buffer of this thread. These are not the buffer of `buffered::with_scratch`, which
+/// is often the one that is read into or written from.
+///
+/// A nested call, which is TLS within TLS, gets a buffer of its own.
+fn with_buffer<R>(buffer: &'static LocalKey<Scratch>, with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    buffer.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => with(&mut buffer),
+        Err(_) => with(&mut Vec::new()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

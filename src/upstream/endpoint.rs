@@ -1,0 +1,123 @@
+//! One of a pool's servers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::{
+    ConnectFailure,
+    connect::{Bounds, Fault, Target},
+    idle::Idle,
+    resolve::Name,
+};
+use crate::{
+    buffered::Socket,
+    config::{ServerAddress, UpstreamServer},
+};
+
+/// A server of a pool, with its counts and its idle connections.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    name: Arc<str>,
+    authority: String,
+    target: Target,
+    pub(super) weight: u32,
+    open: AtomicUsize,
+    pub(super) idle: Idle,
+}
+
+impl Endpoint {
+    pub(super) fn new(server: &UpstreamServer, keep_alive: usize, workers: usize) -> Self {
+        Self {
+            name: name(&server.address).into(),
+            authority: authority(&server.address),
+            target: match &server.address {
+                ServerAddress::Inet(address) => Target::Inet(*address),
+                ServerAddress::Name { host, port } => Target::Name(Name::new(host.clone(), *port)),
+                ServerAddress::Unix(path) => Target::Unix(path.clone()),
+            },
+            weight: server.weight,
+            open: AtomicUsize::new(0),
+            idle: Idle::new(keep_alive, workers),
+        }
+    }
+
+    /// As logs name it.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// As a Host header names it.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Leases on it.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lease_begins(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lease_ends(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A new connection to it.
+    pub(super) async fn connect(&self, bounds: Bounds) -> Result<Socket, ConnectFailure> {
+        self.target.connect(bounds).await.map_err(|fault| {
+            let endpoint = self.name.to_string();
+            match fault {
+                Fault::Failed(source) => ConnectFailure::Failed { endpoint, source },
+                Fault::TimedOut => ConnectFailure::TimedOut { endpoint },
+            }
+        })
+    }
+}
+
+fn name(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Inet(address) => address.to_string(),
+        ServerAddress::Name { host, port } => format!("{host}:{port}"),
+        ServerAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Without the port where it is the scheme's own, as browsers write it; a unix socket has no name to give.
+fn authority(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Inet(address) if address.port() == 80 => match address.is_ipv6() {
+            true => format!("[{}]", address.ip()),
+            false => address.ip().to_string(),
+        },
+        ServerAddress::Name { host, port: 80 } => host.clone(),
+        ServerAddress::Inet(_) | ServerAddress::Name { .. } => name(address),
+        ServerAddress::Unix(_) => "localhost".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_authorities() {
+        let inet = |text: &str| ServerAddress::Inet(text.parse().unwrap());
+        let host = |port| ServerAddress::Name { host: "backend".into(), port };
+        for (address, its_name, its_authority) in [
+            (inet("10.0.0.2:80"), "10.0.0.2:80", "10.0.0.2"),
+            (inet("10.0.0.2:9000"), "10.0.0.2:9000", "10.0.0.2:9000"),
+            (inet("[::1]:80"), "[::1]:80", "[::1]"),
+            (inet("[::1]:9000"), "[::1]:9000", "[::1]:9000"),
+            (host(80), "backend:80", "backend"),
+            (host(9000), "backend:9000", "backend:9000"),
+            (ServerAddress::Unix("/run/app.sock".into()), "unix:/run/app.sock", "localhost"),
+        ] {
+            assert_eq!(name(&address), its_name);
+            assert_eq!(authority(&address), its_authority);
+        }
+    }
+}

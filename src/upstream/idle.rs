@@ -1,0 +1,132 @@
+//! Idle connections of an endpoint, kept for reuse by plain requests.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
+};
+use tokio::time::Instant;
+
+use super::lock;
+use crate::buffered::Socket;
+
+/// The idle connections of one endpoint: a list per worker, and one bound over all of them.
+#[derive(Debug)]
+pub(super) struct Idle {
+    by_worker: Vec<Mutex<Vec<Parked>>>,
+    /// Of all lists together.
+    count: AtomicUsize,
+    bound: usize,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    socket: Socket,
+    /// `None` stays until the server closes it.
+    expires: Option<Instant>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Swept {
+    /// Whether some are left.
+    pub(super) any_left: bool,
+    /// When the first of these expires.
+    pub(super) next_expiry: Option<Instant>,
+}
+
+impl Idle {
+    /// At most `bound` connections over `workers` lists, at least one list.
+    pub(super) fn new(bound: usize, workers: usize) -> Self {
+        Self {
+            by_worker: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            count: AtomicUsize::new(0),
+            bound,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Keeps `socket`; `false` if it was closed instead, for there are as many as may be.
+    pub(super) fn put(&self, worker: usize, socket: Socket, expires: Option<Instant>) -> bool {
+        self.change(worker, |list| {
+            let room = |count: usize| (count < self.bound).then_some(count + 1);
+            // `closed` is read under the lock that `close` takes after it was set, so that nothing stays behind.
+            let keeps = !self.closed.load(Ordering::Acquire)
+                && self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+            if keeps {
+                list.push(Parked { socket, expires });
+            }
+            (keeps, 0)
+        })
+    }
+
+    /// The one that was used last, as it is the least likely to be closed by the server next. Those that are
+    /// found to be of no use are closed.
+    pub(super) fn take(&self, worker: usize) -> Option<Socket> {
+        let now = Instant::now();
+        self.change(worker, |list| {
+            let before = list.len();
+            let mut found = None;
+            while let (None, Some(parked)) = (&found, list.pop()) {
+                found = parked.is_usable(now).then_some(parked.socket);
+            }
+            (found, before - list.len())
+        })
+    }
+
+    /// Closes those of `worker` that have expired or that the server has ended.
+    pub(super) fn sweep(&self, worker: usize) -> Swept {
+        let now = Instant::now();
+        self.change(worker, |list| {
+            let before = list.len();
+            list.retain(|parked| parked.is_usable(now));
+            let next_expiry = list.iter().filter_map(|parked| parked.expires).min();
+            (Swept { any_left: !list.is_empty(), next_expiry }, before - list.len())
+        })
+    }
+
+    /// Closes them all, and every one that is put later.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for worker in 0..self.by_worker.len() {
+            self.change(worker, |list| ((), list.drain(..).count()));
+        }
+    }
+
+    /// Runs `change`, which says how many it took away, on a worker's list.
+    fn change<R>(&self, worker: usize, change: impl FnOnce(&mut Vec<Parked>) -> (R, usize)) -> R {
+        let mut list = lock(&self.by_worker[worker % self.by_worker.len()]);
+        let (result, removed) = change(&mut list);
+        self.count.fetch_sub(removed, Ordering::Relaxed);
+        result
+    }
+}
+
+impl Parked {
+    /// Not expired, not ended, and with nothing on it that was not asked for (rule H14).
+    fn is_usable(&self, now: Instant) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+            && match &self.socket {
+                Socket::Tcp(stream) => is_quiet(stream.as_fd()),
+                Socket::Unix(stream) => is_quiet(stream.as_fd()),
+            }
+    }
+}
+
+/// Whether a read would have to wait. The kernel is asked, not the runtime, which knows of an end of stream
+/// only after its next turn and would say "not ready" also when a task's budget is spent.
+fn is_quiet(socket: BorrowedFd<'_>) -> bool {
+    matches!(recv(socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+}

@@ -1,0 +1,69 @@
+//! Upstreams: pools of endpoints, the choice of one, connections to it and their reuse.
+//!
+//! A request has one [`Attempt`] with its [`Pool`]. Each [`Pool::connect`] on it gives a stream and a
+//! [`Lease`], which counts against the endpoint until it is dropped, however the task that holds it ends;
+//! [`Lease::park`] keeps the stream for a later plain request.
+
+mod balance;
+mod connect;
+mod endpoint;
+mod idle;
+mod pool;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+pub use pool::{Attempt, Connected, Lease, Pool, Want};
+
+thread_local! {
+    static WORKER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Tells this thread which worker it is, counted from 0. An idle connection is kept for, and taken by, the
+/// worker that made it, because its readiness is watched by that worker's runtime alone.
+///
+/// A thread that never calls this is worker 0.
+pub fn enter_worker(id: usize) {
+    WORKER.set(id);
+}
+
+fn worker() -> usize {
+    WORKER.get()
+}
+
+/// Why there is no connection to an upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectFailure {
+    /// The last endpoint tried could not be reached, at any of its addresses.
+    #[error("cannot connect to {endpoint}")]
+    Failed {
+        /// The endpoint's name.
+        endpoint: String,
+        /// What the connect, or the look-up of the name, said.
+        #[source]
+        source: io::Error,
+    },
+    /// The last endpoint tried did not answer in `connect_timeout`, or in what `retry_deadline` left of it.
+    #[error("connect to {endpoint} timed out")]
+    TimedOut {
+        /// The endpoint's name.
+        endpoint: String,
+    },
+    /// The pool has no endpoint, or the attempt has no retry left.
+    #[error("no endpoint left to try")]
+    NoEndpoint,
+    /// `retry_deadline` had passed before a connect could begin.
+    #[error("time for retries has passed")]
+    Deadline,
+}
+
+/// Locks what no panic can leave half-changed; a connection that panicked must not stop the others (rule S4).
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

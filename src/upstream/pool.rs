@@ -1,0 +1,293 @@
+//! A pool, the tries of one request on it, and the leases it gives.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    ConnectFailure,
+    balance::{Balancer, Candidate},
+    connect::Bounds,
+    endpoint::Endpoint,
+    lock, worker,
+};
+use crate::{
+    buffered::{Buffered, Socket},
+    config,
+};
+
+/// The longest time between two looks at idle connections, so that one that never expires by itself does not
+/// stay half-closed for good.
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// `[upstream.NAME]`: the servers behind a route.
+///
+/// Dropping it closes its idle connections; leases that are out go on.
+#[derive(Debug)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: config::Upstream,
+    endpoints: Vec<Endpoint>,
+    balancer: Balancer,
+    /// The task of each worker that closes expired connections, while it has some.
+    reapers: Vec<Mutex<Option<AbortHandle>>>,
+}
+
+/// Which connections will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// A new one: for WebSocket handshakes, and for a request that is sent again because a reused one ended
+    /// (rule H14).
+    Fresh,
+    /// An idle one if there is a good one: for plain requests.
+    Reuse,
+}
+
+/// The tries of one request: which endpoints it had, how many are left and until when.
+#[derive(Debug)]
+pub struct Attempt {
+    retries_left: u32,
+    deadline: Option<Instant>,
+    /// The endpoint of the last try. It is not yet among `tried`, so that one try, as most requests need,
+    /// allocates nothing.
+    current: Option<usize>,
+    tried: Vec<usize>,
+}
+
+/// A connection to an upstream.
+#[derive(Debug)]
+pub struct Connected {
+    /// The stream; nothing has been read from it for this request.
+    pub stream: Buffered<Socket>,
+    /// What holds its place at the endpoint.
+    pub lease: Lease,
+    /// Whether it served another request before: then the server may have closed it just now.
+    pub reused: bool,
+}
+
+/// The use of an endpoint while it lasts. Its drop is the end of the use.
+pub struct Lease {
+    pool: Arc<Inner>,
+    endpoint: usize,
+}
+
+impl Pool {
+    /// The pool that `config` describes, for a process of `workers` worker threads.
+    pub fn new(config: &config::Upstream, workers: usize) -> Self {
+        let endpoints: Vec<_> =
+            config.servers.iter().map(|server| Endpoint::new(server, config.keep_alive, workers)).collect();
+        let inner = Inner {
+            balancer: Balancer::new(config.balance, endpoints.len()),
+            endpoints,
+            reapers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            config: config.clone(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Its name in routes, logs and metrics.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
+    }
+
+    /// What the file says about it, timeouts among it.
+    pub fn config(&self) -> &config::Upstream {
+        &self.inner.config
+    }
+
+    /// Leases that are out, over all endpoints.
+    pub fn open(&self) -> usize {
+        self.inner.endpoints.iter().map(Endpoint::open).sum()
+    }
+
+    /// Idle connections, over all endpoints and workers.
+    pub fn idle(&self) -> usize {
+        self.inner.endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
+    }
+
+    /// The tries of a request that came at `now`.
+    pub fn attempt(&self, now: Instant) -> Attempt {
+        let Inner { config, .. } = &*self.inner;
+        Attempt {
+            retries_left: config.retries,
+            deadline: config.retry_deadline.and_then(|after| now.checked_add(after)),
+            current: None,
+            tried: Vec::new(),
+        }
+    }
+
+    /// Connects to an endpoint, and when that fails to others, as often and as long as `attempt` allows.
+    ///
+    /// Each further call with the same `attempt` is a retry too and prefers endpoints that it did not have
+    /// yet; if it had them all, it goes to one of them again. Dropping the future gives everything back.
+    pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
+        let pool = &self.inner;
+        let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
+        let mut failure = None;
+        loop {
+            if bounds.have_passed() {
+                return Err(failure.unwrap_or(ConnectFailure::Deadline));
+            }
+            let Some(lease) = pool.next_try(attempt, failure.is_none()) else {
+                return Err(failure.unwrap_or(ConnectFailure::NoEndpoint));
+            };
+            if want == Want::Reuse
+                && let Some(socket) = lease.endpoint().idle.take(worker())
+            {
+                return Ok(Connected { stream: Buffered::new(socket), lease, reused: true });
+            }
+            match lease.endpoint().connect(bounds).await {
+                Ok(socket) => return Ok(Connected { stream: Buffered::new(socket), lease, reused: false }),
+                Err(its_failure) => failure = Some(its_failure),
+            }
+        }
+    }
+
+    /// Closes the idle connections, ends the tasks that watch them, and keeps no connection from now on.
+    pub fn close_idle(&self) {
+        for endpoint in &self.inner.endpoints {
+            endpoint.idle.close();
+        }
+        for reaper in &self.inner.reapers {
+            if let Some(task) = lock(reaper).take() {
+                task.abort();
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close_idle();
+    }
+}
+
+impl Attempt {
+    /// Whether another [`Pool::connect`] could still lead to a connection.
+    pub fn may_retry(&self, now: Instant) -> bool {
+        self.retries_left > 0 && self.deadline.is_none_or(|deadline| now < deadline)
+    }
+
+    /// Counts the next try; `false` if it may not be.
+    fn begin_try(&mut self) -> bool {
+        let Some(last) = self.current.take() else { return self.tried.is_empty() };
+        self.tried.push(last);
+        match self.retries_left.checked_sub(1) {
+            Some(left) => {
+                self.retries_left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Inner {
+    /// The lease of the endpoint to try next. With `again`, it may be one that was tried before, if all were.
+    fn next_try(self: &Arc<Self>, attempt: &mut Attempt, again: bool) -> Option<Lease> {
+        if !attempt.begin_try() {
+            return None;
+        }
+        let candidates = || {
+            self.endpoints.iter().enumerate().map(|(index, endpoint)| Candidate {
+                index,
+                weight: endpoint.weight,
+                open: endpoint.open(),
+            })
+        };
+        let untried = candidates().filter(|candidate| !attempt.tried.contains(&candidate.index));
+        let mut picked = self.balancer.pick(untried);
+        if picked.is_none() && again {
+            picked = self.balancer.pick(candidates());
+        }
+        let endpoint = picked?;
+        attempt.current = Some(endpoint);
+        self.endpoints[endpoint].lease_begins();
+        Some(Lease { pool: Arc::clone(self), endpoint })
+    }
+
+    /// Sees to it that a task of this worker closes what expires.
+    fn watch_idle(self: &Arc<Self>, worker: usize) {
+        let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
+        if let (None, Ok(runtime)) = (&*reaper, Handle::try_current()) {
+            *reaper = Some(runtime.spawn(reap(Arc::clone(self), worker)).abort_handle());
+        }
+    }
+
+    /// Closes the useless idle connections of a worker and says when to look again; `None` when there is
+    /// nothing left to look after, and then the next [`Self::watch_idle`] begins anew.
+    fn sweep(&self, worker: usize) -> Option<Instant> {
+        // Held throughout: whoever parks meanwhile is either seen by the sweep or finds that there is no task.
+        let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
+        let swept: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.idle.sweep(worker)).collect();
+        if !swept.iter().any(|swept| swept.any_left) {
+            *reaper = None;
+            return None;
+        }
+        let latest = Instant::now() + SWEEP_AT_LEAST;
+        Some(swept.iter().filter_map(|swept| swept.next_expiry).fold(latest, Instant::min))
+    }
+}
+
+async fn reap(pool: Arc<Inner>, worker: usize) {
+    while let Some(next) = pool.sweep(worker) {
+        sleep_until(next).await;
+    }
+}
+
+impl Lease {
+    /// The endpoint as logs name it: `10.0.0.2:80`, `backend:80`, `unix:/run/app.sock`.
+    pub fn endpoint_name(&self) -> &Arc<str> {
+        self.endpoint().name()
+    }
+
+    /// The endpoint as a Host header names it: without port 80, and `localhost` for a unix socket.
+    pub fn authority(&self) -> &str {
+        self.endpoint().authority()
+    }
+
+    /// Ends the use and keeps `stream` for another request of this worker, at most for `keep_alive_timeout`
+    /// and `max_idle`.
+    ///
+    /// Only after a whole, good exchange (rule B7). A stream with a tail holds bytes that no request asked
+    /// for and is closed, as one more than `keep_alive` is.
+    pub fn park(self, stream: Buffered<Socket>, max_idle: Option<Duration>) {
+        let (socket, tail) = stream.into_parts();
+        if !tail.is_empty() {
+            return;
+        }
+        let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();
+        let expires = stay.and_then(|stay| Instant::now().checked_add(stay));
+        if self.endpoint().idle.put(worker(), socket, expires) {
+            self.pool.watch_idle(worker());
+        }
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.pool.endpoints[self.endpoint]
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint().lease_ends();
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(self.endpoint_name()).finish()
+    }
+}
