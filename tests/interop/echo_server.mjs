@@ -14,7 +14,7 @@ const largestMessage = 64 * 1024 * 1024;
 
 /** A server on a free port. */
 export async function startEchoServer() {
-  const http = createServer();
+  const http = createServer((_, response) => response.writeHead(404).end());
   const sockets = new WebSocketServer({
     server: http,
     maxPayload: largestMessage,

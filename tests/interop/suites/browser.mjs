@@ -1,7 +1,7 @@
 // Chromium on the pages of `wsgate demo`, with the demo's CA trusted as a person would do it.
 
-import { join } from "node:path";
 import { mkdir } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 import { freshFolder, homeIn, startWith } from "../gate.mjs";
@@ -45,7 +45,7 @@ async function trust(home, ca) {
   const database = `sql:${join(home, ".pki/nssdb")}`;
   await mkdir(join(home, ".pki/nssdb"), { recursive: true });
   await output("certutil", ["-d", database, "-N", "--empty-password"]);
-  await output("certutil", ["-d", database, "-A", "-t", "C,,", "-n", "wsgate", "-i", join(home, ca)]);
+  await output("certutil", ["-d", database, "-A", "-t", "C,,", "-n", "wsgate", "-i", resolve(home, ca)]);
 }
 
 async function launch(home) {
