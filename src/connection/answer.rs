@@ -13,9 +13,8 @@ use crate::{
 };
 
 /// IMF-fixdate (RFC 9110 §5.6.7).
-const IMF_FIXDATE: &[BorrowedFormatItem<'_>] = format_description!(
-    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-);
+const IMF_FIXDATE: &[BorrowedFormatItem<'_>] =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// A response of wsgate's own.
 #[derive(Debug)]

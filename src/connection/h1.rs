@@ -9,10 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Client, Gate, Listener, OpenTunnel,
-    answer::Answer,
-    downstream::Downstream,
-    record::ExchangeRecord,
+    Client, Gate, Listener, OpenTunnel, answer::Answer, downstream::Downstream, record::ExchangeRecord,
     request::Request,
 };
 use crate::{

@@ -61,6 +61,7 @@ pub struct Connection {
     _permit: Permit,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the tunnel, which stands for hours, must not cost a box more")]
 enum State {
     SetUp(Pin<Box<dyn Future<Output = Option<OpenTunnel>> + Send>>),
     Tunnel(OpenTunnel),
@@ -145,18 +146,17 @@ async fn set_up(
     is_overload: bool,
 ) -> Option<OpenTunnel> {
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (socket, address) = socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
+    let (socket, address) =
+        socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let (stream, tls) = match &listener.acceptor {
         None => (Downstream::Plain(socket), None),
-        Some(acceptor) => {
-            match acceptor.accept(socket, listener.config.timeout.tls_handshake).await {
-                Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
-                Err(failure) => {
-                    record::tls_failure(&gate.access, &listener, address, &failure);
-                    return None;
-                }
+        Some(acceptor) => match acceptor.accept(socket, listener.config.timeout.tls_handshake).await {
+            Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
+            Err(failure) => {
+                record::tls_failure(&gate.access, &listener, address, &failure);
+                return None;
             }
-        }
+        },
     };
     drop(tls_permit);
     let client = Client { address, tls };

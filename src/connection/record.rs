@@ -15,7 +15,8 @@ use crate::{
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_query, mask_subprotocol,
+        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_query,
+        mask_subprotocol,
     },
     tunnel::{Account, Report},
 };
@@ -31,13 +32,9 @@ pub(super) struct ExchangeRecord {
 
 impl ExchangeRecord {
     /// A record that begins now. Without a `head`, it is of bytes that were none.
-    pub(super) fn new(
-        gate: &Gate,
-        listener: &Listener,
-        client: &Client,
-        head: Option<&RequestHead>,
-    ) -> Self {
-        let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
+    pub(super) fn new(gate: &Gate, listener: &Listener, client: &Client, head: Option<&RequestHead>) -> Self {
+        let mut record =
+            AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
         let request_id: Box<str> = format!("{:032x}", rand::random::<u128>()).into();
         if let Some(head) = head {
             record.request_id.clone_from(&request_id);
@@ -137,13 +134,17 @@ impl ExchangeRecord {
     }
 
     /// Notes in the log what was dropped from the request's head (rules H6, H7).
-    pub(super) fn dropped(&self, forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
+    pub(super) fn dropped(forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
         static UNDERSCORES: RateLimited = RateLimited::new();
         static FORWARDED: RateLimited = RateLimited::new();
         if forwarded.dropped_underscore > 0 {
             let headers = forwarded.dropped_underscore;
             UNDERSCORES.warn(|skipped| {
-                tracing::info!(headers, skipped, "dropped request headers with `_` in their names (underscore_headers)");
+                tracing::info!(
+                    headers,
+                    skipped,
+                    "dropped request headers with `_` in their names (underscore_headers)"
+                );
             });
         }
         if forwarded.dropped_forwarded > 0 && client.is_some_and(|client| is_private(&client)) {
@@ -244,7 +245,12 @@ fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
 }
 
 /// Writes the record of a TLS handshake that failed.
-pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: Option<SocketAddr>, failure: &TlsFailure) {
+pub(super) fn tls_failure(
+    access: &AccessSink,
+    listener: &Listener,
+    client: Option<SocketAddr>,
+    failure: &TlsFailure,
+) {
     let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name_of(client));
     record.ending = Some(failure.label());
     record.ended_by = Some(failure.ended_by().label());
@@ -259,7 +265,9 @@ fn name_of(client: Option<SocketAddr>) -> Box<str> {
 
 fn is_private(address: &SocketAddr) -> bool {
     match address.ip().to_canonical() {
-        std::net::IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
+        std::net::IpAddr::V4(address) => {
+            address.is_private() || address.is_loopback() || address.is_link_local()
+        }
         std::net::IpAddr::V6(address) => {
             address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
         }

@@ -13,6 +13,7 @@ use super::{
     upgrade,
 };
 use crate::{
+    buffered::Stream,
     config::Action,
     ending::{Phase, Refusal},
     exchange::{Exchange, Plan, Timeouts},
@@ -77,7 +78,8 @@ impl<'a> Request<'a> {
         }
         let gate = Arc::clone(&self.connection.gate);
         let snapshot = &*gate.snapshot;
-        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref()) {
+        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
+        {
             Found::Route(place) => &snapshot.routes[place],
             Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
             Found::None => return Err(Refusal::NoRoute),
@@ -95,7 +97,14 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
-                let way = Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
+                let limit = route.config.request_body;
+                if let BodyFraming::Length(length) = self.body
+                    && limit.is_some_and(|limit| length > limit)
+                {
+                    return Err(Refusal::BodyTooLarge);
+                }
+                let way =
+                    Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
                     None => self.exchange(&way).await,
@@ -129,7 +138,9 @@ impl<'a> Request<'a> {
 
     async fn send(&mut self, answer: Answer) -> Next {
         let close = self.is_offer || !self.connection.may_keep(&self.head, self.body);
-        self.connection.send(answer, Some(&self.head.method), self.head.version, close, &mut self.record).await
+        self.connection
+            .send(answer, Some(&self.head.method), self.head.version, close, &mut self.record)
+            .await
     }
 
     /// A plain exchange with the pool.
@@ -153,15 +164,14 @@ impl<'a> Request<'a> {
                 }
                 Err(refusal) => Err(refusal),
             };
-            let status = exchange.answered_status();
+            let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
             self.record.traffic(exchange.traffic());
             let answered = match result {
                 Ok(answered) => answered,
                 Err(refusal) if status.is_none() => return Err(refusal),
                 Err(refusal) => {
                     self.record.cut_short(status, &refusal);
-                    self.connection.cut(&refusal);
-                    return Ok(Next::Cut);
+                    return Ok(self.connection.cut(ends_with_stream));
                 }
             };
             if answered.keeps_upstream {
@@ -204,7 +214,12 @@ impl<'a> Request<'a> {
     }
 
     /// The head that goes upstream, encoded.
-    pub(super) fn forwarded(&self, way: &Way<'_>, connected: &Connected, kind: Kind) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn forwarded(
+        &self,
+        way: &Way<'_>,
+        connected: &Connected,
+        kind: Kind,
+    ) -> Result<Vec<u8>, Refusal> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
         let cx = RequestContext {
@@ -220,7 +235,7 @@ impl<'a> Request<'a> {
             target: &way.target,
         };
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        self.record.dropped(&forwarded, client.address);
+        ExchangeRecord::dropped(&forwarded, client.address);
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -266,18 +281,20 @@ impl Way<'_> {
 }
 
 impl Http1 {
-    /// Makes an answer that is cut short look like one: the client must not take it for whole (rule B6).
-    fn cut(&mut self, refusal: &Refusal) {
-        use crate::buffered::Stream;
-        if !matches!(refusal, Refusal::DownstreamGone { .. }) {
+    /// Cuts an answer short so that the client can't take it for whole (rule B6): where the end of the stream would be the
+    /// end of the body, it must not look like one.
+    pub(super) fn cut(&mut self, ends_with_stream: bool) -> Next {
+        if ends_with_stream {
             self.down.reset_on_drop();
         }
+        Next::Cut
     }
 }
 
 /// The target that goes upstream: as it came, without the route's prefix (rule H9).
 fn upstream_target(target: &Target, route: &Route) -> String {
-    let stripped = route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
+    let stripped =
+        route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
     stripped.unwrap_or_else(|| target.origin_form().to_owned())
 }
 
@@ -315,9 +332,7 @@ fn refusal_of_target(error: TargetError) -> Refusal {
     match error {
         TargetError::BadHost(what) => Refusal::BadHost(what),
         TargetError::BadPath(what) => Refusal::BadPath(what),
-        TargetError::Malformed(what) => {
-            Refusal::BadHead(crate::proto::head::HeadError::Malformed(what))
-        }
+        TargetError::Malformed(what) => Refusal::BadHead(crate::proto::head::HeadError::Malformed(what)),
         TargetError::Method => Refusal::Method,
     }
 }

@@ -93,7 +93,11 @@ impl Listener {
             acceptor: config.tls.as_ref().map(acceptor).transpose()?,
             config: config.clone(),
             port,
-            head_limits: HeadLimits { bytes: limits.request_head, headers: limits.header_count, target: limits.target },
+            head_limits: HeadLimits {
+                bytes: limits.request_head,
+                headers: limits.header_count,
+                target: limits.target,
+            },
             hsts: config
                 .tls
                 .as_ref()

@@ -46,7 +46,11 @@ impl Established {
 }
 
 /// Forwards an offer and proves the answer. Nothing that the client sends behind its offer goes upstream before that.
-pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &Offer) -> Result<Next, Refusal> {
+pub(super) async fn establish(
+    request: &mut Request<'_>,
+    way: &Way<'_>,
+    offer: &Offer,
+) -> Result<Next, Refusal> {
     let mut attempt = way.pool.attempt(Instant::now());
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
     let listener = Arc::clone(&request.connection.listener);
@@ -64,7 +68,7 @@ pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &
     };
     if head.status != 101 {
         let result = exchange.relay(&head, false).await;
-        let status = exchange.answered_status();
+        let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
         request.record.traffic(exchange.traffic());
         return match result {
             Ok(_) => {
@@ -74,7 +78,7 @@ pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &
             Err(refusal) if status.is_none() => Err(refusal),
             Err(refusal) => {
                 request.record.cut_short(status, &refusal);
-                Ok(Next::Cut)
+                Ok(request.connection.cut(ends_with_stream))
             }
         };
     }
@@ -85,7 +89,13 @@ pub(super) async fn establish(request: &mut Request<'_>, way: &Way<'_>, offer: &
     write_upgrade(request.connection, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
-    Ok(Next::Tunnel(Box::new(Established { up: connected.stream, lease: connected.lease, agreed, limits, record })))
+    Ok(Next::Tunnel(Box::new(Established {
+        up: connected.stream,
+        lease: connected.lease,
+        agreed,
+        limits,
+        record,
+    })))
 }
 
 /// Writes the 101: the last HTTP of this connection.

@@ -73,7 +73,9 @@ impl TunnelEnd {
         match self {
             Self::Closed => first_close.unwrap_or(Side::Gate),
             Self::Eof(side) | Self::Reset(side, _) => *side,
-            Self::Protocol(..) | Self::Idle | Self::Drained | Self::WriteTimeout | Self::DrainTimeout => Side::Gate,
+            Self::Protocol(..) | Self::Idle | Self::Drained | Self::WriteTimeout | Self::DrainTimeout => {
+                Side::Gate
+            }
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     proto::{
         forward::{self, HeaderEdits},
         framing::{
-            BodyFraming, ChunkError, ChunkLimits, ChunkPart, ChunkScanner, encode_chunk_head, encode_last_chunk,
+            BodyFraming, ChunkError, ChunkLimits, ChunkPart, ChunkScanner, encode_chunk_head,
+            encode_last_chunk,
         },
         head::Headers,
     },
@@ -136,7 +137,11 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn poll_write_out(&mut self, cx: &mut Context<'_>, to: &mut Buffered<impl AsyncWrite + Unpin>) -> Poll<io::Result<()>> {
+    fn poll_write_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Buffered<impl AsyncWrite + Unpin>,
+    ) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.out[self.written..]))?;
             if count == 0 {
@@ -218,7 +223,11 @@ impl<'a> Body<'a> {
         Ok(consumed)
     }
 
-    fn pass_data(&mut self, data: &[u8], write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Result<usize, BodyError> {
+    fn pass_data(
+        &mut self,
+        data: &[u8],
+        write: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> Result<usize, BodyError> {
         self.count(data.len())?;
         let mut written = 0;
         if self.chunked_out {
@@ -235,7 +244,9 @@ impl<'a> Body<'a> {
     }
 
     fn pass_chunks(&mut self, input: &[u8]) -> Result<usize, BodyError> {
-        let Source::Chunked(mut scanner) = std::mem::replace(&mut self.source, Source::Ended) else { return Ok(0) };
+        let Source::Chunked(mut scanner) = std::mem::replace(&mut self.source, Source::Ended) else {
+            return Ok(0);
+        };
         let mut at = 0;
         while at < input.len() {
             let (consumed, part) = scanner.next(&input[at..]).map_err(BodyError::Malformed)?;
@@ -265,7 +276,11 @@ impl<'a> Body<'a> {
 }
 
 /// Writes what the receiver takes at once.
-fn try_write(cx: &mut Context<'_>, to: &mut Buffered<impl AsyncWrite + Unpin>, bytes: &[u8]) -> io::Result<usize> {
+fn try_write(
+    cx: &mut Context<'_>,
+    to: &mut Buffered<impl AsyncWrite + Unpin>,
+    bytes: &[u8],
+) -> io::Result<usize> {
     match Pin::new(to).poll_write(cx, bytes) {
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
         Poll::Ready(result) => result,

@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::AsyncWrite,
-    time::Instant,
-};
+use tokio::{io::AsyncWrite, time::Instant};
 
 use self::{
     body::{Body, BodyError, WaitsFor},
@@ -133,13 +130,15 @@ pub struct Exchange<'a, D, U> {
     answered: u64,
     received: u64,
     status: Option<u16>,
+    ends_with_stream: bool,
 }
 
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// An exchange of which nothing has been sent.
     pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
         let head = std::mem::take(&mut plan.head);
-        let body = Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
+        let body =
+            Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
         Self {
             upload: Progress::new(plan.timeouts.request_body),
             download: Progress::new(plan.timeouts.write),
@@ -156,6 +155,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             answered: 0,
             received: 0,
             status: None,
+            ends_with_stream: false,
         }
     }
 
@@ -168,6 +168,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// be answered.
     pub fn answered_status(&self) -> Option<u16> {
         self.status
+    }
+
+    /// Whether the client takes the end of the stream for the end of the response.
+    pub fn ends_with_stream(&self) -> bool {
+        self.ends_with_stream
     }
 
     /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
@@ -193,7 +198,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 return Poll::Ready(Ok(head));
             }
             // An interim response that the client does not take holds the next one back.
-            let answer = if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
+            let answer =
+                if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
             match answer {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upstream_closed(None))),
                 Poll::Ready(Ok(count)) => self.answered += count as u64,
@@ -247,7 +253,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 return Ok(());
             }
             match self.down.poll_fill(cx, room) {
-                Poll::Ready(Ok(0)) => return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None }),
+                Poll::Ready(Ok(0)) => {
+                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None });
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => {
                     return Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) });
@@ -273,7 +281,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     fn take_response_head(&mut self) -> Result<Option<ResponseHead>, Refusal> {
         while !self.up.tail().is_empty() {
             let parsed = ResponseHead::parse(self.up.tail(), &self.plan.response_limits);
-            let Some((head, length)) = parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
+            let Some((head, length)) =
+                parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
             else {
                 return Ok(None);
             };
@@ -338,6 +347,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
         self.status = Some(head.status);
+        self.ends_with_stream = to_client == BodyFraming::UntilClose;
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
         result?;
@@ -365,9 +375,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             if body.taken != taken {
                 self.upstream_moved = now;
             }
-            if self.request == Request::Sending {
-                self.poll_request(cx, now)?;
-            }
+            self.poll_request(cx, now)?;
             let due = self.due_in_response(body, quiet, now)?;
             ready!(self.timer.poll(cx, due));
         }

@@ -9,10 +9,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::{
-    runtime::Handle,
-    time::timeout,
-};
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
 use crate::{
@@ -82,7 +79,8 @@ impl WorkerHandle {
 
     /// Hands a connection to this worker for good.
     pub(super) fn spawn(&self, connection: Connection, open: Tracked) {
-        let task = Task { connection, _here: self.open.track(), _open: open, panicked: Arc::clone(&self.panicked) };
+        let task =
+            Task { connection, _here: self.open.track(), _open: open, panicked: Arc::clone(&self.panicked) };
         self.runtime.spawn(task);
     }
 }
@@ -98,10 +96,7 @@ struct Task {
 impl Future for Task {
     type Output = ();
 
-    fn poll(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<()> {
+    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         std::pin::Pin::new(&mut self.get_mut().connection).poll(cx)
     }
 }

@@ -119,7 +119,11 @@ pub struct AccessRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// How long it took.
-    #[serde(rename = "duration_ms", skip_serializing_if = "Option::is_none", serialize_with = "serialize_duration")]
+    #[serde(
+        rename = "duration_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_duration"
+    )]
     pub duration: Option<Duration>,
     /// How it ended, if not with the upstream's own answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +149,7 @@ pub struct AccessRecord {
     /// The Close frame that came first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<ClosedBy>,
-    /// A TLS stream ended without close_notify.
+    /// A TLS stream ended without `close_notify`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// The client's TLS.

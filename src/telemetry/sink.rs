@@ -66,8 +66,7 @@ impl AccessSink {
     fn start(output: Box<dyn Write + Send>, format: LogFormat) -> io::Result<Self> {
         let (queue, orders) = sync_channel(QUEUE);
         thread::Builder::new().name("wsgate-access".into()).spawn(move || write_all(&orders, output))?;
-        let writer =
-            Writer { queue, format, dropped: AtomicU64::new(0), warning: RateLimited::new() };
+        let writer = Writer { queue, format, dropped: AtomicU64::new(0), warning: RateLimited::new() };
         Ok(Self { target: Target::Writer(Arc::new(writer)) })
     }
 
@@ -119,9 +118,13 @@ impl Writer {
                 line
             }
         };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Order::Line(line)) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(Order::Line(line))
+        {
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
-            self.warning.warn(|_| tracing::warn!(dropped, "access records dropped: the log can't be written fast enough"));
+            self.warning.warn(|_| {
+                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough");
+            });
         }
     }
 }

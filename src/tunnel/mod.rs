@@ -7,8 +7,6 @@
 
 mod alarm;
 mod direction;
-#[cfg(test)]
-mod tests;
 
 use std::{
     future::Future,
@@ -71,7 +69,7 @@ pub struct Report {
     pub client: Account,
     /// What the backend sent.
     pub server: Account,
-    /// One side's TLS ended without close_notify.
+    /// One side's TLS ended without `close_notify`.
     pub truncated: bool,
 }
 
@@ -106,7 +104,13 @@ struct Stall {
 
 impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// A tunnel between a client and a backend that agreed. Tails of the heads are relayed first.
-    pub fn new(down: Buffered<D>, up: Buffered<U>, agreed: &Agreed, limits: Arc<Limits>, drain: Drain) -> Self {
+    pub fn new(
+        down: Buffered<D>,
+        up: Buffered<U>,
+        agreed: &Agreed,
+        limits: Arc<Limits>,
+        drain: Drain,
+    ) -> Self {
         let extensions = agreed.extensions();
         Self {
             client: Direction::new(Role::FromClient, extensions, limits.observe),
@@ -202,14 +206,17 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         to_gone.abandon();
         if self.end.is_none() {
             // After the closing handshake nobody misses the streams.
-            self.end = Some(if self.has_both_closes() { TunnelEnd::Closed } else { TunnelEnd::Reset(gone, error) });
+            self.end =
+                Some(if self.has_both_closes() { TunnelEnd::Closed } else { TunnelEnd::Reset(gone, error) });
             self.deadline = self.limits.close.map(|period| now + period);
         }
     }
 
     /// wsgate ends the tunnel: Close frames go to both sides, and their answers are awaited for the close time-out.
     fn begin_close(&mut self, end: TunnelEnd, now: Instant) {
-        for (direction, receiver) in [(&mut self.server, Side::Downstream), (&mut self.client, Side::Upstream)] {
+        for (direction, receiver) in
+            [(&mut self.server, Side::Downstream), (&mut self.client, Side::Upstream)]
+        {
             if let Some((code, reason)) = end.close_to(receiver) {
                 direction.close(OwnClose { code, reason });
             }

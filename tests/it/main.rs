@@ -1,1 +1,8 @@
-fn main() {}
+//! wsgate from outside: through its sockets, its access records and its command line.
+
+#![allow(unreachable_pub, reason = "a binary of tests has nobody outside")]
+#![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
+
+mod cli;
+mod handshake;
+mod harness;
