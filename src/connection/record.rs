@@ -134,7 +134,7 @@ impl ExchangeRecord {
     }
 
     /// Notes in the log what was dropped from the request's head (rules H6, H7).
-    pub(super) fn dropped(&self, forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
+    pub(super) fn dropped(forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
         static UNDERSCORES: RateLimited = RateLimited::new();
         static FORWARDED: RateLimited = RateLimited::new();
         if forwarded.dropped_underscore > 0 {

@@ -13,6 +13,7 @@ use super::{
     upgrade,
 };
 use crate::{
+    buffered::Stream,
     config::Action,
     ending::{Phase, Refusal},
     exchange::{Exchange, Plan, Timeouts},
@@ -96,6 +97,12 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
+                let limit = route.config.request_body;
+                if let BodyFraming::Length(length) = self.body
+                    && limit.is_some_and(|limit| length > limit)
+                {
+                    return Err(Refusal::BodyTooLarge);
+                }
                 let way =
                     Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
@@ -157,15 +164,14 @@ impl<'a> Request<'a> {
                 }
                 Err(refusal) => Err(refusal),
             };
-            let status = exchange.answered_status();
+            let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
             self.record.traffic(exchange.traffic());
             let answered = match result {
                 Ok(answered) => answered,
                 Err(refusal) if status.is_none() => return Err(refusal),
                 Err(refusal) => {
                     self.record.cut_short(status, &refusal);
-                    self.connection.cut(&refusal);
-                    return Ok(Next::Cut);
+                    return Ok(self.connection.cut(ends_with_stream));
                 }
             };
             if answered.keeps_upstream {
@@ -229,7 +235,7 @@ impl<'a> Request<'a> {
             target: &way.target,
         };
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        self.record.dropped(&forwarded, client.address);
+        ExchangeRecord::dropped(&forwarded, client.address);
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -275,12 +281,13 @@ impl Way<'_> {
 }
 
 impl Http1 {
-    /// Makes an answer that is cut short look like one: the client must not take it for whole (rule B6).
-    fn cut(&mut self, refusal: &Refusal) {
-        use crate::buffered::Stream;
-        if !matches!(refusal, Refusal::DownstreamGone { .. }) {
+    /// Cuts an answer short so that the client can't take it for whole (rule B6): where the end of the stream would be the
+    /// end of the body, it must not look like one.
+    pub(super) fn cut(&mut self, ends_with_stream: bool) -> Next {
+        if ends_with_stream {
             self.down.reset_on_drop();
         }
+        Next::Cut
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) async fn establish(
     };
     if head.status != 101 {
         let result = exchange.relay(&head, false).await;
-        let status = exchange.answered_status();
+        let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
         request.record.traffic(exchange.traffic());
         return match result {
             Ok(_) => {
@@ -78,7 +78,7 @@ pub(super) async fn establish(
             Err(refusal) if status.is_none() => Err(refusal),
             Err(refusal) => {
                 request.record.cut_short(status, &refusal);
-                Ok(Next::Cut)
+                Ok(request.connection.cut(ends_with_stream))
             }
         };
     }

@@ -130,6 +130,7 @@ pub struct Exchange<'a, D, U> {
     answered: u64,
     received: u64,
     status: Option<u16>,
+    ends_with_stream: bool,
 }
 
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
@@ -154,6 +155,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             answered: 0,
             received: 0,
             status: None,
+            ends_with_stream: false,
         }
     }
 
@@ -166,6 +168,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// be answered.
     pub fn answered_status(&self) -> Option<u16> {
         self.status
+    }
+
+    /// Whether the client takes the end of the stream for the end of the response.
+    pub fn ends_with_stream(&self) -> bool {
+        self.ends_with_stream
     }
 
     /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
@@ -345,6 +352,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
         self.status = Some(head.status);
+        self.ends_with_stream = to_client == BodyFraming::UntilClose;
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
         result?;
@@ -372,9 +380,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             if body.taken != taken {
                 self.upstream_moved = now;
             }
-            if self.request == Request::Sending {
-                self.poll_request(cx, now)?;
-            }
+            self.poll_request(cx, now)?;
             let due = self.due_in_response(body, quiet, now)?;
             ready!(self.timer.poll(cx, due));
         }

@@ -69,7 +69,7 @@ pub struct Report {
     pub client: Account,
     /// What the backend sent.
     pub server: Account,
-    /// One side's TLS ended without close_notify.
+    /// One side's TLS ended without `close_notify`.
     pub truncated: bool,
 }
 
