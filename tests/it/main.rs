@@ -7,3 +7,4 @@ mod cli;
 mod handshake;
 mod harness;
 mod refusals;
+mod tunnel;

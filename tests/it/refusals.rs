@@ -258,7 +258,7 @@ async fn s1_write_timeout_of_a_client_that_takes_no_bytes() {
     assert_eq!((record.ended_by, record.status), (Some("gate"), Some(200)));
     // Cut: what is missing is seen to be missing.
     let (received, end) = client.read_to_any_end().await;
-    assert!(end.is_err() && received.len() < 60_000_000);
+    assert!(end.is_err(), "an orderly end after {} bytes", received.len());
 }
 
 #[tokio::test]
