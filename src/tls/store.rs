@@ -66,10 +66,10 @@ thread_local! {
     static ASKED: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
 }
 
-/// Takes the SNI, in lower case, of the ClientHello that this thread processed last.
+/// Takes the SNI, in lower case, of the `ClientHello` that this thread processed last.
 ///
 /// rustls tells it nobody but the certificate resolver when it is used unbuffered. The resolver runs within the
-/// call that processes a ClientHello, so a caller that asks right after that call gets its own connection's.
+/// call that processes a `ClientHello`, so a caller that asks right after that call gets its own connection's.
 pub(super) fn take_sni() -> Option<Box<str>> {
     ASKED.take()
 }
