@@ -22,7 +22,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes the drop of this stream a reset instead of a FIN, so that an end within a frame is seen as one.
     fn reset_on_drop(&mut self);
 
-    /// Whether the end of the stream, once read, was a truncation: TLS without its close_notify.
+    /// Whether the end of the stream, once read, was a truncation: TLS without its `close_notify`.
     fn was_truncated(&self) -> bool {
         false
     }
