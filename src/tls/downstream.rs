@@ -121,8 +121,8 @@ struct Heard {
 pub struct TlsStream<S> {
     socket: S,
     session: Session,
-    /// Ciphertext that was read and not yet used up: part of a record, or of a TLS handshake message. It is as
-    /// rustls left it, opened in place where a record is complete.
+    /// Ciphertext that was read and not yet used up: part of a record, or of a TLS handshake message. It is
+    /// as rustls left it, opened in place where a record is complete.
     held: Vec<u8>,
     /// Plaintext that the reader had no room for.
     opened: Pending,
@@ -159,11 +159,12 @@ impl<S: Stream> TlsStream<S> {
         })
     }
 
-    /// Reads and answers until the TLS handshake is complete. Of its last flight, with the session ticket, a part
-    /// may still wait for the socket; the next read or write sends it.
+    /// Reads and answers until the TLS handshake is complete. Of its last flight, with the session ticket, a
+    /// part may still wait for the socket; the next read or write sends it.
     fn poll_handshake(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Result<(), TlsFailure>> {
         loop {
-            // A client may send, too, before it has taken all of a flight; so what is left does not hold up reads.
+            // A client may send, too, before it has taken all of a flight; so what is left does not hold up
+            // reads.
             let _ = self.poll_drain(cx).map_err(TlsFailure::Io)?;
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
@@ -210,8 +211,8 @@ impl<S: Stream> TlsStream<S> {
         })
     }
 
-    /// Reads once from the socket and opens what is complete, into `plaintext` as far as it has room. The end of
-    /// the stream, and a failure of TLS, is noted in `end`.
+    /// Reads once from the socket and opens what is complete, into `plaintext` as far as it has room. The end
+    /// of the stream, and a failure of TLS, is noted in `end`.
     fn poll_fill(&mut self, cx: &mut Context<'_>, plaintext: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         with_buffer(&OPENING, |scratch| {
             scratch.resize(SCRATCH, 0);
@@ -294,7 +295,8 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         while buf.remaining() > 0 && buf.filled().len() == before {
-            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to read.
+            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to
+            // read.
             let _ = this.poll_drain(cx);
             if !this.opened.is_empty() {
                 let count = this.opened.bytes().len().min(buf.remaining());
@@ -337,7 +339,8 @@ impl<S: Stream> AsyncWrite for TlsStream<S> {
         Pin::new(&mut this.socket).poll_flush(cx)
     }
 
-    /// Sends `close_notify`, once, after all that was written, and then ends the socket's writing side (rule T13).
+    /// Sends `close_notify`, once, after all that was written, and then ends the socket's writing side (rule
+    /// T13).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !mem::replace(&mut this.closed, true) && !matches!(this.end, End::Failed(_)) {
@@ -474,8 +477,8 @@ impl Session {
         self.0.is_handshaking()
     }
 
-    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`, and
-    /// what is to be sent is appended to `sealed`.
+    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`,
+    /// and what is to be sent is appended to `sealed`.
     fn receive(
         &mut self,
         ciphertext: &mut [u8],
@@ -539,8 +542,8 @@ impl Session {
 
     /// Appends the alert that goes with the error that ended the session, if there is one.
     fn encode_alert(&mut self, sealed: &mut Pending) {
-        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest of
-        // a message in the empty input.
+        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest
+        // of a message in the empty input.
         while self.0.wants_write() {
             let Ok(ConnectionState::EncodeTlsData(mut data)) = self.0.process_tls_records(&mut []).state
             else {
@@ -612,8 +615,8 @@ thread_local! {
     static SEALING: Scratch = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `with` on a scratch buffer of this thread. These are not the buffer of `buffered::with_scratch`, which
-/// is often the one that is read into or written from.
+/// Runs `with` on a scratch buffer of this thread. These are not the buffer of `buffered::with_scratch`,
+/// which is often the one that is read into or written from.
 ///
 /// A nested call, which is TLS within TLS, gets a buffer of its own.
 fn with_buffer<R>(buffer: &'static LocalKey<Scratch>, with: impl FnOnce(&mut Vec<u8>) -> R) -> R {

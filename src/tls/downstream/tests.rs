@@ -1,4 +1,5 @@
-//! Tests of the stream against rustls' own client: over pipes, where every segment is chosen, and over sockets.
+//! Tests of the stream against rustls' own client: over pipes, where every segment is chosen, and over
+//! sockets.
 
 mod handshake;
 mod stream;

@@ -44,9 +44,9 @@ async fn receive(mut reader: impl AsyncRead + Unpin, sizes: &[usize]) -> Vec<u8>
 
 /// One side of an exchange: sends `data` and receives the same, at once.
 async fn exchange(stream: impl AsyncRead + AsyncWrite, data: &[u8], writes: &[usize], reads: &[usize]) {
-    let (reader, writer) = tokio::io::split(stream);
-    let ((), received) = tokio::join!(send(writer, data, writes), receive(reader, reads));
-    assert!(received == data);
+    let (input, output) = tokio::io::split(stream);
+    let ((), arrived) = tokio::join!(send(output, data, writes), receive(input, reads));
+    assert!(arrived == data);
 }
 
 proptest! {
@@ -349,7 +349,8 @@ async fn writes_go_on_while_a_handshake_message_is_incomplete() {
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut bytes)).is_pending());
         stream.write_all(b"still here").await.unwrap();
     }
-    // The other half, and a record under the new keys would follow. Instead: data within the message is illegal.
+    // The other half, and a record under the new keys would follow. Instead: data within the message is
+    // illegal.
     pipe.write_all(&sealer.seal(ContentType::ApplicationData, b"within")).await.unwrap();
     assert_eq!(stream.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     stream.shutdown().await.unwrap();
