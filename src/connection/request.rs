@@ -157,7 +157,11 @@ impl<'a> Request<'a> {
             let result = match exchange.response_head().await {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 Ok(head) => exchange.relay(&head, keep_alive).await,
-                Err(refusal) if connected.reused && exchange.may_send_again(&refusal) => {
+                Err(refusal)
+                    if connected.reused
+                        && exchange.may_send_again(&refusal)
+                        && attempt.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
                     continue;

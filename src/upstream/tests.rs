@@ -121,7 +121,7 @@ async fn tunnels_draw_new_ones_to_the_other_endpoints() {
     for _ in 0..20 {
         held.push(connect(&pool, Want::Fresh).await.unwrap());
     }
-    let at_a = held.iter().filter(|held| &**held.lease.endpoint_name() == name_of(&a)).count();
+    let at_a = held.iter().filter(|held| **held.lease.endpoint_name() == *name_of(&a)).count();
     assert_eq!(at_a, 10);
 }
 

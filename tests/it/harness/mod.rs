@@ -15,7 +15,7 @@ use std::{future::Future, time::Duration};
 
 pub use self::{
     backend::{Backend, HttpBackend},
-    gate::{Gate, Record, Setup},
+    gate::{Gate, Setup},
     head::{Head, Response},
     peer::Peer,
 };

@@ -108,15 +108,18 @@ impl Peer {
     }
 
     /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before.
-    async fn read_until(&mut self, mut is_enough: impl FnMut(&[u8]) -> Option<usize>) -> io::Result<Option<Vec<u8>>> {
+    async fn read_until(
+        &mut self,
+        mut is_enough: impl FnMut(&[u8]) -> Option<usize>,
+    ) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = is_enough(&self.tail) {
                 return Ok(Some(self.tail.drain(..length).collect()));
             }
-            let mut buffer = [0; 16 * 1024];
-            match either!(&mut self.stream, stream => stream.read(&mut buffer).await)? {
-                0 => return Ok(None),
-                count => self.tail.extend_from_slice(&buffer[..count]),
+            self.tail.reserve(16 * 1024);
+            let tail = &mut self.tail;
+            if either!(&mut self.stream, stream => stream.read_buf(tail).await)? == 0 {
+                return Ok(None);
             }
         }
     }
