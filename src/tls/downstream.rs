@@ -359,6 +359,10 @@ impl<S: Stream> Stream for TlsStream<S> {
     fn was_truncated(&self) -> bool {
         matches!(self.end, End::Truncated)
     }
+
+    fn unsent(&self) -> usize {
+        self.sealed.bytes().len()
+    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
