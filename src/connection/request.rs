@@ -166,7 +166,11 @@ impl<'a> Request<'a> {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
                 Ok(head) => exchange.relay(&head, persists && !self.connection.gate.drain.is_draining()).await,
-                Err(refusal) if connected.reused && exchange.may_send_again(&refusal) => {
+                Err(refusal)
+                    if connected.reused
+                        && exchange.may_send_again(&refusal)
+                        && attempt.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
                     continue;

@@ -9,14 +9,14 @@ import { equal } from "./scenarios.mjs";
 const wsgate = process.env.WSGATE;
 const work = process.env.INTEROP_WORK;
 
-/** A folder of its own for a suite, and the environment of a user whose home it is. */
+/** A folder of its own for a suite. */
 export async function freshFolder(name) {
   const folder = join(work, "suites", name);
   await mkdir(folder, { recursive: true });
   return folder;
 }
 
-/** The environment in which nothing outside of `folder` is a user's own. */
+/** The environment of a user whose home is `folder`. */
 export function homeIn(folder) {
   const { XDG_DATA_HOME, XDG_CONFIG_HOME, ...env } = process.env;
   return { ...env, HOME: folder };
@@ -74,10 +74,6 @@ export async function startWith(folder, args, listeners) {
 class Gate {
   constructor(program) {
     this.program = program;
-  }
-
-  get log() {
-    return this.program.output;
   }
 
   /** Waits for a line of the log that matches. */

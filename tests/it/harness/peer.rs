@@ -108,7 +108,10 @@ impl Peer {
     }
 
     /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before.
-    async fn read_until(&mut self, mut is_enough: impl FnMut(&[u8]) -> Option<usize>) -> io::Result<Option<Vec<u8>>> {
+    async fn read_until(
+        &mut self,
+        mut is_enough: impl FnMut(&[u8]) -> Option<usize>,
+    ) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = is_enough(&self.tail) {
                 return Ok(Some(self.tail.drain(..length).collect()));
