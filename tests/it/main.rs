@@ -6,5 +6,7 @@
 mod cli;
 mod handshake;
 mod harness;
+mod http;
 mod refusals;
 mod tunnel;
+mod tunnel_ends;

@@ -25,6 +25,7 @@ pub type Record = AccessRecord;
 #[derive(Debug, Default)]
 pub struct Setup {
     server: String,
+    grace: Option<String>,
     listener: String,
     tls: Option<String>,
     address: Option<String>,
@@ -49,6 +50,12 @@ impl Setup {
     /// Adds lines to `[server]`.
     pub fn server(mut self, lines: &str) -> Self {
         self.server += &format!("{lines}\n");
+        self
+    }
+
+    /// The time of a drain.
+    pub fn grace(mut self, grace: &str) -> Self {
+        self.grace = Some(grace.to_owned());
         self
     }
 
@@ -101,7 +108,8 @@ impl Setup {
 
     fn toml(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "[server]\nworkers = 1\nshutdown_grace = \"10s\"\n{}", self.server);
+        let grace = self.grace.as_deref().unwrap_or("10s");
+        let _ = writeln!(text, "[server]\nworkers = 1\nshutdown_grace = \"{grace}\"\n{}", self.server);
         let address = self.address.as_deref().unwrap_or("127.0.0.1:0");
         let _ = writeln!(text, "[[listener]]\naddress = \"{address}\"\n{}", self.listener);
         if let Some(tls) = &self.tls {
