@@ -196,13 +196,18 @@ impl Http1 {
     /// Writes an answer of wsgate's own.
     pub(super) async fn send(
         &mut self,
-        answer: Answer,
+        mut answer: Answer,
         method: Option<&Method>,
         client: Version,
         close: bool,
         record: &mut ExchangeRecord,
     ) -> Next {
         record.status(answer.status());
+        if let Some(hsts) = &self.listener.hsts {
+            // A directive and digits, which are legal (rule H13).
+            let set = answer.head_mut().headers.set("Strict-Transport-Security", hsts.as_bytes());
+            debug_assert!(set.is_ok());
+        }
         let bytes = answer.encode(method, client, close);
         record.received(bytes.len() as u64);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);

@@ -43,7 +43,9 @@ async fn h5_hop_by_hop_headers_stay_and_cannot_take_others_along() {
         Proxy-Connection: keep-alive\r\nTE: trailers, deflate\r\nTrailer: X\r\nProxy-Authorization: Basic x\r\n\
         Cookie: a=b\r\nX-Other: 2\r\n";
     let (head, ..) = forwarded(as_is, &get("/", lines)).await;
-    for gone in ["x-mine", "keep-alive", "proxy-connection", "trailer", "proxy-authorization", "transfer-encoding"] {
+    for gone in
+        ["x-mine", "keep-alive", "proxy-connection", "trailer", "proxy-authorization", "transfer-encoding"]
+    {
         assert!(!head.has(gone), "{gone}: {head:?}");
     }
     assert_eq!((head.get("cookie"), head.get("x-other")), (Some("a=b"), Some("2")));
@@ -105,9 +107,13 @@ async fn h9_paths_arrive_byte_by_byte_and_strip_prefix_leaves_one_slash() {
         assert_eq!(head.target(), path);
     }
     let strip = |setup: Setup| setup.route("path = \"/api/*\"\nstrip_prefix = \"/api\"");
-    for (path, expected) in
-        [("/api/x?y=/api/", "/x?y=/api/"), ("/api", "/"), ("/api?q", "/?q"), ("/api/", "/"), ("/%61pi//x%20", "/x%20")]
-    {
+    for (path, expected) in [
+        ("/api/x?y=/api/", "/x?y=/api/"),
+        ("/api", "/"),
+        ("/api?q", "/?q"),
+        ("/api/", "/"),
+        ("/%61pi//x%20", "/x%20"),
+    ] {
         let (head, ..) = forwarded(strip, &get(path, "")).await;
         assert_eq!(head.target(), expected, "{path}");
     }
@@ -170,7 +176,9 @@ async fn b6_a_body_without_length_that_breaks_is_a_reset() {
 #[tokio::test]
 async fn h10_a_client_of_http_1_0_gets_no_chunks_and_keeps_its_connection_if_it_asks() {
     let backend = Backend::listen().await.serve_http(|head, _| match head.target() {
-        "/chunks" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n".into(),
+        "/chunks" => {
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n".into()
+        }
         _ => ok("hello"),
     });
     let gate = Setup::to(backend.address()).start();
@@ -279,7 +287,9 @@ async fn h11_bodies_stream_and_are_not_gathered() {
 
 #[tokio::test]
 async fn sixteen_megabytes_both_ways_arrive_equal() {
-    let body: String = (0..2 * 1024 * 1024_u32).map(|number| format!("{:08x}", number.wrapping_mul(2_654_435_761))).collect();
+    let body: String = (0..2 * 1024 * 1024_u32)
+        .map(|number| format!("{:08x}", number.wrapping_mul(2_654_435_761)))
+        .collect();
     assert_eq!(body.len(), 16 * 1024 * 1024);
     let pki = Pki::new();
     for (tls, chunked) in [(false, false), (true, true)] {
@@ -299,7 +309,9 @@ async fn sixteen_megabytes_both_ways_arrive_equal() {
         let mut client = gate.client().await;
         let request = if chunked {
             let length = body.len();
-            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+            )
         } else {
             format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         };
@@ -313,10 +325,17 @@ async fn sixteen_megabytes_both_ways_arrive_equal() {
 
 #[tokio::test]
 async fn h12_pipelined_requests_are_answered_in_order() {
-    let backend = Backend::listen().await.serve_http(|head, body| ok(&format!("{} {}", head.target(), body.len())));
+    let backend =
+        Backend::listen().await.serve_http(|head, body| ok(&format!("{} {}", head.target(), body.len())));
     let gate = Setup::to(backend.address()).start();
     let post = "POST /two HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
-    let all = [get("/one", ""), post.to_owned(), get("/three", ""), get("/four", "Connection: close\r\n"), get("/never", "")];
+    let all = [
+        get("/one", ""),
+        post.to_owned(),
+        get("/three", ""),
+        get("/four", "Connection: close\r\n"),
+        get("/never", ""),
+    ];
     let mut client = gate.ask(all.concat()).await;
     for expected in ["/one 0", "/two 3", "/three 0", "/four 0"] {
         assert_eq!(client.read_response().await.text(), expected);

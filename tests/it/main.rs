@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
 mod cli;
+mod drain;
 mod handshake;
 mod harness;
 mod http;
+mod layers;
 mod refusals;
+mod tls;
 mod tunnel;
 mod tunnel_ends;
+mod upstreams;

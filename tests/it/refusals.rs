@@ -116,7 +116,9 @@ async fn h1_ambiguous_framing() {
 
 #[tokio::test]
 async fn h4_ambiguous_framing_of_chunks() {
-    for chunks in ["x\r\n", "-1\r\na", "3 \r\nabc\r\n", "3\nabc\r\n", "3\r\nabcd\r\n", "fffffffffffffffff\r\n"] {
+    for chunks in
+        ["x\r\n", "-1\r\na", "3 \r\nabc\r\n", "3\nabc\r\n", "3\r\nabcd\r\n", "fffffffffffffffff\r\n"]
+    {
         let backend = Backend::listen().await;
         let gate = Setup::to(backend.address()).start();
         let request = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
@@ -263,7 +265,11 @@ async fn s1_write_timeout_of_a_client_that_takes_no_bytes() {
 
 #[tokio::test]
 async fn http_version() {
-    let requests = ["GET / HTTP/2.0\r\nHost: a\r\n\r\n", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+    let requests = [
+        "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
     refuses_all(as_is, &by_gate(505, "http_version", "head"), &requests).await;
 }
 
@@ -276,7 +282,8 @@ async fn h3_method() {
 #[tokio::test]
 async fn no_route() {
     let setup = |setup: Setup| setup.route("path = \"/chat\"");
-    refuses_all(setup, &by_gate(404, "no_route", "route").kept(), &[&get("/", ""), &get("/chat/x", "")]).await;
+    refuses_all(setup, &by_gate(404, "no_route", "route").kept(), &[&get("/", ""), &get("/chat/x", "")])
+        .await;
     // Whatever refuses an offer closes (rule H12).
     refuses_all(setup, &by_gate(404, "no_route", "route"), &[OFFER]).await;
 }
@@ -329,7 +336,9 @@ async fn w3_ws_version() {
         assert_eq!(answer.status(), 426, "{version}");
         assert_eq!(answer.head.get("sec-websocket-version"), Some("13"));
         assert_eq!(answer.head.get("upgrade"), Some("websocket"));
-        assert!(answer.head.has_token("connection", "upgrade") && answer.head.has_token("connection", "close"));
+        assert!(
+            answer.head.has_token("connection", "upgrade") && answer.head.has_token("connection", "close")
+        );
         client.expect_end().await;
         let record = gate.record_of(Kind::Exchange).await;
         assert_eq!((record.ending, record.ended_by), (Some("ws_version"), Some("gate")));
@@ -377,7 +386,13 @@ async fn draining_refuses_offers() {
 
 #[tokio::test]
 async fn connect_failed() {
-    let expected = Expected { status: Some(502), label: "connect_failed", by: "upstream", phase: "connect", closes: false };
+    let expected = Expected {
+        status: Some(502),
+        label: "connect_failed",
+        by: "upstream",
+        phase: "connect",
+        closes: false,
+    };
     let nobody = Refusing::new();
     let gate = Setup::to(nobody.address()).start();
     expect_refusal(&gate, &mut gate.ask(get("/", "")).await, &expected).await;
@@ -486,7 +501,12 @@ async fn s1_handshake_timeout_however_the_answer_trickles() {
 #[tokio::test]
 async fn w8_bad_accept_and_bad_upgrade() {
     answers(true, &AGREED.replacen("s3pP", "S3pP", 1), &by_gate(502, "bad_accept", "response")).await;
-    answers(true, &AGREED.replacen("Upgrade: websocket", "Upgrade: h2c", 1), &by_gate(502, "bad_upgrade", "response")).await;
+    answers(
+        true,
+        &AGREED.replacen("Upgrade: websocket", "Upgrade: h2c", 1),
+        &by_gate(502, "bad_upgrade", "response"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -500,7 +520,8 @@ async fn downstream_gone_in_every_phase() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
     let mut client = gate.ask("GET / HT").await;
-    let gone = |phase| Expected { status: None, label: "downstream_gone", by: "downstream", phase, closes: true };
+    let gone =
+        |phase| Expected { status: None, label: "downstream_gone", by: "downstream", phase, closes: true };
     client.shutdown().await;
     expect_refusal(&gate, &mut client, &gone("head")).await;
     client.expect_gone().await;
@@ -508,7 +529,8 @@ async fn downstream_gone_in_every_phase() {
 
     // While the backend is being connected to.
     let silent = Unreachable::new().await;
-    let gate = Setup::to(silent.address()).upstream("connect_timeout = \"1h\"\nretry_deadline = \"off\"").start();
+    let gate =
+        Setup::to(silent.address()).upstream("connect_timeout = \"1h\"\nretry_deadline = \"off\"").start();
     let mut client = gate.ask(OFFER).await;
     client.shutdown().await;
     expect_refusal(&gate, &mut client, &gone("connect")).await;

@@ -5,7 +5,9 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use crate::harness::{
     AGREED, Backend, Peer, Setup,
     frames::{self, BINARY, CLOSE, PING, PONG, TEXT, client, client_raw, server, server_raw},
-    offer_with, pki::Pki, soon,
+    offer_with,
+    pki::Pki,
+    soon,
 };
 
 /// Frames of many sizes, written one behind the other.
@@ -51,8 +53,14 @@ async fn t1_any_bytes_in_any_pieces_arrive_unchanged_both_ways_at_once() {
     let write = |to: &'static str| move |error| panic!("{to}: {error}");
     let all = async {
         tokio::join!(
-            async { tokio::io::AsyncWriteExt::write_all(&mut client_writes, &up).await.unwrap_or_else(write("up")) },
-            async { tokio::io::AsyncWriteExt::write_all(&mut server_writes, &down).await.unwrap_or_else(write("down")) },
+            async {
+                tokio::io::AsyncWriteExt::write_all(&mut client_writes, &up).await.unwrap_or_else(write("up"))
+            },
+            async {
+                tokio::io::AsyncWriteExt::write_all(&mut server_writes, &down)
+                    .await
+                    .unwrap_or_else(write("down"))
+            },
             async {
                 let mut read = vec![0; up.len()];
                 tokio::io::AsyncReadExt::read_exact(&mut server_reads, &mut read).await.unwrap();
@@ -305,7 +313,9 @@ async fn t4_an_illegal_frame_ends_the_tunnel_with_1002_on_both_sides() {
         assert_eq!((close.close_code(), close.masked), (1002, from_client), "{what}");
         let close = frames::read(sender).await;
         assert_eq!((close.close_code(), close.masked), (1002, !from_client), "{what}");
-        let answer = |from_client| if from_client { frames::client_close(1002, "") } else { frames::server_close(1002, "") };
+        let answer = |from_client| {
+            if from_client { frames::client_close(1002, "") } else { frames::server_close(1002, "") }
+        };
         receiver.send(answer(!from_client)).await;
         receiver.expect_end().await;
         sender.expect_gone().await;
@@ -313,7 +323,10 @@ async fn t4_an_illegal_frame_ends_the_tunnel_with_1002_on_both_sides() {
         let record = gate.tunnel_end().await;
         assert_eq!((record.ending, record.ended_by), (Some("ws_protocol"), Some("gate")), "{what}");
         assert_eq!(record.phase, Some("tunnel"));
-        assert!(record.error.unwrap().contains(if from_client { "downstream" } else { "upstream" }), "{what}");
+        assert!(
+            record.error.unwrap().contains(if from_client { "downstream" } else { "upstream" }),
+            "{what}"
+        );
     }
 }
 
@@ -450,11 +463,33 @@ async fn t8_an_idle_tunnel_gets_1001_on_both_sides_and_a_busy_one_none() {
 #[tokio::test]
 async fn t11_close_codes_and_reasons_pass_and_are_recorded() {
     let backend = Backend::listen().await;
-    for (code, reason, by_client) in [(1000, "done", true), (4321, "grüß\u{1b}[31m", true), (1011, "", false), (3000, "x", false)] {
+    for (code, reason, by_client) in
+        [(1000, "done", true), (4321, "grüß\u{1b}[31m", true), (1011, "", false), (3000, "x", false)]
+    {
         let gate = Setup::to(backend.address()).start();
         let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
-        client_end.send([client(TEXT, "hello"), client_raw(TEXT, "frag"), client(PING, "p"), client_raw(0x80, "ment")].concat()).await;
-        server_end.expect([client(TEXT, "hello"), client_raw(TEXT, "frag"), client(PING, "p"), client_raw(0x80, "ment")].concat()).await;
+        client_end
+            .send(
+                [
+                    client(TEXT, "hello"),
+                    client_raw(TEXT, "frag"),
+                    client(PING, "p"),
+                    client_raw(0x80, "ment"),
+                ]
+                .concat(),
+            )
+            .await;
+        server_end
+            .expect(
+                [
+                    client(TEXT, "hello"),
+                    client_raw(TEXT, "frag"),
+                    client(PING, "p"),
+                    client_raw(0x80, "ment"),
+                ]
+                .concat(),
+            )
+            .await;
         server_end.send(server(PONG, "p")).await;
         client_end.expect(server(PONG, "p")).await;
         let (of_client, of_server) = (frames::client_close(code, reason), frames::server_close(code, reason));

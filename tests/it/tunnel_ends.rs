@@ -54,7 +54,8 @@ async fn closed_and_then_broken_is_closed() {
 
 #[tokio::test]
 async fn closed_and_then_held_open_is_cut_after_close_timeout() {
-    let (_backend, gate, mut client_end, mut server_end) = tunnel("websocket.close_timeout = \"200ms\"").await;
+    let (_backend, gate, mut client_end, mut server_end) =
+        tunnel("websocket.close_timeout = \"200ms\"").await;
     client_end.send(frames::client_close(1000, "")).await;
     server_end.expect(frames::client_close(1000, "")).await;
     server_end.send(frames::server_close(1000, "")).await;
@@ -203,8 +204,7 @@ async fn a_client_that_takes_bytes_slowly_but_surely_is_not_cut() {
 #[tokio::test]
 async fn drain_timeout() {
     let backend = Backend::listen().await;
-    let gate =
-        Setup::to(backend.address()).grace("300ms").route("websocket.close_timeout = \"1h\"").start();
+    let gate = Setup::to(backend.address()).grace("300ms").route("websocket.close_timeout = \"1h\"").start();
     let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
     // In the middle of a frame each way, so no Close can go in.
     client_end.send(&client(TEXT, "half a frame")[..9]).await;

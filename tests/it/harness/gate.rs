@@ -249,9 +249,26 @@ impl Gate {
             .is_some_and(|server| server.connections() + server.leases() + server.tls_handshakes() > 0)
     }
 
+    /// Waits until so many connections have been accepted and are open.
+    pub async fn has_connections(&self, count: usize) {
+        soon("connections to be accepted", async {
+            while self.server.as_ref().map(Server::connections) != Some(count) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.server.as_ref().map_or(0, Server::leases)
+    }
+
+    /// Drains, waits for the end and tells how long that took.
+    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration) {
+        let began = Instant::now();
+        let outcome = self.finish().await;
+        (outcome, began.elapsed())
     }
 
     /// Drains, and waits for the end.

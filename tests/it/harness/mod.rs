@@ -15,7 +15,7 @@ use std::{future::Future, time::Duration};
 
 pub use self::{
     backend::{Backend, HttpBackend, Refusing, Unreachable},
-    gate::{Gate, Setup},
+    gate::{Gate, Record, Setup, unix_address},
     head::{Head, Response},
     peer::Peer,
 };
