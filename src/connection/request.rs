@@ -97,12 +97,7 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
-                let limit = route.config.request_body;
-                if let BodyFraming::Length(length) = self.body
-                    && limit.is_some_and(|limit| length > limit)
-                {
-                    return Err(Refusal::BodyTooLarge);
-                }
+                self.check_length(route)?;
                 let way =
                     Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
