@@ -325,8 +325,7 @@ async fn w13_b5_what_the_ends_agree_on_passes_unchanged_in_its_usual_case() {
         ("User-Agent", "test/1.0 (x; y)"),
         ("X-Unknown", "\tvalue with  spaces"),
     ];
-    let text: String =
-        lines.iter().map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).collect();
+    let text = lines.map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).concat();
     let mut client = gate.ask(offer_with(&text)).await;
     let mut server = backend.accept().await;
     let head = server.read_head().await;

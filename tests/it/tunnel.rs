@@ -1,6 +1,7 @@
 //! The tunnel: rules T1 to T5, T8, T11 to T13.
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
     AGREED, Backend, Peer, Setup,
@@ -46,34 +47,21 @@ async fn t1_any_bytes_in_any_pieces_arrive_unchanged_both_ways_at_once() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
     let (client_end, server_end) = gate.tunnel(&backend).await;
-    let up = many_frames(1, |opcode, payload| client(opcode, payload));
-    let down = many_frames(2, |opcode, payload| server(opcode, payload));
+    let up = many_frames(1, client);
+    let down = many_frames(2, server);
     let (mut client_reads, mut client_writes) = tokio::io::split(client_end);
     let (mut server_reads, mut server_writes) = tokio::io::split(server_end);
-    let write = |to: &'static str| move |error| panic!("{to}: {error}");
+    let (mut up_read, mut down_read) = (vec![0; up.len()], vec![0; down.len()]);
     let all = async {
-        tokio::join!(
-            async {
-                tokio::io::AsyncWriteExt::write_all(&mut client_writes, &up).await.unwrap_or_else(write("up"))
-            },
-            async {
-                tokio::io::AsyncWriteExt::write_all(&mut server_writes, &down)
-                    .await
-                    .unwrap_or_else(write("down"))
-            },
-            async {
-                let mut read = vec![0; up.len()];
-                tokio::io::AsyncReadExt::read_exact(&mut server_reads, &mut read).await.unwrap();
-                assert!(read == up);
-            },
-            async {
-                let mut read = vec![0; down.len()];
-                tokio::io::AsyncReadExt::read_exact(&mut client_reads, &mut read).await.unwrap();
-                assert!(read == down);
-            },
+        tokio::try_join!(
+            client_writes.write_all(&up),
+            server_writes.write_all(&down),
+            server_reads.read_exact(&mut up_read),
+            client_reads.read_exact(&mut down_read),
         )
     };
-    soon("both ways", all).await;
+    soon("both ways", all).await.unwrap();
+    assert!(up_read == up && down_read == down, "other bytes");
 }
 
 #[tokio::test]
@@ -82,9 +70,9 @@ async fn t1_b1_pieces_of_any_size_over_tls() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).tls(&pki, "").start();
     let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
-    let up = many_frames(3, |opcode, payload| client(opcode, payload));
+    let up = many_frames(3, client);
     relay_in_pieces(&mut client_end, &mut server_end, &up, 4).await;
-    let down = many_frames(5, |opcode, payload| server(opcode, payload));
+    let down = many_frames(5, server);
     relay_in_pieces(&mut server_end, &mut client_end, &down, 6).await;
 }
 
