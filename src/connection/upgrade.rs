@@ -83,10 +83,11 @@ pub(super) async fn establish(
         };
     }
     request.record.traffic(exchange.traffic());
+    let interim = exchange.take_interim();
     let agreed = offer.prove(&head, way.route.config.websocket.verify_accept).map_err(Refusal::Disagreed)?;
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
-    write_upgrade(request.connection, &passed).await?;
+    write_upgrade(request.connection, interim, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
     Ok(Next::Tunnel(Box::new(Established {
@@ -98,9 +99,9 @@ pub(super) async fn establish(
     })))
 }
 
-/// Writes the 101: the last HTTP of this connection.
-async fn write_upgrade(connection: &mut Http1, head: &ResponseHead) -> Result<(), Refusal> {
-    let mut out = Vec::with_capacity(head.headers.wire_len() + 64);
+/// Writes the 101, behind what is left of interim responses: the last HTTP of this connection.
+async fn write_upgrade(connection: &mut Http1, mut out: Vec<u8>, head: &ResponseHead) -> Result<(), Refusal> {
+    out.reserve(head.headers.wire_len() + 64);
     head.encode(&mut out);
     let due = connection.listener.config.timeout.write.map(|period| Instant::now() + period);
     let write = async {

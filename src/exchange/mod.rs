@@ -184,6 +184,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
     }
 
+    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
+    pub fn take_interim(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.interim)
+    }
+
     /// Sends the request and waits for the final response head. A 101 counts as one.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
         poll_fn(|cx| self.poll_response_head(cx)).await
@@ -193,10 +198,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         loop {
             let now = Instant::now();
             self.poll_request(cx, now)?;
-            self.poll_interim(cx)?;
             if let Some(head) = self.take_response_head()? {
                 return Poll::Ready(Ok(head));
             }
+            self.poll_interim(cx)?;
             // An interim response that the client does not take holds the next one back.
             let answer =
                 if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
@@ -338,7 +343,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let close = close || to_client == BodyFraming::UntilClose;
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
-        let mut out = std::mem::take(&mut self.interim);
+        let mut out = self.take_interim();
         passed.encode(&mut out);
         let mut body = Body::new(out, framing, to_client);
         if self.plan.takes_trailers {
@@ -346,10 +351,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         }
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
-        self.status = Some(head.status);
         self.ends_with_stream = to_client == BodyFraming::UntilClose;
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
+        // A body that fails before a byte of its head has gone out can still be refused.
+        self.status = (body.given > 0).then_some(head.status);
         result?;
         let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {

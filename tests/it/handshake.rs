@@ -44,7 +44,9 @@ async fn w1_w5_w6_what_is_no_offer_goes_on_as_plain_http_without_its_upgrade() {
         offer_saying("Upgrade: websocket\r\n"),
         offer_saying("Upgrade: websocket\r\nConnection: keep-alive\r\n"),
         offer_saying("Connection: Upgrade\r\n"),
-        offer_saying("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"),
+        offer_saying(
+            "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        ),
         offer_saying("Upgrade: TLS/1.0\r\nConnection: Upgrade\r\n"),
         offer_saying("Upgrade: websocket2\r\nConnection: Upgrade\r\n"),
         offer_of("GET", "POST").replacen("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi", 1),
@@ -86,8 +88,9 @@ async fn w7_early_bytes_wait_for_the_101_and_arrive_once() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).listener("limits.early_bytes = \"1KiB\"").start();
     // More than is held back: the rest waits in the kernel.
-    let early: Vec<u8> =
-        (0..200_u32).flat_map(|number| frames::client(frames::BINARY, number.to_be_bytes().repeat(8))).collect();
+    let early: Vec<u8> = (0..200_u32)
+        .flat_map(|number| frames::client(frames::BINARY, number.to_be_bytes().repeat(8)))
+        .collect();
     let mut client = gate.client().await;
     client.send([OFFER.as_bytes(), &early].concat()).await;
     let mut server = backend.accept().await;
@@ -146,7 +149,10 @@ async fn w8_a_101_that_does_not_prove_the_offer_is_502() {
         ("bad_upgrade", format!("Upgrade: h2c\r\nConnection: Upgrade\r\n{accept}")),
         ("bad_upgrade", format!("{upgrade}{accept}Sec-WebSocket-Protocol: never-offered\r\n")),
         ("bad_upgrade", format!("{upgrade}{accept}Sec-WebSocket-Protocol: Chat\r\n")),
-        ("bad_upgrade", format!("{upgrade}{accept}Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n")),
+        (
+            "bad_upgrade",
+            format!("{upgrade}{accept}Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n"),
+        ),
         ("bad_upgrade", format!("{upgrade}{accept}Sec-WebSocket-Extensions: x-webkit-deflate-frame\r\n")),
     ];
     for (label, lines) in cases {
@@ -223,6 +229,7 @@ async fn w10_b3_an_answer_other_than_101_goes_to_the_client_and_both_sides_close
         assert_eq!(record.ending, Some("upgrade_refused"));
         assert_eq!((record.ended_by, record.phase), (Some("upstream"), Some("response")));
         assert_eq!(record.status, Some(status[..3].parse().unwrap()));
+        drop(client);
         gate.at_rest().await;
     }
 }
@@ -318,7 +325,8 @@ async fn w13_b5_what_the_ends_agree_on_passes_unchanged_in_its_usual_case() {
         ("User-Agent", "test/1.0 (x; y)"),
         ("X-Unknown", "\tvalue with  spaces"),
     ];
-    let text: String = lines.iter().map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).collect();
+    let text: String =
+        lines.iter().map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).collect();
     let mut client = gate.ask(offer_with(&text)).await;
     let mut server = backend.accept().await;
     let head = server.read_head().await;

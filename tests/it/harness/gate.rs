@@ -68,7 +68,8 @@ impl Setup {
     pub fn tls(mut self, pki: &Arc<Pki>, keys: &str) -> Self {
         let leaf = pki.leaf("localhost");
         let more = if keys.is_empty() { String::new() } else { format!(", {keys}") };
-        self.tls = Some(format!("cert = \"{}\", key = \"{}\"{more}", leaf.cert.display(), leaf.key.display()));
+        self.tls =
+            Some(format!("cert = \"{}\", key = \"{}\"{more}", leaf.cert.display(), leaf.key.display()));
         self.pki = Some(Arc::clone(pki));
         self
     }

@@ -65,7 +65,10 @@ impl Head {
 
     /// Whether a list of tokens has this one.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name).iter().flat_map(|value| value.split(',')).any(|its| its.trim().eq_ignore_ascii_case(token))
+        self.all(name)
+            .iter()
+            .flat_map(|value| value.split(','))
+            .any(|its| its.trim().eq_ignore_ascii_case(token))
     }
 
     /// Whether a line stands there as it is written here, its case included.

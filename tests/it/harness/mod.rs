@@ -14,8 +14,8 @@ pub mod websocket;
 use std::{future::Future, time::Duration};
 
 pub use self::{
-    backend::{Backend, HttpBackend},
-    gate::{Gate, Record, Setup},
+    backend::{Backend, HttpBackend, Refusing, Unreachable},
+    gate::{Gate, Setup},
     head::{Head, Response},
     peer::Peer,
 };

@@ -108,15 +108,18 @@ impl Peer {
     }
 
     /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before.
-    async fn read_until(&mut self, mut is_enough: impl FnMut(&[u8]) -> Option<usize>) -> io::Result<Option<Vec<u8>>> {
+    async fn read_until(
+        &mut self,
+        mut is_enough: impl FnMut(&[u8]) -> Option<usize>,
+    ) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = is_enough(&self.tail) {
                 return Ok(Some(self.tail.drain(..length).collect()));
             }
-            let mut buffer = [0; 16 * 1024];
-            match either!(&mut self.stream, stream => stream.read(&mut buffer).await)? {
-                0 => return Ok(None),
-                count => self.tail.extend_from_slice(&buffer[..count]),
+            self.tail.reserve(16 * 1024);
+            let tail = &mut self.tail;
+            if either!(&mut self.stream, stream => stream.read_buf(tail).await)? == 0 {
+                return Ok(None);
             }
         }
     }
@@ -145,7 +148,7 @@ impl Peer {
             let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
             match read.expect("bytes, not a reset") {
                 Some(bytes) => bytes,
-                None => panic!("the stream ended after {:?}", String::from_utf8_lossy(&self.tail)),
+                None => panic!("the stream ended after {}", shown(&self.tail)),
             }
         })
     }
@@ -301,11 +304,12 @@ impl Peer {
         }
     }
 
-    /// Writes until the other side takes no more for good, or all of `most` bytes. Returns how many it took.
+    /// Writes these bytes over and over until the other side takes no more for good, or `most` bytes. Returns how many
+    /// it took.
     pub async fn fill(&mut self, bytes: &[u8], most: usize) -> usize {
         let mut taken = 0;
         while taken < most {
-            let write = AsyncWriteExt::write(self, bytes);
+            let write = AsyncWriteExt::write(self, &bytes[taken % bytes.len()..]);
             // Whoever still reads does so well within this time; only a stalled stream waits it out.
             match tokio::time::timeout(Duration::from_millis(700), write).await {
                 Ok(count) => taken += count.expect("a connected socket"),
