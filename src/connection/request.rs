@@ -19,7 +19,7 @@ use crate::{
     exchange::{Exchange, Plan, Timeouts},
     proto::{
         forward::{self, Kind, RequestContext, ResponseContext},
-        framing::{BodyFraming, FramingError, request_framing},
+        framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
         head::{HeadLimits, InvalidHeader, RequestHead},
     },
@@ -97,12 +97,7 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
-                let limit = route.config.request_body;
-                if let BodyFraming::Length(length) = self.body
-                    && limit.is_some_and(|limit| length > limit)
-                {
-                    return Err(Refusal::BodyTooLarge);
-                }
+                self.check_length(route)?;
                 let way =
                     Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
@@ -131,6 +126,14 @@ impl<'a> Request<'a> {
         Ok(Ask { target, offer })
     }
 
+    /// A body that says that it is too large is refused before an upstream hears of it.
+    fn check_length(&self, route: &Route) -> Result<(), Refusal> {
+        match (self.body, route.config.request_body) {
+            (BodyFraming::Length(length), Some(limit)) if length > limit => Err(Refusal::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
     async fn redirect(&mut self, status: u16, location: &str) -> Result<Next, Refusal> {
         let answer = Answer::redirect(status, location).map_err(bad_config)?;
         Ok(self.send(answer).await)
@@ -152,11 +155,14 @@ impl<'a> Request<'a> {
             let listener = Arc::clone(&self.connection.listener);
             let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
             let plan = way.plan(&listener, &self.head, self.body, head, false);
-            let keep_alive = self.connection.wants_more(&self.head);
+            let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let result = match exchange.response_head().await {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
-                Ok(head) => exchange.relay(&head, keep_alive).await,
+                // Asked when the answer comes: a drain that began meanwhile is announced in it.
+                Ok(head) => {
+                    exchange.relay(&head, persists && !self.connection.gate.drain.is_draining()).await
+                }
                 Err(refusal)
                     if connected.reused
                         && exchange.may_send_again(&refusal)
@@ -175,7 +181,9 @@ impl<'a> Request<'a> {
                 Err(refusal) if status.is_none() => return Err(refusal),
                 Err(refusal) => {
                     self.record.cut_short(status, &refusal);
-                    return Ok(self.connection.cut(ends_with_stream));
+                    // A client that takes no bytes must not hold the kernel's either.
+                    let stalls = matches!(refusal, Refusal::WriteTimeout);
+                    return Ok(self.connection.cut(ends_with_stream || stalls));
                 }
             };
             if answered.keeps_upstream {

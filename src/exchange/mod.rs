@@ -351,10 +351,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         }
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
-        self.status = Some(head.status);
         self.ends_with_stream = to_client == BodyFraming::UntilClose;
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
+        // A body that fails before a byte of its head has gone out can still be refused.
+        self.status = (body.given > 0).then_some(head.status);
         result?;
         let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {

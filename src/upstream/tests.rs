@@ -297,6 +297,27 @@ async fn h14_ended_or_surplus_connections_are_thrown_away() {
 }
 
 #[tokio::test]
+async fn b7_taking_one_parked_connection_leaves_the_others() {
+    let (listener, address) = server().await;
+    let pool = pool(vec![address]);
+    let mut connected = Vec::new();
+    let mut accepted = Vec::new();
+    for _ in 0..3 {
+        let (stream, peer) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
+        connected.push(stream.unwrap());
+        accepted.push(peer.unwrap().0);
+    }
+    for Connected { stream, lease, .. } in connected {
+        lease.park(stream, None);
+    }
+    assert_eq!(pool.idle(), 3);
+    let first = connect(&pool, Want::Reuse).await.unwrap();
+    assert_eq!((first.reused, pool.idle()), (true, 2));
+    let second = connect(&pool, Want::Reuse).await.unwrap();
+    assert_eq!((second.reused, pool.idle()), (true, 1));
+}
+
+#[tokio::test]
 async fn b7_a_stream_with_a_tail_is_not_kept() {
     let (listener, address) = server().await;
     let pool = pool(vec![address]);

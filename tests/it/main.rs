@@ -6,3 +6,5 @@
 mod cli;
 mod handshake;
 mod harness;
+mod refusals;
+mod tunnel;

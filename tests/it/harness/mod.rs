@@ -14,7 +14,7 @@ pub mod websocket;
 use std::{future::Future, time::Duration};
 
 pub use self::{
-    backend::{Backend, HttpBackend},
+    backend::{Backend, HttpBackend, Refusing, Unreachable},
     gate::{Gate, Setup},
     head::{Head, Response},
     peer::Peer,

@@ -148,7 +148,7 @@ impl Peer {
             let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
             match read.expect("bytes, not a reset") {
                 Some(bytes) => bytes,
-                None => panic!("the stream ended after {:?}", String::from_utf8_lossy(&self.tail)),
+                None => panic!("the stream ended after {}", shown(&self.tail)),
             }
         })
     }
@@ -304,11 +304,12 @@ impl Peer {
         }
     }
 
-    /// Writes until the other side takes no more for good, or all of `most` bytes. Returns how many it took.
+    /// Writes these bytes over and over until the other side takes no more for good, or `most` bytes. Returns how many
+    /// it took.
     pub async fn fill(&mut self, bytes: &[u8], most: usize) -> usize {
         let mut taken = 0;
         while taken < most {
-            let write = AsyncWriteExt::write(self, bytes);
+            let write = AsyncWriteExt::write(self, &bytes[taken % bytes.len()..]);
             // Whoever still reads does so well within this time; only a stalled stream waits it out.
             match tokio::time::timeout(Duration::from_millis(700), write).await {
                 Ok(count) => taken += count.expect("a connected socket"),
