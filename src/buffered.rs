@@ -2,6 +2,8 @@
 //! buffers of a worker.
 
 mod socket;
+#[cfg(test)]
+pub(crate) mod wire;
 
 use std::{
     cell::RefCell,

@@ -25,3 +25,6 @@ pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+
+#[cfg(test)]
+mod layers;

@@ -5,6 +5,7 @@
 mod defaults;
 mod example;
 mod properties;
+mod readme;
 
 use std::{
     fmt::Write as _,

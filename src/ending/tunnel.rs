@@ -8,7 +8,7 @@ use crate::proto::frame::FrameError;
 /// Why a tunnel ended.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelEnd {
-    /// Close frames went both ways.
+    /// Close frames went both ways, or the answer to one was awaited in vain.
     #[error("closed")]
     Closed,
     /// One side's stream ended without the closing handshake.

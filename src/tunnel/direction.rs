@@ -66,6 +66,8 @@ enum Flow {
     Relay,
     /// Bytes pass to the next frame boundary, where this Close goes out.
     CloseNext(OwnClose),
+    /// A Close of wsgate's was the last that passed; what comes is read and dropped.
+    Closed,
     /// Nothing passes any more; what comes is read and dropped.
     Discard,
 }
@@ -96,6 +98,8 @@ pub(super) struct Direction {
     /// The receiver gets its end when the spill has drained, whatever the sender does.
     fin: bool,
     shut: bool,
+    /// Bytes that the receiver took.
+    pub(super) given: u64,
     pub(super) account: Account,
 }
 
@@ -115,6 +119,7 @@ impl Direction {
             source_ended: false,
             fin: false,
             shut: false,
+            given: 0,
             account: Account::default(),
         }
     }
@@ -127,12 +132,17 @@ impl Direction {
         to: &mut impl Stream,
     ) -> Poll<Step> {
         loop {
-            if let Err(error) = ready!(self.poll_drain(cx, to)) {
-                self.abandon();
-                return Poll::Ready(Step::WriteFailed(error));
-            }
-            if (self.fin || self.source_ended) && !self.shut {
-                return self.poll_shut(cx, to);
+            match self.poll_drain(cx, to) {
+                Poll::Ready(Ok(())) if (self.fin || self.source_ended) && !self.shut => {
+                    return self.poll_shut(cx, to);
+                }
+                // What is dropped needs no room: the sender's answer to a Close must not wait for the receiver.
+                Poll::Pending if !self.drops() => return Poll::Pending,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(error)) => {
+                    self.abandon();
+                    return Poll::Ready(Step::WriteFailed(error));
+                }
             }
             if self.source_ended {
                 return Poll::Pending;
@@ -155,6 +165,7 @@ impl Direction {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.given += count as u64;
             if self.written == self.spill.len() {
                 self.spill = Vec::new();
                 self.written = 0;
@@ -206,14 +217,14 @@ impl Direction {
     /// Takes `input` through the scanner and on to the receiver.
     fn pass(&mut self, cx: &mut Context<'_>, input: &[u8], to: &mut impl Stream) -> Option<Step> {
         let scanned = self.scan(input);
-        if scanned.illegal.is_none() && scanned.legal < input.len() {
+        if scanned.held > 0 {
             self.held.clear();
-            self.held.extend_from_slice(&input[scanned.legal..]);
+            self.held.extend_from_slice(&input[input.len() - scanned.held..]);
         } else if self.held.capacity() > 0 {
             self.held = Vec::new();
         }
         let written = match (self.flow, scanned.first_boundary) {
-            (Flow::Discard, _) => Ok(()),
+            (Flow::Closed | Flow::Discard, _) => Ok(()),
             (Flow::CloseNext(close), Some(boundary)) => {
                 self.spill.extend_from_slice(&input[..boundary]);
                 self.put_close(close);
@@ -232,7 +243,9 @@ impl Direction {
 
     fn scan(&mut self, input: &[u8]) -> Scanned {
         if self.opaque {
-            return Scanned { legal: input.len(), illegal: None, first_boundary: None };
+            // After an illegal frame all passes, or nothing.
+            let legal = if self.observe { input.len() } else { 0 };
+            return Scanned { legal, held: 0, illegal: None, first_boundary: None };
         }
         let account = &mut self.account;
         let mut first_boundary = self.scanner.at_frame_boundary().then_some(0);
@@ -249,13 +262,15 @@ impl Direction {
             Event::Ping { .. } | Event::Pong { .. } => {}
         });
         match result {
-            Ok(legal) => Scanned { legal, illegal: None, first_boundary },
+            Ok(legal) => Scanned { legal, held: input.len() - legal, illegal: None, first_boundary },
             Err(Illegal { .. }) if self.observe => {
                 self.account.illegal += 1;
                 self.opaque = true;
-                Scanned { legal: input.len(), illegal: None, first_boundary: None }
+                Scanned { legal: input.len(), held: 0, illegal: None, first_boundary }
             }
-            Err(Illegal { at, error }) => Scanned { legal: at, illegal: Some(error), first_boundary },
+            Err(Illegal { at, error }) => {
+                Scanned { legal: at, held: 0, illegal: Some(error), first_boundary }
+            }
         }
     }
 
@@ -265,7 +280,10 @@ impl Direction {
         while !rest.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => rest = &rest[count..],
+                Poll::Ready(Ok(count)) => {
+                    self.given += count as u64;
+                    rest = &rest[count..];
+                }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => break,
             }
@@ -277,11 +295,11 @@ impl Direction {
     /// Ends this way with a Close frame of wsgate's own at the next frame boundary. Where the sender's Close went this
     /// way already, or the stream can't be followed, it ends without one (rule T5).
     pub(super) fn close(&mut self, own: OwnClose) {
-        let may_insert = self.account.close.is_none() && !self.fin && !self.shut && self.account.illegal == 0;
-        if self.flow != Flow::Relay {
+        if self.flow != Flow::Relay || self.source_ended {
             return;
         }
-        if !may_insert || self.source_ended {
+        let may_insert = self.account.close.is_none() && !self.fin && !self.shut && self.account.illegal == 0;
+        if !may_insert {
             self.flow = Flow::Discard;
         } else if self.scanner.at_frame_boundary() {
             self.put_close(own);
@@ -297,7 +315,7 @@ impl Direction {
             Role::FromServer => None,
         };
         encode_close(own.code, own.reason, mask, &mut self.spill);
-        self.flow = Flow::Discard;
+        self.flow = Flow::Closed;
     }
 
     /// The receiver gets its end as soon as what waits for it has been written.
@@ -320,12 +338,20 @@ impl Direction {
 
     /// The sender is gone: what it sent is still written, then this way ends.
     pub(super) fn end(&mut self) {
+        if self.source_ended {
+            return;
+        }
         self.source_ended = true;
-        if self.flow == Flow::Discard {
+        if self.drops() {
             self.held = Vec::new();
         }
         // A frame that was begun is passed as far as it came, so that its end is seen to be missing.
         self.spill.extend_from_slice(&self.held);
+    }
+
+    /// What the sender sends is dropped.
+    fn drops(&self) -> bool {
+        matches!(self.flow, Flow::Closed | Flow::Discard)
     }
 
     /// Nothing more comes, and the receiver knows.
@@ -340,18 +366,29 @@ impl Direction {
 
     /// The flow of bytes is over, and a Close of wsgate's own, if any, has been written.
     pub(super) fn is_closed(&self) -> bool {
-        self.flow == Flow::Discard && self.spill.is_empty()
+        (self.drops() || self.source_ended) && self.spill.is_empty()
     }
 
     /// The receiver's stream stands within a frame, as far as wsgate follows it.
     fn is_within_frame(&self) -> bool {
-        let own_close_was_put = self.flow == Flow::Discard;
-        !self.opaque && !own_close_was_put && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
+        let is_followed = !self.opaque && !self.drops();
+        is_followed && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
     }
 
     /// Bytes that wait to be written.
     pub(super) fn waiting(&self) -> usize {
         self.spill.len() - self.written
+    }
+
+    /// The receiver has its end, or is gone.
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// Bytes of heap that its buffers hold.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.spill.capacity() + self.held.capacity()
     }
 
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
@@ -371,6 +408,8 @@ impl Direction {
 struct Scanned {
     /// So many bytes of the input may be relayed.
     legal: usize,
+    /// So many bytes at its end are the beginning of a header or control frame.
+    held: usize,
     illegal: Option<FrameError>,
     /// The first place of the input at which no frame is open.
     first_boundary: Option<usize>,

@@ -7,6 +7,8 @@
 
 mod alarm;
 mod direction;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,
@@ -134,9 +136,9 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     fn relay(&mut self, cx: &mut Context<'_>, now: Instant) {
         loop {
             let client = self.client.poll_relay(cx, &mut self.down, &mut self.up);
-            self.note_close(Side::Downstream);
+            self.note_close(Side::Downstream, now);
             let server = self.server.poll_relay(cx, &mut self.up, &mut self.down);
-            self.note_close(Side::Upstream);
+            self.note_close(Side::Upstream, now);
             let waits = client.is_pending() && server.is_pending();
             if let Poll::Ready(step) = client {
                 self.take(step, Side::Downstream, now);
@@ -151,13 +153,14 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         }
     }
 
-    fn note_close(&mut self, sender: Side) {
+    fn note_close(&mut self, sender: Side, now: Instant) {
         let account = match sender {
             Side::Downstream => &self.client.account,
             Side::Upstream | Side::Gate => &self.server.account,
         };
         if self.first_close.is_none() && account.close.is_some() {
             self.first_close = Some(sender);
+            self.end_within(self.limits.close, now);
         }
     }
 
@@ -167,9 +170,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             Step::Shut => {}
             Step::SourceEnded => {
                 self.first_eof.get_or_insert(sender);
-                if self.end.is_none() {
-                    self.deadline = self.half_closed_until(now);
-                }
+                self.end_within(self.limits.half_close, now);
             }
             Step::Broken => {
                 self.end.get_or_insert(TunnelEnd::Eof(sender));
@@ -177,7 +178,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             Step::Illegal(error) => self.end_illegal(sender, error, now),
             Step::ReadFailed(error) => self.end_reset(sender, error, now),
-            Step::WriteFailed(error) => self.end_reset(other(sender), error, now),
+            Step::WriteFailed(error) => self.end_unwritable(other(sender), error, now),
         }
     }
 
@@ -185,9 +186,14 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         self.client.account.close.is_some() && self.server.account.close.is_some()
     }
 
-    fn half_closed_until(&self, now: Instant) -> Option<Instant> {
-        let period = if self.first_close.is_some() { self.limits.close } else { self.limits.half_close };
-        period.map(|period| now + period)
+    /// What is left of the tunnel has so long to end by itself (rule T2).
+    fn end_within(&mut self, period: Option<Duration>, now: Instant) {
+        if let Some(period) = period
+            && self.end.is_none()
+        {
+            let deadline = now + period;
+            self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        }
     }
 
     fn end_illegal(&mut self, sender: Side, error: FrameError, now: Instant) {
@@ -204,11 +210,14 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         };
         from_gone.end();
         to_gone.abandon();
+        self.end_unwritable(gone, error, now);
+    }
+
+    /// One side takes nothing any more. What it sent before can still be read: its Close, perhaps.
+    fn end_unwritable(&mut self, gone: Side, error: io::Error, now: Instant) {
         if self.end.is_none() {
-            // After the closing handshake nobody misses the streams.
-            self.end =
-                Some(if self.has_both_closes() { TunnelEnd::Closed } else { TunnelEnd::Reset(gone, error) });
-            self.deadline = self.limits.close.map(|period| now + period);
+            self.end_within(self.limits.close, now);
+            self.end = Some(TunnelEnd::Reset(gone, error));
         }
     }
 
@@ -222,7 +231,9 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
         }
         self.end = Some(end);
-        self.deadline = self.limits.close.map(|period| now + period);
+        if let Some(period) = self.limits.close {
+            self.deadline = Some(now + period);
+        }
     }
 
     /// A side that got wsgate's Close and has answered gets its end. Returns whether there is one to be written.
@@ -242,14 +253,17 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Looks at the drain signal and at what is due. Returns whether the tunnel must be cut now.
     fn is_due(&mut self, now: Instant) -> bool {
         if self.drain.is_shutdown() {
-            self.end = Some(TunnelEnd::DrainTimeout);
+            if matches!(self.end, None | Some(TunnelEnd::Drained)) {
+                self.end = Some(TunnelEnd::DrainTimeout);
+            }
             return true;
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return true;
         }
         if self.stalls(now) {
-            self.end = Some(TunnelEnd::WriteTimeout);
+            self.end.get_or_insert(TunnelEnd::WriteTimeout);
+            self.down.reset_on_drop();
             return true;
         }
         if self.end.is_none() {
@@ -265,12 +279,12 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Whether the client has taken too little for a whole period (rule S1).
     fn stalls(&mut self, now: Instant) -> bool {
         let Some(period) = self.limits.write else { return false };
-        let waiting = (self.server.waiting() + self.down.unsent()) as u64;
-        if waiting == 0 {
+        let waiting = self.server.waiting() + self.down.unsent();
+        if waiting == 0 || self.server.is_shut() {
             self.stall = None;
             return false;
         }
-        let taken = self.server.account.bytes.saturating_sub(waiting);
+        let taken = self.server.given.saturating_sub(self.down.unsent() as u64);
         let stall = self.stall.get_or_insert(Stall { since: now, taken });
         if stall.since + period > now {
             return false;
@@ -289,18 +303,16 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     /// Ends whatever is still open.
     fn cut(&mut self, cx: &mut Context<'_>) {
-        if matches!(self.end, Some(TunnelEnd::WriteTimeout)) {
-            self.down.reset_on_drop();
-        }
         self.server.cut(cx, &mut self.down);
         self.client.cut(cx, &mut self.up);
     }
 
     fn report(&mut self) -> Report {
         let end = match self.end.take() {
+            // After the closing handshake nobody misses the streams.
+            Some(TunnelEnd::Reset(..)) | None if self.has_both_closes() => TunnelEnd::Closed,
             Some(end) => end,
-            None if self.has_both_closes() => TunnelEnd::Closed,
-            None => TunnelEnd::Eof(self.first_eof.unwrap_or(Side::Gate)),
+            None => self.first_eof.map_or(TunnelEnd::Closed, TunnelEnd::Eof),
         };
         Report {
             ended_by: end.ended_by(self.first_close),
@@ -345,9 +357,6 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
         }
         if this.is_over() {
             return Poll::Ready(this.report());
-        }
-        if this.deadline.is_none() && this.has_both_closes() {
-            this.deadline = this.limits.close.map(|period| now + period);
         }
         if this.is_due(now) {
             this.cut(cx);

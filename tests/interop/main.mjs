@@ -11,6 +11,11 @@ import tls from "./suites/tls.mjs";
 
 const suites = { hello, command_line: commandLine, tls, node, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
+const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
+if (unknown.length > 0) {
+  console.error(`no suite is called ${unknown.join(", ")}; there are ${Object.keys(suites).join(", ")}`);
+  process.exit(2);
+}
 
 for (const signal of ["SIGTERM", "SIGINT"]) {
   process.once(signal, async () => {

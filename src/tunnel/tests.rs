@@ -1,0 +1,193 @@
+//! Tunnels between two scripted peers, over pipes in memory and the paused clock.
+
+mod alarm;
+mod closing;
+mod drain;
+mod frames;
+mod property;
+mod relay;
+mod timers;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    buffered::wire::{Pace, Peer, Wire, wire},
+    lifecycle::DrainHandle,
+    proto::{
+        frame::{FrameHeader, Opcode, apply_mask, encode_close},
+        handshake::Offer,
+        head::{HeadLimits, RequestHead, ResponseHead},
+    },
+};
+
+pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+pub(super) const LIMITS: Limits = Limits {
+    observe: false,
+    idle: Some(IDLE_TIMEOUT),
+    half_close: Some(HALF_CLOSE_TIMEOUT),
+    close: Some(CLOSE_TIMEOUT),
+    write: Some(WRITE_TIMEOUT),
+};
+
+/// How a tunnel is set up.
+pub(super) struct SetUp {
+    pub(super) limits: Limits,
+    pub(super) extensions: &'static str,
+    pub(super) down: Pace,
+    pub(super) up: Pace,
+    pub(super) down_tail: Vec<u8>,
+    pub(super) up_tail: Vec<u8>,
+}
+
+impl Default for SetUp {
+    fn default() -> Self {
+        Self {
+            limits: LIMITS,
+            extensions: "",
+            down: Pace::FAST,
+            up: Pace::FAST,
+            down_tail: Vec::new(),
+            up_tail: Vec::new(),
+        }
+    }
+}
+
+impl SetUp {
+    pub(super) fn tunnel(self) -> (Tunnel<Wire, Wire>, Peer, Peer, DrainHandle) {
+        let (down, client) = wire(self.down);
+        let (up, backend) = wire(self.up);
+        let (mut down, mut up) = (Buffered::new(down), Buffered::new(up));
+        down.put_back(&self.down_tail);
+        up.put_back(&self.up_tail);
+        let (handle, drain) = Drain::new();
+        let tunnel = Tunnel::new(down, up, &agreed(self.extensions), Arc::new(self.limits), drain);
+        (tunnel, client, backend, handle)
+    }
+
+    pub(super) fn open(self) -> Open {
+        let (tunnel, client, backend, drain) = self.tunnel();
+        Open { client, backend, drain, tunnel: tokio::spawn(tunnel), since: Instant::now() }
+    }
+}
+
+/// A tunnel that runs, and its peers.
+pub(super) struct Open {
+    pub(super) client: Peer,
+    pub(super) backend: Peer,
+    pub(super) drain: DrainHandle,
+    pub(super) tunnel: JoinHandle<Report>,
+    since: Instant,
+}
+
+impl Open {
+    /// Waits for the tunnel's end.
+    pub(super) async fn report(&mut self) -> Report {
+        (&mut self.tunnel).await.expect("no panic")
+    }
+
+    pub(super) fn begin_drain(&self) {
+        self.drain.drain();
+        wake_all();
+    }
+
+    /// Time since the tunnel was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+pub(super) fn open() -> Open {
+    SetUp::default().open()
+}
+
+/// A proven handshake in which these extensions were agreed.
+pub(super) fn agreed(extensions: &str) -> Agreed {
+    let line = if extensions.is_empty() {
+        String::new()
+    } else {
+        format!("Sec-WebSocket-Extensions: {extensions}\r\n")
+    };
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{line}\r\n"
+    );
+    let response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{line}\r\n"
+    );
+    let (request, _) =
+        RequestHead::parse(request.as_bytes(), &HeadLimits::default()).expect("legal").expect("whole");
+    let (response, _) =
+        ResponseHead::parse(response.as_bytes(), &HeadLimits::default()).expect("legal").expect("whole");
+    let offer = Offer::from_head(&request).expect("legal").expect("an offer");
+    offer.prove(&response, true).expect("the right answer")
+}
+
+/// A frame: masked from a client, bare from a server.
+pub(super) fn frame(role: Role, fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mask = match role {
+        Role::FromClient => Some(KEY),
+        Role::FromServer => None,
+    };
+    let mut bytes = Vec::new();
+    FrameHeader { fin, rsv: 0, opcode, mask, length: payload.len() as u64 }.encode(&mut bytes);
+    let start = bytes.len();
+    bytes.extend_from_slice(payload);
+    if let Some(mask) = mask {
+        apply_mask(&mut bytes[start..], mask);
+    }
+    bytes
+}
+
+/// A text message of the client's.
+pub(super) fn says(text: &str) -> Vec<u8> {
+    frame(Role::FromClient, true, Opcode::Text, text.as_bytes())
+}
+
+/// A text message of the backend's.
+pub(super) fn tells(text: &str) -> Vec<u8> {
+    frame(Role::FromServer, true, Opcode::Text, text.as_bytes())
+}
+
+/// A Close of the client's.
+pub(super) fn client_close(code: u16, reason: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_close(code, reason, Some(KEY), &mut bytes);
+    bytes
+}
+
+/// A Close of the backend's, or of wsgate's towards the client.
+pub(super) fn server_close(code: u16, reason: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_close(code, reason, None, &mut bytes);
+    bytes
+}
+
+/// Bytes that are no repetition, so that a shift shows.
+pub(super) fn noise(length: usize) -> Vec<u8> {
+    (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap_or_default()).collect()
+}
+
+/// Takes a masked Close off what a backend got, and gives its code and reason.
+pub(super) fn unmask_close(bytes: &[u8]) -> (u16, String) {
+    let (header, length) = FrameHeader::parse(bytes).expect("legal").expect("whole");
+    assert_eq!(header.opcode, Opcode::Close);
+    let mask = header.mask.expect("a mask");
+    let mut payload = bytes[length..].to_vec();
+    assert_eq!(payload.len() as u64, header.length, "nothing follows a Close");
+    apply_mask(&mut payload, mask);
+    let code = u16::from_be_bytes([payload[0], payload[1]]);
+    (code, String::from_utf8(payload[2..].to_vec()).expect("text"))
+}
+
+/// What a backend got: first `before`, then a masked Close of wsgate's with this code and nothing more.
+pub(super) fn assert_closed_with(got: &[u8], before: &[u8], code: u16) {
+    assert!(got.starts_with(before), "what came before the Close");
+    assert_eq!(unmask_close(&got[before.len()..]).0, code);
+}

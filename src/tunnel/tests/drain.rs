@@ -1,0 +1,217 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_quiet_tunnel_is_closed_on_both_sides_and_answers_are_awaited() {
+    let mut open = open();
+    open.backend.send(&tells("hello")).await;
+    open.client.expect(&tells("hello")).await;
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.client.send(&client_close(1012, "")).await;
+    open.client.expect_end(b"").await;
+    open.client.finish().await;
+    open.backend.finish().await;
+    assert_eq!(unmask_close(&open.backend.rest().await), (1001, "going away".to_owned()));
+    let report = open.report().await;
+    assert_eq!((report.ended_by, report.end.label()), (Side::Gate, "drained"));
+    assert_eq!(open.age(), Duration::ZERO);
+    assert!(!open.client.was_reset() && !open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_drain_before_the_first_byte_is_seen() {
+    let (tunnel, mut client, mut backend, drain) = SetUp::default().tunnel();
+    drain.drain();
+    let tunnel = tokio::spawn(tunnel);
+    client.expect_end(&server_close(1012, "service restart")).await;
+    assert_closed_with(&backend.rest().await, b"", 1001);
+    assert_eq!(tunnel.await.expect("no panic").end.label(), "drained");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_silent_peers_have_the_close_timeout() {
+    let mut open = open();
+    open.begin_drain();
+    assert_eq!(open.report().await.end.label(), "drained");
+    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    open.client.expect_end(&server_close(1012, "service restart")).await;
+    assert!(open.client.was_shut() && !open.client.was_reset() && !open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_within_frames_both_ways_the_closes_wait_for_their_boundaries() {
+    let (asked, told) = (says(&"q".repeat(500)), tells(&"a".repeat(500)));
+    let mut open = open();
+    open.client.send(&asked[..100]).await;
+    open.backend.send(&told[..30]).await;
+    open.backend.expect(&asked[..100]).await;
+    open.begin_drain();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    open.client.send(&asked[100..]).await;
+    open.backend.send(&told[30..]).await;
+    open.client.expect(&[told, server_close(1012, "service restart")].concat()).await;
+    open.client.send(&client_close(1012, "")).await;
+    open.client.expect_end(b"").await;
+    open.client.finish().await;
+    assert_closed_with(&open.backend.rest().await, &asked[100..], 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_header_that_has_not_come_whole_begins_no_frame() {
+    let mut open = open();
+    open.backend.send(&tells(&"a".repeat(500))[..3]).await;
+    tokio::task::yield_now().await;
+    open.begin_drain();
+    open.backend.send(&tells(&"a".repeat(500))[3..]).await;
+    open.backend.send(&server_close(1001, "")).await;
+    assert_closed_with(&open.backend.rest().await, b"", 1001);
+    open.backend.finish().await;
+    open.client.send(&client_close(1012, "")).await;
+    open.client.finish().await;
+    open.client.expect_end(&server_close(1012, "service restart")).await;
+    assert_eq!(open.report().await.server.messages, 1, "it came, and was dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_frame_that_never_ends_is_cut_with_a_reset() {
+    let mut open = open();
+    open.backend.send(&tells("never whole")[..6]).await;
+    open.client.expect(&tells("never whole")[..6]).await;
+    open.begin_drain();
+    let report = open.report().await;
+    assert_eq!(report.end.label(), "drained");
+    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    open.client.expect_end(b"").await;
+    assert!(open.client.was_reset());
+    // The other direction stood at a boundary.
+    assert_closed_with(&open.backend.rest().await, b"", 1001);
+    assert!(!open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_where_a_close_was_relayed_none_of_ours_follows() {
+    let mut open = open();
+    open.client.send(&client_close(1000, "done")).await;
+    open.backend.expect(&client_close(1000, "done")).await;
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.client.finish().await;
+    open.client.expect_end(b"").await;
+    open.backend.send(&server_close(1000, "")).await;
+    open.backend.expect_end(b"").await;
+    open.backend.finish().await;
+    assert_eq!(open.report().await.first_close, Some(Side::Downstream));
+
+    let mut open = super::open();
+    open.backend.send(&server_close(1000, "done")).await;
+    open.client.expect(&server_close(1000, "done")).await;
+    open.begin_drain();
+    open.client.send(&client_close(1000, "")).await;
+    open.client.expect_end(b"").await;
+    assert_closed_with(&open.backend.rest().await, b"", 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_under_full_back_pressure_the_close_follows_what_was_read() {
+    let limits = Limits { write: None, ..LIMITS };
+    let mut open = SetUp { limits, down: Pace::pipe(64), up: Pace::pipe(64), ..SetUp::default() }.open();
+    let message = tells(&"m".repeat(1000));
+    let many = message.repeat(200);
+    let Open { client, backend, drain, .. } = &mut open;
+    let (mut backend_reads, mut backend_writes) = tokio::io::split(&mut backend.pipe);
+    let sends = async {
+        // Cut short when wsgate has its answer.
+        let _ = backend_writes.write_all(&many).await;
+    };
+    let reads = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drain.drain();
+        wake_all();
+        client.rest().await
+    };
+    let mut got_backend = Vec::new();
+    let (got, read, ()) = tokio::join!(reads, backend_reads.read_to_end(&mut got_backend), sends);
+    read.expect("a pipe");
+    let close = server_close(1012, "service restart");
+    let frames = &got[..got.len() - close.len()];
+    assert_eq!(frames.len() % message.len(), 0, "whole frames before the Close");
+    assert!(got.ends_with(&close) && many.starts_with(frames) && !frames.is_empty());
+    assert_closed_with(&got_backend, b"", 1001);
+    assert!(!open.client.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_backend_that_answered_has_its_end_even_if_the_client_takes_nothing() {
+    let mut open = SetUp { down: Pace::pipe(64), ..SetUp::default() }.open();
+    let message = tells(&"m".repeat(1000));
+    open.backend.send(&message).await;
+    open.client.expect(&message[..1]).await;
+    open.begin_drain();
+    let mut close = vec![0; 2 + 4 + 2 + "going away".len()];
+    open.backend.pipe.read_exact(&mut close).await.expect("a Close");
+    open.backend.send(&server_close(1001, "")).await;
+    open.backend.expect_end(b"").await;
+    assert_eq!(open.age(), Duration::ZERO);
+    open.backend.finish().await;
+    open.report().await;
+    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    assert!(open.client.was_reset(), "its Close could not be written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_half_closed_tunnel_drains() {
+    let mut open = open();
+    open.client.finish().await;
+    open.backend.expect_end(b"").await;
+    open.begin_drain();
+    open.client.expect_end(&server_close(1012, "service restart")).await;
+    open.backend.finish().await;
+    open.report().await;
+    assert_eq!(open.age(), Duration::ZERO);
+    assert!(!open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_stream_that_ended_within_a_frame_ends_as_a_reset_in_a_drain_too() {
+    // Within the payload, and within a header that waits behind a full pipe.
+    let (long, short) = (says(&"never whole".repeat(100)), says("ten bytes!"));
+    for sent in [long[..600].to_vec(), [&short[..], &short[..3]].concat()] {
+        let mut open = SetUp { up: Pace::pipe(16), ..SetUp::default() }.open();
+        open.client.send(&sent).await;
+        open.client.finish().await;
+        tokio::task::yield_now().await;
+        open.begin_drain();
+        open.backend.expect_end(&sent).await;
+        open.report().await;
+        assert!(open.backend.was_reset());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_shutdown_cuts_at_once() {
+    let mut open = open();
+    open.backend.send(&tells("never whole")[..4]).await;
+    open.client.expect(&tells("never whole")[..4]).await;
+    open.begin_drain();
+    open.drain.shutdown();
+    wake_all();
+    let report = open.report().await;
+    assert_eq!((report.ended_by, report.end.label()), (Side::Gate, "drain_timeout"));
+    assert_eq!(open.age(), Duration::ZERO);
+    open.client.expect_end(b"").await;
+    assert!(open.client.was_reset() && !open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_shutdown_without_a_drain_cuts_at_once() {
+    let mut open = open();
+    open.client.send(&says("x")).await;
+    open.backend.expect(&says("x")).await;
+    open.drain.shutdown();
+    wake_all();
+    assert_eq!(open.report().await.end.label(), "drain_timeout");
+    open.client.expect_end(b"").await;
+    open.backend.expect_end(b"").await;
+}
