@@ -182,6 +182,37 @@ async fn t2_an_end_is_passed_on_and_the_other_way_goes_on() {
 }
 
 #[tokio::test]
+async fn t2_an_end_comes_after_all_that_was_sent_before_it() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+        let down = server(BINARY, vec![5; 6_000_000]);
+        let up = client(BINARY, vec![6; 6_000_000]);
+        let (mut reads, mut writes) = tokio::io::split(&mut server_end);
+        let write = async {
+            writes.write_all(&down).await.unwrap();
+            writes.shutdown().await.unwrap();
+        };
+        let read = async {
+            client_end.expect(&down).await;
+            client_end.expect_end().await;
+            client_end.send(&up).await;
+            client_end.shutdown().await;
+        };
+        let mut received = Vec::new();
+        let other = async {
+            reads.read_to_end(&mut received).await.unwrap();
+        };
+        soon("both ends", async { tokio::join!(write, read, other) }).await;
+        assert!(received == up);
+        assert_eq!(gate.tunnel_end().await.ending, Some("upstream_eof"));
+    }
+}
+
+#[tokio::test]
 async fn t2_half_a_tunnel_ends_after_half_close_timeout() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).route("websocket.half_close_timeout = \"200ms\"").start();

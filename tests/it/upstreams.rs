@@ -95,6 +95,21 @@ async fn h14_a_get_goes_again_over_a_stale_connection_and_a_post_does_not() {
 }
 
 #[tokio::test]
+async fn h14_a_get_goes_again_when_the_stale_connection_was_reset() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client, mut server) = pooled(&gate, &backend).await;
+    client.send(get("/second", "")).await;
+    server.read_head().await;
+    server.reset();
+    let mut fresh = backend.accept().await;
+    fresh.read_head().await;
+    fresh.send(ok("second")).await;
+    assert_eq!(client.read_response().await.text(), "second");
+    assert_eq!(gate.records().len(), 2, "one record for a request, however often it was sent");
+}
+
+#[tokio::test]
 async fn h14_an_answer_that_began_is_not_asked_for_again() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
@@ -219,6 +234,8 @@ async fn least_connections_spreads_tunnels() {
         assert_eq!(client.read_head().await.status(), 101);
         open.push((client, server));
     }
+    // A record follows the 101 that its client has seen.
+    gate.record(|_| gate.records().len() == 6).await;
     let mut counts = std::collections::HashMap::new();
     for record in gate.records() {
         *counts.entry(record.endpoint.clone().unwrap()).or_insert(0) += 1;
