@@ -252,6 +252,7 @@ async fn t3_an_end_without_close_stays_one() {
     client_end.expect(server(TEXT, "before")).await;
     server_end.reset();
     client_end.expect_end().await;
+    drop(client_end);
     let record = gate.tunnel_end().await;
     assert_eq!((record.ending, record.ended_by), (Some("upstream_reset"), Some("upstream")));
     assert!(record.close.is_none());
@@ -259,6 +260,7 @@ async fn t3_an_end_without_close_stays_one() {
     let (client_end, mut server_end) = gate.tunnel(&backend).await;
     client_end.reset();
     server_end.expect_end().await;
+    drop(server_end);
     let record = gate.record(|record| record.ending == Some("downstream_reset")).await;
     assert_eq!(record.ended_by, Some("downstream"));
 }
@@ -475,6 +477,7 @@ async fn t8_an_idle_tunnel_gets_1001_on_both_sides_and_a_busy_one_none() {
     server_end.send(frames::server_close(1001, "")).await;
     client_end.expect_end().await;
     server_end.expect_end().await;
+    drop((client_end, server_end));
     let record = gate.tunnel_end().await;
     assert_eq!((record.ending, record.ended_by), (Some("idle"), Some("gate")));
 }
