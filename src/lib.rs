@@ -25,6 +25,3 @@ pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
-
-#[cfg(test)]
-mod layers;
