@@ -21,7 +21,7 @@ use crate::{
         forward::{self, Kind, RequestContext, ResponseContext},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadLimits, InvalidHeader, RequestHead},
+        head::{HeadError, HeadLimits, InvalidHeader, RequestHead},
     },
     route::{Found, Target, TargetError, strip_prefix},
     upstream::{ConnectFailure, Connected, Pool, Want},
@@ -201,6 +201,7 @@ impl<'a> Request<'a> {
         attempt: &mut crate::upstream::Attempt,
         want: Want,
     ) -> Result<Connected, Refusal> {
+        self.record.enter(Phase::Connect);
         let early_bytes = self.connection.listener.config.limits.early_bytes;
         let down = &mut self.connection.down;
         let gone = async {
@@ -218,10 +219,17 @@ impl<'a> Request<'a> {
         };
         let connected = tokio::select! {
             biased;
-            connected = way.pool.connect(attempt, want) => connected.map_err(refusal_of_connect)?,
+            connected = way.pool.connect(attempt, want) => match connected {
+                Ok(connected) => connected,
+                Err(failure) => {
+                    self.record.tried(&failure);
+                    return Err(refusal_of_connect(failure));
+                }
+            },
             source = gone => return Err(Refusal::DownstreamGone { phase: Phase::Connect, source }),
         };
         self.record.endpoint(connected.lease.endpoint_name());
+        self.record.enter(Phase::Response);
         Ok(connected)
     }
 
@@ -336,15 +344,16 @@ fn bad_config(_: InvalidHeader) -> Refusal {
     Refusal::NoRoute
 }
 
+/// Only Connection can make a head that was parsed unfit to be forwarded.
 fn bad_request_header(_: InvalidHeader) -> Refusal {
-    Refusal::HeadTooLarge
+    Refusal::BadHead(HeadError::Malformed("Connection names too many headers"))
 }
 
 fn refusal_of_target(error: TargetError) -> Refusal {
     match error {
         TargetError::BadHost(what) => Refusal::BadHost(what),
         TargetError::BadPath(what) => Refusal::BadPath(what),
-        TargetError::Malformed(what) => Refusal::BadHead(crate::proto::head::HeadError::Malformed(what)),
+        TargetError::Malformed(what) => Refusal::BadHead(HeadError::Malformed(what)),
         TargetError::Method => Refusal::Method,
     }
 }

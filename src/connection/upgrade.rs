@@ -67,6 +67,7 @@ pub(super) async fn establish(
         }
     };
     if head.status != 101 {
+        request.record.enter(Phase::Exchange);
         let result = exchange.relay(&head, false).await;
         let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
         request.record.traffic(exchange.traffic());
