@@ -388,6 +388,83 @@ async fn h15_events_pass_at_once_and_a_quiet_stream_is_not_cut() {
 }
 
 #[tokio::test]
+async fn h15_b4_a_client_that_leaves_a_quiet_stream_is_noticed() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let mut client = gate.ask(get("/events", "")).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+        client.read_head().await;
+        client.expect("data: 1\n\n").await;
+        drop(client);
+        server.expect_gone().await;
+        let record = gate.record(|record| record.ending.is_some()).await;
+        assert_eq!((record.ending, record.ended_by), (Some("downstream_gone"), Some("downstream")));
+        assert_eq!((record.status, record.phase), (Some(200), Some("exchange")));
+        gate.at_rest().await;
+    }
+}
+
+#[tokio::test]
+async fn h11_a_body_goes_on_while_its_answer_comes() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert!(client.read_head().await.has_token("connection", "close"));
+    for _ in 0..3 {
+        client.send("4\r\nping\r\n").await;
+        server.expect("4\r\nping\r\n").await;
+        server.send("4\r\npong\r\n").await;
+        client.expect("4\r\npong\r\n").await;
+    }
+    client.send("0\r\n\r\n").await;
+    server.expect("0\r\n\r\n").await;
+    server.send("0\r\n\r\n").await;
+    client.expect("0\r\n\r\n").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn h10_a_refusal_of_head_has_no_body_and_keeps_the_connection() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address()).route("path = \"/chat\"").start();
+    let mut client = gate.client().await;
+    for _ in 0..2 {
+        client.send("HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = client.read_response_to("HEAD").await;
+        assert_eq!((answer.status(), answer.head.get("content-length")), (404, Some("14")));
+    }
+    client.send(get("/chat", "")).await;
+    assert_eq!(client.read_response().await.text(), "hello");
+}
+
+#[tokio::test]
+async fn h12_a_chunked_request_and_the_next_one_in_one_segment() {
+    let backend =
+        Backend::listen().await.serve_http(|head, body| ok(&format!("{} {}", head.target(), body.len())));
+    let gate = Setup::to(backend.address()).start();
+    let chunked = "POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for byte_by_byte in [false, true] {
+        let mut client = gate.client().await;
+        let both = [chunked, &get("/two", "")].concat();
+        if byte_by_byte {
+            client.dribble(both).await;
+        } else {
+            client.send(both).await;
+        }
+        assert_eq!(client.read_response().await.text(), "/one 3");
+        assert_eq!(client.read_response().await.text(), "/two 0");
+    }
+}
+
+#[tokio::test]
 async fn h15_a_long_poll_is_answered_whenever_it_is() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();

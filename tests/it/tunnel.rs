@@ -213,6 +213,36 @@ async fn t2_an_end_comes_after_all_that_was_sent_before_it() {
 }
 
 #[tokio::test]
+async fn t2_what_was_sent_before_the_end_is_not_cut_by_a_time_out_of_the_other_way() {
+    for last in [frames::server_close(1000, "bye"), server(TEXT, "bye")] {
+        let backend = Backend::listen().await;
+        let gate = Setup::to(backend.address())
+            .route("websocket.half_close_timeout = \"200ms\"\nwebsocket.close_timeout = \"200ms\"")
+            .start();
+        let mut client_end = Peer::dial_narrow(gate.address()).await;
+        client_end.send(crate::harness::OFFER).await;
+        let mut server_end = backend.accept().await;
+        server_end.read_head().await;
+        server_end.send(AGREED).await;
+        client_end.read_head().await;
+        let frame = server(BINARY, vec![8; 400_000]);
+        server_end.send([frame.clone(), last.clone()].concat()).await;
+        server_end.shutdown().await;
+        // It takes its time: four times as long as either time-out, and far shorter than the time to write.
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(100));
+        let mut left = frame.len();
+        for _ in 0..8 {
+            pace.tick().await;
+            client_end.read_exact(1000).await;
+            left -= 1000;
+        }
+        client_end.read_exact(left).await;
+        client_end.expect(&last).await;
+        client_end.expect_end().await;
+    }
+}
+
+#[tokio::test]
 async fn t2_half_a_tunnel_ends_after_half_close_timeout() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).route("websocket.half_close_timeout = \"200ms\"").start();
