@@ -347,6 +347,19 @@ async fn h12_pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn h12_five_hundred_requests_in_one_go() {
+    let backend = Backend::listen().await.serve_http(|head, _| ok(head.target()));
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.client().await;
+    let all: Vec<_> = (0..500).map(|number| get(&format!("/{number}"), "")).collect();
+    client.send(all.concat()).await;
+    for number in 0..500 {
+        assert_eq!(client.read_response().await.text(), format!("/{number}"));
+    }
+    assert_eq!(backend.accepted(), 1);
+}
+
+#[tokio::test]
 async fn keep_alive_downstream_is_a_choice_of_the_client_and_has_an_end() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).listener("timeout.keep_alive = \"200ms\"").start();
@@ -557,6 +570,8 @@ async fn routes_by_host_path_and_kind() {
         ("CHAT.example.:80", "/tree/x", "two"),
         ("a.chat.example", "/tree", "two"),
         ("a.chat.example", "//tree//x", "two"),
+        ("chat.example", "/%65xact", "two"),
+        ("chat.example", "/tree%2Fx", "one"),
         ("chat.example", "/exact/x", "one"),
         ("chat.example", "/treex", "one"),
         ("chat.example.com", "/exact", "one"),
@@ -566,7 +581,7 @@ async fn routes_by_host_path_and_kind() {
         assert_eq!(client.read_response().await.text(), expected, "{host} {path}");
     }
     let names: Vec<_> = gate.records().iter().filter_map(|record| record.route.clone()).collect();
-    assert_eq!(names.iter().filter(|name| &***name == "chat").count(), 4);
+    assert_eq!(names.iter().filter(|name| &***name == "chat").count(), 5);
 }
 
 #[tokio::test]

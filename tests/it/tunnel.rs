@@ -104,6 +104,18 @@ async fn t4_headers_byte_by_byte_in_all_three_lengths() {
     assert_eq!((from_backend.messages, from_backend.frames, from_backend.longest_message), (6, 7, 70_000));
 }
 
+#[tokio::test]
+async fn t4_a_frame_of_a_terabyte_is_followed_and_not_held() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let beginning = [0x82, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0, b'p', b'a', b'y'];
+    server_end.send(beginning).await;
+    client_end.expect(beginning).await;
+    drop(server_end);
+    client_end.expect_reset().await;
+}
+
 /// What one side takes until it stalls, when the other does not read.
 const BOUND: usize = 24 * 1024 * 1024;
 

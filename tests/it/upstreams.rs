@@ -353,6 +353,21 @@ async fn unix_sockets_on_both_sides() {
 }
 
 #[tokio::test]
+async fn the_file_that_a_lost_process_left_of_its_unix_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = unix_address(folder.path());
+    drop(std::os::unix::net::UnixListener::bind(address.strip_prefix("unix:").unwrap()).unwrap());
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).listen(&address).start();
+    let mut client = crate::harness::Peer::dial_unix(&gate.path()).await;
+    client.send(get("/", "")).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(ok("anew")).await;
+    assert_eq!(client.read_response().await.text(), "anew");
+}
+
+#[tokio::test]
 async fn ipv6_on_both_sides() {
     let backend = Backend::listen_at("[::1]:0").await;
     let gate = Setup::to(backend.address()).listen("[::1]:0").start();

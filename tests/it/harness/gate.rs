@@ -264,11 +264,11 @@ impl Gate {
         self.server.as_ref().map_or(0, Server::leases)
     }
 
-    /// Drains, waits for the end and tells how long that took.
-    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration) {
-        let began = Instant::now();
+    /// Drains, waits for the end and tells how long that took, and what was recorded until then.
+    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration, Vec<Record>) {
+        let (began, records) = (Instant::now(), self.records.clone());
         let outcome = self.finish().await;
-        (outcome, began.elapsed())
+        (outcome, began.elapsed(), records.all())
     }
 
     /// Drains, and waits for the end.
