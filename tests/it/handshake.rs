@@ -2,7 +2,7 @@
 
 use wsgate::telemetry::Kind;
 
-use crate::harness::{AGREED, Backend, HttpBackend, OFFER, Setup, frames, get, offer_with, ok};
+use crate::harness::{AGREED, Backend, HttpBackend, OFFER, Setup, frames, get, offer_with, ok, pki::Pki};
 
 /// An offer with these lines for Upgrade and Connection.
 fn offer_saying(upgrade: &str) -> String {
@@ -299,6 +299,58 @@ async fn w12_first_frames_in_the_segments_of_the_heads_arrive_once_and_in_order(
 }
 
 #[tokio::test]
+async fn w12_a_backend_may_answer_before_it_has_read_the_request() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let mut client = gate.ask(OFFER).await;
+        let mut server = backend.accept().await;
+        server.send([AGREED.as_bytes(), &frames::server(frames::TEXT, "at once")].concat()).await;
+        assert_eq!(client.read_head().await.status(), 101);
+        client.expect(frames::server(frames::TEXT, "at once")).await;
+        client.send(frames::client(frames::TEXT, "then")).await;
+        server.read_head().await;
+        server.expect(frames::client(frames::TEXT, "then")).await;
+    }
+}
+
+#[tokio::test]
+async fn w12_an_offer_behind_plain_requests_in_one_segment() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.client().await;
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    let frame = frames::client(frames::TEXT, "first");
+    client.send([get("/", "").as_bytes(), post.as_bytes(), OFFER.as_bytes(), &frame].concat()).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(ok("one")).await;
+    server.read_head().await;
+    server.expect("abc").await;
+    server.send(ok("two")).await;
+    let mut tunnel = backend.accept().await;
+    tunnel.read_head().await;
+    tunnel.send(AGREED).await;
+    assert_eq!(client.read_response().await.text(), "one");
+    assert_eq!(client.read_response().await.text(), "two");
+    assert_eq!(client.read_head().await.status(), 101);
+    tunnel.expect(&frame).await;
+}
+
+#[tokio::test]
+async fn w4_an_offer_with_a_content_length_of_0_has_no_body() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.ask(offer_with("Content-Length: 0\r\n")).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(AGREED).await;
+    assert_eq!(client.read_head().await.status(), 101);
+}
+
+#[tokio::test]
 async fn w12_a_handshake_and_its_answer_byte_by_byte() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
@@ -325,8 +377,7 @@ async fn w13_b5_what_the_ends_agree_on_passes_unchanged_in_its_usual_case() {
         ("User-Agent", "test/1.0 (x; y)"),
         ("X-Unknown", "\tvalue with  spaces"),
     ];
-    let text: String =
-        lines.iter().map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).collect();
+    let text = lines.map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase())).concat();
     let mut client = gate.ask(offer_with(&text)).await;
     let mut server = backend.accept().await;
     let head = server.read_head().await;

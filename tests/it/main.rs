@@ -9,6 +9,7 @@ mod handshake;
 mod harness;
 mod http;
 mod layers;
+mod limits;
 mod refusals;
 mod tls;
 mod tunnel;

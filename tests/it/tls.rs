@@ -88,6 +88,34 @@ async fn s6_sessions_resume() {
 }
 
 #[tokio::test]
+async fn s6_tickets_do_not_cross_listeners() {
+    let pki = Pki::new();
+    let backend = HttpBackend::start().await;
+    let leaf = pki.leaf("localhost");
+    let listener = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
+        leaf.cert.display(),
+        leaf.key.display()
+    );
+    let toml = format!(
+        "[server]\nworkers = 1\n{listener}{listener}[upstream.main]\nservers = [\"{}\"]\n\
+         [[route]]\nupstream = \"main\"\n",
+        backend.address()
+    );
+    let gate = Gate::start(&toml, Some(Arc::clone(&pki)));
+    let config = pki.client_config();
+    for (listener, resumes) in [(0, false), (1, false), (0, true)] {
+        let mut client = pki.client(gate.address_of(listener), "localhost", &config).await;
+        client.send(get("/", "Connection: close\r\n")).await;
+        client.read_response().await;
+        client.expect_end().await;
+        let resumed = gate.records().last().and_then(|record| record.tls.as_ref()).map(|tls| tls.resumed);
+        // A ticket of the second listener replaces that of the first, so the last one may not resume either.
+        assert!(resumed == Some(false) || resumes, "listener {listener}");
+    }
+}
+
+#[tokio::test]
 async fn s6_no_early_data_is_offered() {
     let (pki, _backend, gate) = gate("").await;
     let mut config = pki.client_config();

@@ -1,6 +1,7 @@
 //! The tunnel: rules T1 to T5, T8, T11 to T13.
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
     AGREED, Backend, Peer, Setup,
@@ -46,34 +47,21 @@ async fn t1_any_bytes_in_any_pieces_arrive_unchanged_both_ways_at_once() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
     let (client_end, server_end) = gate.tunnel(&backend).await;
-    let up = many_frames(1, |opcode, payload| client(opcode, payload));
-    let down = many_frames(2, |opcode, payload| server(opcode, payload));
+    let up = many_frames(1, client);
+    let down = many_frames(2, server);
     let (mut client_reads, mut client_writes) = tokio::io::split(client_end);
     let (mut server_reads, mut server_writes) = tokio::io::split(server_end);
-    let write = |to: &'static str| move |error| panic!("{to}: {error}");
+    let (mut up_read, mut down_read) = (vec![0; up.len()], vec![0; down.len()]);
     let all = async {
-        tokio::join!(
-            async {
-                tokio::io::AsyncWriteExt::write_all(&mut client_writes, &up).await.unwrap_or_else(write("up"))
-            },
-            async {
-                tokio::io::AsyncWriteExt::write_all(&mut server_writes, &down)
-                    .await
-                    .unwrap_or_else(write("down"))
-            },
-            async {
-                let mut read = vec![0; up.len()];
-                tokio::io::AsyncReadExt::read_exact(&mut server_reads, &mut read).await.unwrap();
-                assert!(read == up);
-            },
-            async {
-                let mut read = vec![0; down.len()];
-                tokio::io::AsyncReadExt::read_exact(&mut client_reads, &mut read).await.unwrap();
-                assert!(read == down);
-            },
+        tokio::try_join!(
+            client_writes.write_all(&up),
+            server_writes.write_all(&down),
+            server_reads.read_exact(&mut up_read),
+            client_reads.read_exact(&mut down_read),
         )
     };
-    soon("both ways", all).await;
+    soon("both ways", all).await.unwrap();
+    assert!(up_read == up && down_read == down, "other bytes");
 }
 
 #[tokio::test]
@@ -82,9 +70,9 @@ async fn t1_b1_pieces_of_any_size_over_tls() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).tls(&pki, "").start();
     let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
-    let up = many_frames(3, |opcode, payload| client(opcode, payload));
+    let up = many_frames(3, client);
     relay_in_pieces(&mut client_end, &mut server_end, &up, 4).await;
-    let down = many_frames(5, |opcode, payload| server(opcode, payload));
+    let down = many_frames(5, server);
     relay_in_pieces(&mut server_end, &mut client_end, &down, 6).await;
 }
 
@@ -194,6 +182,37 @@ async fn t2_an_end_is_passed_on_and_the_other_way_goes_on() {
 }
 
 #[tokio::test]
+async fn t2_an_end_comes_after_all_that_was_sent_before_it() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+        let down = server(BINARY, vec![5; 6_000_000]);
+        let up = client(BINARY, vec![6; 6_000_000]);
+        let (mut reads, mut writes) = tokio::io::split(&mut server_end);
+        let write = async {
+            writes.write_all(&down).await.unwrap();
+            writes.shutdown().await.unwrap();
+        };
+        let read = async {
+            client_end.expect(&down).await;
+            client_end.expect_end().await;
+            client_end.send(&up).await;
+            client_end.shutdown().await;
+        };
+        let mut received = Vec::new();
+        let other = async {
+            reads.read_to_end(&mut received).await.unwrap();
+        };
+        soon("both ends", async { tokio::join!(write, read, other) }).await;
+        assert!(received == up);
+        assert_eq!(gate.tunnel_end().await.ending, Some("upstream_eof"));
+    }
+}
+
+#[tokio::test]
 async fn t2_half_a_tunnel_ends_after_half_close_timeout() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).route("websocket.half_close_timeout = \"200ms\"").start();
@@ -233,6 +252,7 @@ async fn t3_an_end_without_close_stays_one() {
     client_end.expect(server(TEXT, "before")).await;
     server_end.reset();
     client_end.expect_end().await;
+    drop(client_end);
     let record = gate.tunnel_end().await;
     assert_eq!((record.ending, record.ended_by), (Some("upstream_reset"), Some("upstream")));
     assert!(record.close.is_none());
@@ -240,6 +260,7 @@ async fn t3_an_end_without_close_stays_one() {
     let (client_end, mut server_end) = gate.tunnel(&backend).await;
     client_end.reset();
     server_end.expect_end().await;
+    drop(server_end);
     let record = gate.record(|record| record.ending == Some("downstream_reset")).await;
     assert_eq!(record.ended_by, Some("downstream"));
 }
@@ -456,6 +477,7 @@ async fn t8_an_idle_tunnel_gets_1001_on_both_sides_and_a_busy_one_none() {
     server_end.send(frames::server_close(1001, "")).await;
     client_end.expect_end().await;
     server_end.expect_end().await;
+    drop((client_end, server_end));
     let record = gate.tunnel_end().await;
     assert_eq!((record.ending, record.ended_by), (Some("idle"), Some("gate")));
 }

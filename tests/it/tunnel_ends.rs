@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wsgate::telemetry::Kind;
+
 use crate::harness::{
     Backend, Gate, Peer, Setup,
     frames::{self, BINARY, TEXT, client, client_raw, server, server_raw},
@@ -23,6 +25,9 @@ async fn expect_record(gate: &Gate, ending: &str, by: &str) {
     gate.at_rest().await;
     let ends = gate.records().iter().filter(|record| record.from_client.is_some()).count();
     assert_eq!(ends, 1, "one record of one end");
+    let opened = gate.record_of(Kind::TunnelOpen).await;
+    assert_eq!(opened.request_id, record.request_id);
+    assert_eq!((opened.status, opened.ending), (Some(101), None));
 }
 
 #[tokio::test]

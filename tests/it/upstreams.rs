@@ -95,6 +95,21 @@ async fn h14_a_get_goes_again_over_a_stale_connection_and_a_post_does_not() {
 }
 
 #[tokio::test]
+async fn h14_a_get_goes_again_when_the_stale_connection_was_reset() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client, mut server) = pooled(&gate, &backend).await;
+    client.send(get("/second", "")).await;
+    server.read_head().await;
+    server.reset();
+    let mut fresh = backend.accept().await;
+    fresh.read_head().await;
+    fresh.send(ok("second")).await;
+    assert_eq!(client.read_response().await.text(), "second");
+    gate.record(|_| gate.records().len() == 2).await;
+}
+
+#[tokio::test]
 async fn h14_an_answer_that_began_is_not_asked_for_again() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
@@ -219,10 +234,8 @@ async fn least_connections_spreads_tunnels() {
         assert_eq!(client.read_head().await.status(), 101);
         open.push((client, server));
     }
-    // A record is written when the 101 is out, so the client may be ahead of it.
-    while gate.records().len() < 6 {
-        tokio::task::yield_now().await;
-    }
+    // A record follows the 101 that its client has seen.
+    gate.record(|_| gate.records().len() == 6).await;
     let mut counts = std::collections::HashMap::new();
     for record in gate.records() {
         *counts.entry(record.endpoint.clone().unwrap()).or_insert(0) += 1;
@@ -390,6 +403,7 @@ async fn websockets_of_another_make_pass_both_ways() {
         assert_eq!(websocket::next(&mut socket).await, Message::Pong(vec![1, 2].into()));
         socket.close(None).await.unwrap();
         assert!(websocket::next(&mut socket).await.is_close());
+        drop(socket);
         let record = gate.tunnel_end().await;
         assert_eq!((record.ending, record.ended_by), (Some("closed"), Some("downstream")));
         assert_eq!(record.from_client.unwrap().messages, 14);

@@ -104,7 +104,7 @@ impl Backend {
     where
         F: Fn(&Head, &[u8]) -> String + Send + Sync + 'static,
     {
-        let seen: Arc<Mutex<Vec<(Head, Vec<u8>)>>> = Arc::default();
+        let seen: Seen = Arc::default();
         let answer = Arc::new(answer);
         let requests = Arc::clone(&seen);
         let serving = self.serve(move |mut peer| {
@@ -124,6 +124,9 @@ impl Backend {
         HttpBackend { serving, seen }
     }
 }
+
+/// Heads and bodies of requests.
+type Seen = Arc<Mutex<Vec<(Head, Vec<u8>)>>>;
 
 /// A backend that serves by itself, until it is dropped.
 pub struct Serving {
@@ -154,7 +157,7 @@ impl Drop for AbortOnDrop {
 /// A backend of HTTP that records what it was asked.
 pub struct HttpBackend {
     serving: Serving,
-    seen: Arc<Mutex<Vec<(Head, Vec<u8>)>>>,
+    seen: Seen,
 }
 
 impl HttpBackend {

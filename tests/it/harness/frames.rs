@@ -15,11 +15,11 @@ fn frame(first: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     match payload.len() {
         length @ 0..=125 => out.push(mask_bit | u8::try_from(length).expect("7 bits")),
         length @ 126..=0xffff => {
-            out.push(mask_bit | 126);
+            out.push(mask_bit | 0x7e);
             out.extend(u16::try_from(length).expect("16 bits").to_be_bytes());
         }
         length => {
-            out.push(mask_bit | 127);
+            out.push(mask_bit | 0x7f);
             out.extend((length as u64).to_be_bytes());
         }
     }

@@ -49,7 +49,7 @@ impl Setup {
 
     /// Adds lines to `[server]`.
     pub fn server(mut self, lines: &str) -> Self {
-        self.server += &format!("{lines}\n");
+        self.server.extend([lines, "\n"]);
         self
     }
 
@@ -61,7 +61,7 @@ impl Setup {
 
     /// Adds lines to the listener.
     pub fn listener(mut self, lines: &str) -> Self {
-        self.listener += &format!("{lines}\n");
+        self.listener.extend([lines, "\n"]);
         self
     }
 
@@ -90,19 +90,19 @@ impl Setup {
 
     /// Adds lines to the upstream.
     pub fn upstream(mut self, lines: &str) -> Self {
-        self.upstream += &format!("{lines}\n");
+        self.upstream.extend([lines, "\n"]);
         self
     }
 
     /// Adds lines to the route.
     pub fn route(mut self, lines: &str) -> Self {
-        self.route += &format!("{lines}\n");
+        self.route.extend([lines, "\n"]);
         self
     }
 
     /// Adds whole tables, before the route.
     pub fn more(mut self, text: &str) -> Self {
-        self.more += &format!("{text}\n");
+        self.more.extend([text, "\n"]);
         self
     }
 

@@ -29,10 +29,8 @@ pub fn soon<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Outpu
     let caller = std::panic::Location::caller();
     let what = what.to_owned();
     async move {
-        match tokio::time::timeout(PATIENCE, future).await {
-            Ok(value) => value,
-            Err(_) => panic!("{caller}: waited in vain: {what}"),
-        }
+        let done = tokio::time::timeout(PATIENCE, future).await;
+        done.unwrap_or_else(|_| panic!("{caller}: waited in vain: {what}"))
     }
 }
 

@@ -1,10 +1,7 @@
 //! WebSocket ends that somebody else wrote: tokio-tungstenite.
 
 use futures_util::{SinkExt, StreamExt};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, protocol::Role},
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use super::{Backend, Gate, Peer, backend::Serving, soon};
 
@@ -32,9 +29,4 @@ pub async fn connect(gate: &Gate) -> WebSocket {
 /// The next message of `socket`.
 pub async fn next(socket: &mut WebSocket) -> Message {
     soon("a message", socket.next()).await.expect("a message, not the end").expect("a message")
-}
-
-/// A WebSocket over a tunnel whose handshake was done by hand.
-pub async fn from_peer(peer: Peer, role: Role) -> WebSocket {
-    WebSocketStream::from_raw_socket(peer, role, None).await
 }
