@@ -29,7 +29,7 @@ impl Pace {
     /// A byte at a time, through a pipe that is nearly always full.
     pub(crate) const SLOW: Self = Self { pipe: 3, read: 1, write: 1, seals: false };
 
-    pub(crate) fn pipe(pipe: usize) -> Self {
+    pub(crate) const fn pipe(pipe: usize) -> Self {
         Self { pipe, ..Self::FAST }
     }
 }

@@ -6,6 +6,8 @@
 
 mod body;
 mod deadline;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,
@@ -191,6 +193,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// Sends the request and waits for the final response head. A 101 counts as one.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
+        if let (BodyFraming::Length(length), Some(limit)) = (self.plan.body, self.plan.body_limit)
+            && length > limit
+        {
+            return Err(Refusal::BodyTooLarge);
+        }
         poll_fn(|cx| self.poll_response_head(cx)).await
     }
 
@@ -198,6 +205,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         loop {
             let now = Instant::now();
             self.poll_request(cx, now)?;
+            self.poll_downstream_gone(cx, Phase::Response)?;
             if let Some(head) = self.take_response_head()? {
                 return Poll::Ready(Ok(head));
             }
@@ -241,37 +249,32 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 Poll::Ready(Err(error)) => return Err(refusal_of_request(error)),
             }
         }
-        if self.request != Request::Sending {
-            self.poll_downstream_gone(cx)?;
-        }
         Ok(())
     }
 
-    /// Reads ahead, within bounds, to notice that the client has left. What comes waits in the tail.
-    fn poll_downstream_gone(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
-        if self.request == Request::Refused && !self.body.has_ended() {
+    /// When the request is through, reads ahead, within bounds, to notice that the client has left. What comes waits in
+    /// the tail.
+    fn poll_downstream_gone(&mut self, cx: &mut Context<'_>, phase: Phase) -> Result<(), Refusal> {
+        if self.request == Request::Sending || !self.body.has_ended() {
             return Ok(());
         }
+        let gone = |source| Err(Refusal::DownstreamGone { phase, source });
         loop {
             let room = self.plan.early_bytes.saturating_sub(self.down.tail().len());
             if room == 0 {
                 return Ok(());
             }
             match self.down.poll_fill(cx, room) {
-                Poll::Ready(Ok(0)) => {
-                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: None });
-                }
+                Poll::Ready(Ok(0)) => return gone(None),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => {
-                    return Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) });
-                }
+                Poll::Ready(Err(error)) => return gone(Some(error)),
                 Poll::Pending => return Ok(()),
             }
         }
     }
 
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
-        if self.interim.is_empty() {
+        if self.interims == 0 {
             return Ok(());
         }
         match poll_write_all(cx, self.down, &mut self.interim, &mut self.received) {
@@ -352,6 +355,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
         self.ends_with_stream = to_client == BodyFraming::UntilClose;
+        self.upstream_moved = Instant::now();
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
         // A body that fails before a byte of its head has gone out can still be refused.
@@ -382,6 +386,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 self.upstream_moved = now;
             }
             self.poll_request(cx, now)?;
+            if body.waits_for == WaitsFor::Sender {
+                self.poll_downstream_gone(cx, Phase::Exchange)?;
+            }
             let due = self.due_in_response(body, quiet, now)?;
             ready!(self.timer.poll(cx, due));
         }

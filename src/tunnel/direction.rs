@@ -59,17 +59,51 @@ pub(super) enum Step {
     WriteFailed(io::Error),
 }
 
-/// Where a way stands with its frames.
+/// Where a way stands with its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
-    /// Bytes pass.
+    /// They pass.
     Relay,
-    /// Bytes pass to the next frame boundary, where this Close goes out.
-    CloseNext(OwnClose),
+    /// They pass to this place, where this Close goes out.
+    CloseAt(Place, OwnClose),
     /// A Close of wsgate's was the last that passed; what comes is read and dropped.
     Closed,
     /// Nothing passes any more; what comes is read and dropped.
     Discard,
+}
+
+/// Where a Close of wsgate's own goes into a stream: never after one of the sender's, but in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the next frame boundary.
+    Frame,
+    /// At the next message boundary, or where the sender's Close would stand.
+    Message,
+    /// Where the sender's Close would stand.
+    Close,
+}
+
+/// Whether the frames of a way are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// An illegal one ends the tunnel.
+    Enforced,
+    /// An illegal one passes.
+    Observed,
+    /// No more, after an illegal one that passed, as all does that follows.
+    Lost,
+    /// No more, after an illegal one that did not pass, as nothing does that follows.
+    Refused,
+}
+
+/// The end of a way at its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlet {
+    Open,
+    /// The receiver gets its end when the spill has drained, whatever the sender does.
+    Finishing,
+    /// The receiver has its end, or is gone.
+    Shut,
 }
 
 /// A Close frame of wsgate's own.
@@ -91,21 +125,19 @@ pub(super) struct Direction {
     written: usize,
     /// The beginning of a header or control frame, to be completed by the next read.
     held: Vec<u8>,
-    /// The stream is not made of frames that wsgate can follow (any more).
-    opaque: bool,
-    observe: bool,
+    sight: Sight,
     source_ended: bool,
-    /// The receiver gets its end when the spill has drained, whatever the sender does.
-    fin: bool,
-    shut: bool,
+    outlet: Outlet,
     /// Bytes that the receiver took.
     pub(super) given: u64,
     pub(super) account: Account,
 }
 
 impl Direction {
-    /// A way at its first byte. `tail` is what was read past the head.
+    /// A way at its first byte.
     pub(super) fn new(role: Role, extensions: Extensions, observe: bool) -> Self {
+        // What an unknown extension does to frames can't be judged (rule T4).
+        let observes = observe || extensions == Extensions::Unknown;
         Self {
             scanner: FrameScanner::new(role, extensions),
             role,
@@ -113,12 +145,9 @@ impl Direction {
             spill: Vec::new(),
             written: 0,
             held: Vec::new(),
-            opaque: false,
-            // What an unknown extension does to frames can't be judged (rule T4).
-            observe: observe || extensions == Extensions::Unknown,
+            sight: if observes { Sight::Observed } else { Sight::Enforced },
             source_ended: false,
-            fin: false,
-            shut: false,
+            outlet: Outlet::Open,
             given: 0,
             account: Account::default(),
         }
@@ -133,7 +162,7 @@ impl Direction {
     ) -> Poll<Step> {
         loop {
             match self.poll_drain(cx, to) {
-                Poll::Ready(Ok(())) if (self.fin || self.source_ended) && !self.shut => {
+                Poll::Ready(Ok(())) if self.is_finishing() && !self.is_shut() => {
                     return self.poll_shut(cx, to);
                 }
                 // What is dropped needs no room: the sender's answer to a Close must not wait for the receiver.
@@ -156,7 +185,7 @@ impl Direction {
     /// Writes what waits, and sees it through to the kernel: a receiver that takes nothing stops its sender here
     /// (rule T1).
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<io::Result<()>> {
-        if self.shut {
+        if self.is_shut() {
             return Poll::Ready(Ok(()));
         }
         while !self.spill.is_empty() {
@@ -178,11 +207,11 @@ impl Direction {
     fn poll_shut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Step> {
         if self.is_within_frame() {
             to.reset_on_drop();
-            self.shut = true;
+            self.outlet = Outlet::Shut;
             return Poll::Ready(Step::Broken);
         }
         let result = ready!(Pin::new(to).poll_shutdown(cx));
-        self.shut = true;
+        self.outlet = Outlet::Shut;
         Poll::Ready(match result {
             Ok(()) => Step::Shut,
             Err(error) => Step::WriteFailed(error),
@@ -223,55 +252,66 @@ impl Direction {
         } else if self.held.capacity() > 0 {
             self.held = Vec::new();
         }
-        let written = match (self.flow, scanned.first_boundary) {
+        let written = match (self.flow, scanned.close_at) {
             (Flow::Closed | Flow::Discard, _) => Ok(()),
-            (Flow::CloseNext(close), Some(boundary)) => {
-                self.spill.extend_from_slice(&input[..boundary]);
-                self.put_close(close);
+            (Flow::CloseAt(_, own), Some(at)) => {
+                self.spill.extend_from_slice(&input[..at]);
+                self.put_close(own);
                 Ok(())
             }
-            (Flow::Relay | Flow::CloseNext(_), _) => self.write(cx, &input[..scanned.legal], to),
+            (Flow::Relay | Flow::CloseAt(..), _) => self.write(cx, &input[..scanned.legal], to),
         };
         if let Err(error) = written {
             self.abandon();
             return Some(Step::WriteFailed(error));
         }
-        let illegal = scanned.illegal?;
-        self.opaque = true;
-        Some(Step::Illegal(illegal))
+        scanned.illegal.map(Step::Illegal)
     }
 
     fn scan(&mut self, input: &[u8]) -> Scanned {
-        if self.opaque {
-            // After an illegal frame all passes, or nothing.
-            let legal = if self.observe { input.len() } else { 0 };
-            return Scanned { legal, held: 0, illegal: None, first_boundary: None };
+        match self.sight {
+            Sight::Enforced | Sight::Observed => {}
+            Sight::Lost => return Scanned { legal: input.len(), held: 0, illegal: None, close_at: None },
+            Sight::Refused => return Scanned { legal: 0, held: 0, illegal: None, close_at: None },
         }
         let account = &mut self.account;
-        let mut first_boundary = self.scanner.at_frame_boundary().then_some(0);
+        let place = match self.flow {
+            Flow::CloseAt(place, _) => Some(place),
+            Flow::Relay | Flow::Closed | Flow::Discard => None,
+        };
+        let mut close_at = None;
+        let mut may_close = |at, places: &[Place]| {
+            if close_at.is_none() && place.is_some_and(|place| places.contains(&place)) {
+                close_at = Some(at);
+            }
+        };
         let result = self.scanner.scan(input, |event| match event {
             Event::Header { .. } => account.frames += 1,
-            Event::FrameEnd { at } => first_boundary = first_boundary.or(Some(at)),
-            Event::MessageEnd { length, .. } => {
+            Event::FrameEnd { at } => may_close(at, &[Place::Frame]),
+            Event::MessageEnd { at, length, .. } => {
                 account.messages += 1;
                 account.longest_message = account.longest_message.max(length);
+                may_close(at, &[Place::Message]);
             }
-            Event::Close { code, reason, .. } => {
+            Event::Close { frame, code, reason } => {
                 account.close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
+                may_close(frame.start, &[Place::Frame, Place::Message, Place::Close]);
             }
             Event::Ping { .. } | Event::Pong { .. } => {}
         });
-        match result {
-            Ok(legal) => Scanned { legal, held: input.len() - legal, illegal: None, first_boundary },
-            Err(Illegal { .. }) if self.observe => {
-                self.account.illegal += 1;
-                self.opaque = true;
-                Scanned { legal: input.len(), held: 0, illegal: None, first_boundary }
-            }
-            Err(Illegal { at, error }) => {
-                Scanned { legal: at, held: 0, illegal: Some(error), first_boundary }
-            }
+        let (legal, illegal) = match result {
+            Ok(legal) => return Scanned { legal, held: input.len() - legal, illegal: None, close_at },
+            Err(Illegal { at, error }) => (at, error),
+        };
+        // Before an illegal frame is the last place there is.
+        let close_at = close_at.or(place.map(|_| legal));
+        if self.sight == Sight::Observed {
+            account.illegal += 1;
+            self.sight = Sight::Lost;
+            return Scanned { legal: input.len(), held: 0, illegal: None, close_at };
         }
+        self.sight = Sight::Refused;
+        Scanned { legal, held: 0, illegal: Some(illegal), close_at }
     }
 
     /// Writes at once what the receiver takes and keeps the rest.
@@ -292,20 +332,31 @@ impl Direction {
         Ok(())
     }
 
-    /// Ends this way with a Close frame of wsgate's own at the next frame boundary. Where the sender's Close went this
-    /// way already, or the stream can't be followed, it ends without one (rule T5).
-    pub(super) fn close(&mut self, own: OwnClose) {
-        if self.flow != Flow::Relay || self.source_ended {
+    /// Ends this way with a Close frame of wsgate's own. Where the sender's Close went this way already, or the stream can't
+    /// be followed, it ends without one (rule T5).
+    pub(super) fn close(&mut self, place: Place, own: OwnClose) {
+        if self.drops() || self.source_ended {
             return;
         }
-        let may_insert = self.account.close.is_none() && !self.fin && !self.shut && self.account.illegal == 0;
+        let may_insert =
+            self.account.close.is_none() && self.outlet == Outlet::Open && self.account.illegal == 0;
+        let is_there = match place {
+            Place::Frame => self.scanner.at_frame_boundary(),
+            Place::Message => self.scanner.at_frame_boundary() && self.scanner.at_message_boundary(),
+            Place::Close => self.sight == Sight::Refused,
+        };
         if !may_insert {
             self.flow = Flow::Discard;
-        } else if self.scanner.at_frame_boundary() {
+        } else if is_there {
             self.put_close(own);
         } else {
-            self.flow = Flow::CloseNext(own);
+            self.flow = Flow::CloseAt(place, own);
         }
+    }
+
+    /// Waits for more than a frame boundary to close.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close, _)) && !self.source_ended
     }
 
     fn put_close(&mut self, own: OwnClose) {
@@ -320,12 +371,14 @@ impl Direction {
 
     /// The receiver gets its end as soon as what waits for it has been written.
     pub(super) fn finish(&mut self) {
-        self.fin = true;
+        if self.outlet == Outlet::Open {
+            self.outlet = Outlet::Finishing;
+        }
     }
 
     /// The receiver gets its end soon, or has it.
     pub(super) fn is_finishing(&self) -> bool {
-        self.fin || self.shut
+        self.outlet != Outlet::Open || self.source_ended
     }
 
     /// The receiver is gone: nothing is written any more, and what comes is dropped.
@@ -333,7 +386,7 @@ impl Direction {
         self.flow = Flow::Discard;
         self.spill = Vec::new();
         self.written = 0;
-        self.shut = true;
+        self.outlet = Outlet::Shut;
     }
 
     /// The sender is gone: what it sent is still written, then this way ends.
@@ -356,12 +409,12 @@ impl Direction {
 
     /// Nothing more comes, and the receiver knows.
     pub(super) fn is_done(&self) -> bool {
-        self.source_ended && self.shut
+        self.source_ended && self.is_shut()
     }
 
     /// The sender will say nothing more that has to be waited for.
     pub(super) fn has_answered(&self) -> bool {
-        self.source_ended || self.account.close.is_some() || self.opaque
+        self.source_ended || self.account.close.is_some() || !self.is_followed()
     }
 
     /// The flow of bytes is over, and a Close of wsgate's own, if any, has been written.
@@ -371,8 +424,12 @@ impl Direction {
 
     /// The receiver's stream stands within a frame, as far as wsgate follows it.
     fn is_within_frame(&self) -> bool {
-        let is_followed = !self.opaque && !self.drops();
-        is_followed && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
+        let is_known = self.is_followed() && !self.drops();
+        is_known && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
+    }
+
+    fn is_followed(&self) -> bool {
+        matches!(self.sight, Sight::Enforced | Sight::Observed)
     }
 
     /// Bytes that wait to be written.
@@ -382,7 +439,7 @@ impl Direction {
 
     /// The receiver has its end, or is gone.
     pub(super) fn is_shut(&self) -> bool {
-        self.shut
+        self.outlet == Outlet::Shut
     }
 
     /// Bytes of heap that its buffers hold.
@@ -394,10 +451,10 @@ impl Direction {
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
     /// a frame boundary and nothing waits for it, else with a reset (rule T3).
     pub(super) fn cut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) {
-        if self.shut {
+        if self.is_shut() {
             return;
         }
-        self.shut = true;
+        self.outlet = Outlet::Shut;
         if self.waiting() > 0 || self.is_within_frame() || Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
             to.reset_on_drop();
         }
@@ -411,6 +468,6 @@ struct Scanned {
     /// So many bytes at its end are the beginning of a header or control frame.
     held: usize,
     illegal: Option<FrameError>,
-    /// The first place of the input at which no frame is open.
-    first_boundary: Option<usize>,
+    /// Here goes the Close that is to go out.
+    close_at: Option<usize>,
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use self::{
     alarm::Alarm,
-    direction::{Direction, OwnClose, Step},
+    direction::{Direction, OwnClose, Place, Step},
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -223,17 +223,48 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     /// wsgate ends the tunnel: Close frames go to both sides, and their answers are awaited for the close time-out.
     fn begin_close(&mut self, end: TunnelEnd, now: Instant) {
-        for (direction, receiver) in
-            [(&mut self.server, Side::Downstream), (&mut self.client, Side::Upstream)]
+        self.close_both(&end, Place::Frame, Place::Frame);
+        self.end = Some(end);
+        self.await_answers(now);
+    }
+
+    /// The client is told between two messages; what it still sends is relayed until it has answered, and only then the
+    /// backend is told (rule T9).
+    fn begin_drain(&mut self, now: Instant) {
+        self.close_both(&TunnelEnd::Drained, Place::Message, Place::Close);
+        self.end = Some(TunnelEnd::Drained);
+        self.await_answers(now);
+    }
+
+    fn close_both(&mut self, end: &TunnelEnd, to_client: Place, to_backend: Place) {
+        for (direction, place, receiver) in
+            [(&mut self.server, to_client, Side::Downstream), (&mut self.client, to_backend, Side::Upstream)]
         {
             if let Some((code, reason)) = end.close_to(receiver) {
-                direction.close(OwnClose { code, reason });
+                direction.close(place, OwnClose { code, reason });
             }
         }
-        self.end = Some(end);
+    }
+
+    fn await_answers(&mut self, now: Instant) {
         if let Some(period) = self.limits.close {
             self.deadline = Some(now + period);
         }
+    }
+
+    /// How many ways still wait for the end of a message or for the client's answer.
+    fn patience(&self) -> usize {
+        usize::from(self.client.is_patient()) + usize::from(self.server.is_patient())
+    }
+
+    /// What a drain has waited for did not come in time: frame boundaries must do. Returns whether there was such a thing.
+    fn loses_patience(&mut self, now: Instant) -> bool {
+        let was_patient = self.patience() > 0;
+        if was_patient {
+            self.close_both(&TunnelEnd::Drained, Place::Frame, Place::Frame);
+            self.await_answers(now);
+        }
+        was_patient
     }
 
     /// A side that got wsgate's Close and has answered gets its end. Returns whether there is one to be written.
@@ -258,7 +289,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             return true;
         }
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) && !self.loses_patience(now) {
             return true;
         }
         if self.stalls(now) {
@@ -268,7 +299,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         }
         if self.end.is_none() {
             if self.drain.is_draining() {
-                self.begin_close(TunnelEnd::Drained, now);
+                self.begin_drain(now);
             } else if self.limits.idle.is_some_and(|idle| self.last_byte + idle <= now) {
                 self.begin_close(TunnelEnd::Idle, now);
             }
@@ -351,7 +382,11 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
             return Poll::Ready(this.report());
         }
         let bytes = this.client.account.bytes + this.server.account.bytes;
+        let patience = this.patience();
         this.relay(cx, now);
+        if this.patience() < patience {
+            this.await_answers(now);
+        }
         if this.client.account.bytes + this.server.account.bytes != bytes {
             this.last_byte = now;
         }

@@ -21,6 +21,96 @@ async fn t9_a_quiet_tunnel_is_closed_on_both_sides_and_answers_are_awaited() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t9_what_the_client_still_sends_is_relayed_until_its_answer() {
+    let mut open = open();
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    // Time passes, but less than the time-out.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (last, begun) = (says("one more thing"), frame(Role::FromClient, false, Opcode::Text, b"and"));
+    open.client.send(&last).await;
+    open.backend.expect(&last).await;
+    open.backend.send(&tells("nobody hears this")).await;
+    open.client.send(&[&begun[..], &client_close(1012, "service restart"), b"junk"].concat()).await;
+    open.client.expect_end(b"").await;
+    open.client.finish().await;
+    let mut close = vec![0; begun.len() + 2 + 4 + 2 + "going away".len()];
+    open.backend.pipe.read_exact(&mut close).await.expect("a Close");
+    assert_closed_with(&close, &begun, 1001);
+    // The backend has its own time to answer.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    open.backend.send(&server_close(1001, "")).await;
+    open.backend.expect_end(b"").await;
+    open.backend.finish().await;
+    let report = open.report().await;
+    assert_eq!(report.end.label(), "drained");
+    assert_eq!(report.client.close.expect("its answer").code.map(|code| code.0), Some(1012));
+    assert!(!open.client.was_reset() && !open.backend.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_the_client_is_told_between_two_messages() {
+    let part = |fin, opcode, text: &str| frame(Role::FromServer, fin, opcode, text.as_bytes());
+    let mut open = open();
+    let first = part(false, Opcode::Text, "one");
+    open.backend.send(&first).await;
+    open.client.expect(&first).await;
+    open.begin_drain();
+    let rest = [
+        part(false, Opcode::Continuation, "two"),
+        part(true, Opcode::Ping, "?"),
+        part(true, Opcode::Continuation, "three"),
+    ]
+    .concat();
+    for byte in rest.chunks(1) {
+        open.backend.send(byte).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    open.backend.send(&tells("the next message")).await;
+    open.client.expect(&[rest, server_close(1012, "service restart")].concat()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_message_that_does_not_end_is_closed_between_two_frames() {
+    let mut open = open();
+    let part = frame(Role::FromServer, false, Opcode::Text, b"part");
+    open.backend.send(&part).await;
+    open.client.expect(&part).await;
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    assert_closed_with(&open.backend.rest().await, b"", 1001);
+    open.client.expect_end(b"").await;
+    assert!(!open.client.was_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_a_close_of_the_backends_within_a_message_gives_its_place_to_ours() {
+    let mut open = open();
+    let part = frame(Role::FromServer, false, Opcode::Text, b"part");
+    open.backend.send(&part).await;
+    open.client.expect(&part).await;
+    open.begin_drain();
+    open.backend.send(&server_close(1000, "done")).await;
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.client.send(&client_close(1012, "")).await;
+    open.client.expect_end(b"").await;
+    assert_closed_with(&open.backend.rest().await, b"", 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_an_illegal_frame_in_a_drain_is_the_clients_last() {
+    let mut open = open();
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.client.send(&[&says("legal")[..], &[0x83, 0x80]].concat()).await;
+    open.client.send(&says("not any more")).await;
+    open.client.expect_end(b"").await;
+    open.backend.finish().await;
+    assert_closed_with(&open.backend.rest().await, &says("legal"), 1001);
+}
+
+#[tokio::test(start_paused = true)]
 async fn t9_a_drain_before_the_first_byte_is_seen() {
     let (tunnel, mut client, mut backend, drain) = SetUp::default().tunnel();
     drain.drain();
@@ -31,11 +121,14 @@ async fn t9_a_drain_before_the_first_byte_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t9_silent_peers_have_the_close_timeout() {
+async fn t9_silent_peers_have_the_close_timeout_one_after_the_other() {
     let mut open = open();
     open.begin_drain();
+    let mut close = vec![0; 2 + 4 + 2 + "going away".len()];
+    open.backend.pipe.read_exact(&mut close).await.expect("a Close");
+    assert_eq!((unmask_close(&close).0, open.age()), (1001, CLOSE_TIMEOUT));
     assert_eq!(open.report().await.end.label(), "drained");
-    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    assert_eq!(open.age(), CLOSE_TIMEOUT * 2);
     open.client.expect_end(&server_close(1012, "service restart")).await;
     assert!(open.client.was_shut() && !open.client.was_reset() && !open.backend.was_reset());
 }
@@ -82,7 +175,8 @@ async fn t9_a_frame_that_never_ends_is_cut_with_a_reset() {
     open.begin_drain();
     let report = open.report().await;
     assert_eq!(report.end.label(), "drained");
-    assert_eq!(open.age(), CLOSE_TIMEOUT);
+    // Once for the message, once for the frame.
+    assert_eq!(open.age(), CLOSE_TIMEOUT * 2);
     open.client.expect_end(b"").await;
     assert!(open.client.was_reset());
     // The other direction stood at a boundary.
@@ -149,6 +243,7 @@ async fn t9_a_backend_that_answered_has_its_end_even_if_the_client_takes_nothing
     open.backend.send(&message).await;
     open.client.expect(&message[..1]).await;
     open.begin_drain();
+    open.client.send(&client_close(1000, "")).await;
     let mut close = vec![0; 2 + 4 + 2 + "going away".len()];
     open.backend.pipe.read_exact(&mut close).await.expect("a Close");
     open.backend.send(&server_close(1001, "")).await;
