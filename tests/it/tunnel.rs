@@ -308,6 +308,19 @@ async fn t3_an_end_without_close_stays_one() {
 }
 
 #[tokio::test]
+async fn t3_a_reset_within_a_frame_is_a_reset() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let frame = client(BINARY, vec![1; 1000]);
+    client_end.send(&frame[..500]).await;
+    server_end.expect(&frame[..500]).await;
+    client_end.reset();
+    server_end.expect_reset().await;
+    assert_eq!(gate.tunnel_end().await.ending, Some("downstream_reset"));
+}
+
+#[tokio::test]
 async fn t3_an_end_within_a_frame_is_a_reset() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
