@@ -34,6 +34,8 @@ pub(super) struct Http1 {
     pub(super) client: Arc<Client>,
     pub(super) listener: Arc<Listener>,
     pub(super) gate: Arc<Gate>,
+    /// What the client has not taken yet of interim responses; an answer goes out behind it.
+    pub(super) interim: Vec<u8>,
 }
 
 /// What follows a request.
@@ -63,7 +65,7 @@ impl Http1 {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self { down, client: Arc::new(client), listener, gate }
+        Self { down, client: Arc::new(client), listener, gate, interim: Vec::new() }
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel.
@@ -208,7 +210,8 @@ impl Http1 {
             let set = answer.head_mut().headers.set("Strict-Transport-Security", hsts.as_bytes());
             debug_assert!(set.is_ok());
         }
-        let bytes = answer.encode(method, client, close);
+        let mut bytes = std::mem::take(&mut self.interim);
+        bytes.append(&mut answer.encode(method, client, close));
         record.received(bytes.len() as u64);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
         let write = async {

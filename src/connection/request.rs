@@ -178,7 +178,10 @@ impl<'a> Request<'a> {
             self.record.traffic(exchange.traffic());
             let answered = match result {
                 Ok(answered) => answered,
-                Err(refusal) if status.is_none() => return Err(refusal),
+                Err(refusal) if status.is_none() => {
+                    self.connection.interim = exchange.take_interim();
+                    return Err(refusal);
+                }
                 Err(refusal) => {
                     self.record.cut_short(status, &refusal);
                     // A client that takes no bytes must not hold the kernel's either.

@@ -63,6 +63,7 @@ pub(super) async fn establish(
         Ok(head) => head,
         Err(refusal) => {
             request.record.traffic(exchange.traffic());
+            request.connection.interim = exchange.take_interim();
             return Err(refusal);
         }
     };
@@ -76,19 +77,23 @@ pub(super) async fn establish(
                 request.record.upgrade_refused(head.status);
                 Ok(Next::Close)
             }
-            Err(refusal) if status.is_none() => Err(refusal),
+            Err(refusal) if status.is_none() => {
+                request.connection.interim = exchange.take_interim();
+                Err(refusal)
+            }
             Err(refusal) => {
                 request.record.cut_short(status, &refusal);
-                Ok(request.connection.cut(ends_with_stream))
+                let stalls = matches!(refusal, Refusal::WriteTimeout);
+                Ok(request.connection.cut(ends_with_stream || stalls))
             }
         };
     }
     request.record.traffic(exchange.traffic());
-    let interim = exchange.take_interim();
+    request.connection.interim = exchange.take_interim();
     let agreed = offer.prove(&head, way.route.config.websocket.verify_accept).map_err(Refusal::Disagreed)?;
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
-    write_upgrade(request.connection, interim, &passed).await?;
+    write_upgrade(request.connection, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
     Ok(Next::Tunnel(Box::new(Established {
@@ -101,7 +106,8 @@ pub(super) async fn establish(
 }
 
 /// Writes the 101, behind what is left of interim responses: the last HTTP of this connection.
-async fn write_upgrade(connection: &mut Http1, mut out: Vec<u8>, head: &ResponseHead) -> Result<(), Refusal> {
+async fn write_upgrade(connection: &mut Http1, head: &ResponseHead) -> Result<(), Refusal> {
+    let mut out = std::mem::take(&mut connection.interim);
     out.reserve(head.headers.wire_len() + 64);
     head.encode(&mut out);
     let due = connection.listener.config.timeout.write.map(|period| Instant::now() + period);

@@ -186,7 +186,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
     }
 
-    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
+    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to;
+    /// whoever answers otherwise has to.
     pub fn take_interim(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.interim)
     }
@@ -347,6 +348,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
         let mut out = self.take_interim();
+        let has_interim = !out.is_empty();
         passed.encode(&mut out);
         let mut body = Body::new(out, framing, to_client);
         if self.plan.takes_trailers {
@@ -358,8 +360,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         self.upstream_moved = Instant::now();
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
-        // A body that fails before a byte of its head has gone out can still be refused.
-        self.status = (body.given > 0).then_some(head.status);
+        // A body that fails before a byte of its head has gone out can still be refused, unless an interim response is
+        // under way before it.
+        self.status = (body.given > 0 || has_interim).then_some(head.status);
         result?;
         let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {

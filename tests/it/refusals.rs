@@ -495,6 +495,29 @@ async fn h1_h2_bad_response() {
 }
 
 #[tokio::test]
+async fn w11_a_refusal_does_not_go_into_an_interim_response() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address())
+        .upstream("response_timeout = \"300ms\"\nhandshake_timeout = \"300ms\"")
+        .start();
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(60_000));
+    for request in [get("/", ""), OFFER.to_owned()] {
+        let mut client = Peer::dial_narrow(gate.address()).await;
+        client.send(request).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        // More than the client has room for, and then nothing: the time to answer passes within one of them.
+        server.send(hints.repeat(8)).await;
+        server.expect_gone().await;
+        let mut statuses = Vec::new();
+        while statuses.last() != Some(&504) {
+            statuses.push(client.read_head().await.status());
+        }
+        assert!(statuses.len() > 1 && statuses[..statuses.len() - 1].iter().all(|status| *status == 103));
+    }
+}
+
+#[tokio::test]
 async fn response_timeout() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).upstream("response_timeout = \"200ms\"").start();
