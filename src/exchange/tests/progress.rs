@@ -35,6 +35,21 @@ async fn s1_a_trickled_request_body_ends_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn s1_a_trickled_request_body_ends_the_request_after_an_early_answer_too() {
+    let (over, ()) = SetUp::post(BodyFraming::Length(1000))
+        .run(async |mut client, mut upstream| {
+            upstream.send(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            read_head(&mut client).await;
+            while tokio::io::AsyncWriteExt::write_all(&mut client.pipe, b"x").await.is_ok() {
+                tokio::time::sleep(SECOND).await;
+            }
+        })
+        .await;
+    assert_eq!((over.label(), over.status), ("body_timeout", Some(200)));
+    assert!(over.took <= PERIOD * 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn s1_an_upstream_that_takes_no_body_does_not_answer_in_time() {
     let set_up = SetUp { up: Pace::pipe(64), ..SetUp::post(BodyFraming::Length(1 << 20)) };
     let (over, _peers) = set_up
