@@ -102,9 +102,12 @@ async fn run(play: Play) {
             let answers = async {
                 // It answers when it has the whole request.
                 let whole = play.request.1.concat();
-                let is_whole = |got: &[u8]| match play.request.0 {
-                    true => got.ends_with(b"0\r\n\r\n"),
-                    false => got.len() >= REQUEST.len() + whole.len(),
+                let is_whole = |got: &[u8]| {
+                    if play.request.0 {
+                        got.ends_with(b"0\r\n\r\n")
+                    } else {
+                        got.len() >= REQUEST.len() + whole.len()
+                    }
                 };
                 while !is_whole(&got_upstream) {
                     assert!(from_upstream.read_buf(&mut got_upstream).await.expect("a pipe") > 0);
