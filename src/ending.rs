@@ -5,6 +5,8 @@
 //! to its label in one place, here, by a `match` without a `_` arm.
 
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tunnel;
 

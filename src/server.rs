@@ -30,8 +30,7 @@ pub struct Server {
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
-    open: Tracker,
-    acceptor: JoinHandle<()>,
+    acceptor: JoinHandle<usize>,
     workers: Vec<Worker>,
 }
 
@@ -94,10 +93,10 @@ impl Server {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
             workers: workers.iter().map(Worker::handle).collect(),
-            open: open.clone(),
+            open,
         };
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, open, acceptor, workers })
+        Ok(Self { addresses, order, gate, permits, acceptor, workers })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -127,8 +126,10 @@ impl Server {
 
     /// Waits for the end, which [`Self::order`] begins.
     pub fn wait(self) -> Outcome {
-        let mut panicked = usize::from(self.acceptor.join().is_err());
-        let cut = self.open.count();
+        let (cut, mut panicked) = match self.acceptor.join() {
+            Ok(cut) => (cut, 0),
+            Err(_) => (0, 1),
+        };
         for worker in self.workers {
             panicked += worker.join();
         }
@@ -163,7 +164,7 @@ fn start_acceptor(
     bound: Vec<Bound>,
     order: Arc<DrainHandle>,
     grace: Option<Duration>,
-) -> Result<JoinHandle<()>, StartError> {
+) -> Result<JoinHandle<usize>, StartError> {
     let runtime = runtime().map_err(StartError::Worker)?;
     let run = move || {
         runtime.block_on(async {
@@ -172,14 +173,14 @@ fn start_acceptor(
                 tracing::error!(%error, "cannot watch the listening sockets");
                 order.drain();
             }
-            drain(&open, &order, grace).await;
-        });
+            drain(&open, &order, grace).await
+        })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
 }
 
-/// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts.
-async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) {
+/// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts. Returns how many it cut.
+async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> usize {
     tracing::info!(open = open.count(), "draining");
     let signal = order.signal();
     let expired = async {
@@ -193,8 +194,10 @@ async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) {
         () = expired => {}
         () = signal.shutdown() => {}
     }
-    if open.count() > 0 {
-        tracing::warn!(open = open.count(), "cutting what is still open");
+    let cut = open.count();
+    if cut > 0 {
+        tracing::warn!(cut, "cutting what is still open");
     }
     order.shutdown();
+    cut
 }

@@ -33,11 +33,11 @@ pub(super) fn listen(value: Value<'_>) -> Result<ListenAddress, Finding> {
     }
     match text.parse::<SocketAddr>() {
         Ok(SocketAddr::V6(address)) if address.ip().to_ipv4_mapped().is_some() => Err(value
-            .error(format!("`{}` is an IPv4 address in IPv6 clothes", shown(&text)))
+            .finding(format!("`{}` is an IPv4 address in IPv6 clothes", shown(&text)))
             .help(format!("write \"{}\"", SocketAddr::new(address.ip().to_canonical(), address.port())))),
         Ok(address) => Ok(ListenAddress::Inet(address)),
         Err(_) => Err(value
-            .error(format!("`{}` is not an address to listen on", shown(&text)))
+            .finding(format!("`{}` is not an address to listen on", shown(&text)))
             .label(EXPECTED)
             .maybe_help(listen_help(&text))),
     }
@@ -46,12 +46,11 @@ pub(super) fn listen(value: Value<'_>) -> Result<ListenAddress, Finding> {
 /// What was meant by a listener's address that is none.
 fn listen_help(text: &str) -> Option<String> {
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return Some(format!("a port belongs to it: \"{}\" for https", SocketAddr::new(ip, 443)));
+        return Some(portless_help(ip, 443));
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     if port.parse::<u16>().is_err() {
-        let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        return is_number.then(|| "a port is at most 65535".to_owned());
+        return is_number(port).then(|| "a port is at most 65535".to_owned());
     }
     let port_of = |ip: &str| format!("\"{ip}:{port}\"");
     match host {
@@ -63,15 +62,28 @@ fn listen_help(text: &str) -> Option<String> {
         "localhost" => {
             Some(format!("this machine alone is {} or {}", port_of("127.0.0.1"), port_of("[::1]")))
         }
-        host if host.parse::<Ipv6Addr>().is_ok() => {
-            Some(format!("an IPv6 address stands in brackets: {}", port_of(&format!("[{host}]"))))
-        }
         host if host.contains("://") => Some(format!("without the scheme: {}", port_of("0.0.0.0"))),
-        host if looks_like_ip(host) => None,
+        host if ends_in_number(host) => None,
         _ => Some(format!(
             "a listener has an address, not a name: listen on {} and give the name to `host` of a route",
             port_of("0.0.0.0")
         )),
+    }
+}
+
+/// What is said to an IP address without a port. The end of an IPv6 address may have been meant as one.
+fn portless_help(ip: IpAddr, port: u16) -> String {
+    let with_port = SocketAddr::new(ip, port);
+    let text = ip.to_string();
+    let split = text.rsplit_once(':').and_then(|(host, port)| {
+        let host: Ipv6Addr = host.parse().or_else(|_| format!("{host}:").parse()).ok()?;
+        let port = port.parse().ok()?;
+        let is_loopback = host.is_unspecified() && port == 1;
+        (!is_loopback).then(|| SocketAddr::new(host.into(), port))
+    });
+    match split {
+        Some(split) => format!("with brackets and a port it is \"{split}\" or \"{with_port}\""),
+        None => format!("a port belongs to it: \"{with_port}\""),
     }
 }
 
@@ -81,47 +93,46 @@ pub(super) fn server(value: Value<'_>) -> Result<ServerAddress, Finding> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(value, path).map(ServerAddress::Unix);
     }
-    let error = |help: String| {
+    tcp_server(&text).map_err(|help| {
         value
-            .error(format!("`{}` is not the address of a server", shown(&text)))
+            .finding(format!("`{}` is not the address of a server", shown(&text)))
             .label("expected \"host:port\", \"[ipv6]:port\" or \"unix:/path\"")
             .help(help)
-    };
+    })
+}
+
+/// A server's host and port, or what is to be done about the text.
+fn tcp_server(text: &str) -> Result<ServerAddress, String> {
     if let Some((scheme, rest)) = text.split_once("://") {
-        return Err(error(url_help(scheme, rest)));
+        return Err(url_help(scheme, rest));
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse() {
+        return Err(portless_help(ip, 80));
     }
     let (host, port) = match text.rsplit_once(':') {
-        _ if text.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok() => {
-            let address = text.trim_matches(['[', ']']);
-            return Err(error(format!(
-                "an IPv6 address stands in brackets, with a port: \"[{address}]:80\""
-            )));
-        }
-        Some((host, port)) => (host, port),
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-            return Err(error(format!("a host belongs to the port: \"127.0.0.1:{text}\"")));
-        }
-        None => return Err(error(format!("the port is missing: \"{}:80\"", shown(&text)))),
+        Some(parts) => parts,
+        None if is_number(text) => return Err(format!("a host belongs to the port: \"127.0.0.1:{text}\"")),
+        None => return Err(format!("the port is missing: \"{}:80\"", shown(text))),
     };
-    let port = match port.parse::<u16>() {
-        Ok(port) if port > 0 => port,
-        _ => return Err(error("the port is a number from 1 to 65535".to_owned())),
+    let port = match port.parse() {
+        Ok(number) if number > 0 && is_number(port) => number,
+        _ => return Err("the port is a number from 1 to 65535".to_owned()),
     };
-    if let Ok(address) = text.parse::<SocketAddr>() {
+    if let Ok(address) = text.parse() {
         return Ok(ServerAddress::Inet(address));
     }
     if host.is_empty() {
-        return Err(error(format!("the host is missing: \"127.0.0.1:{port}\" is this machine")));
+        return Err(format!("the host is missing: \"127.0.0.1:{port}\" is this machine"));
     }
-    if looks_like_ip(host) {
-        return Err(error("the numbers of an IPv4 address are four, of at most 255".to_owned()));
+    if ends_in_number(host) {
+        return Err("the numbers of an IPv4 address are four, of at most 255".to_owned());
     }
-    match host.parse::<HostPattern>() {
+    match host.parse() {
         Ok(HostPattern::Exact(_)) if !host.starts_with('[') => {
             Ok(ServerAddress::Name { host: host.to_owned(), port })
         }
-        Ok(_) => Err(error("a server has one name, without `*`".to_owned())),
-        Err(reason) => Err(error(reason.to_string())),
+        Ok(_) => Err("a server has one name, without `*`".to_owned()),
+        Err(reason) => Err(reason.to_string()),
     }
 }
 
@@ -147,12 +158,12 @@ fn url_help(scheme: &str, rest: &str) -> String {
 fn unix(value: Value<'_>, written: &str) -> Result<PathBuf, Finding> {
     if written.is_empty() {
         return Err(value
-            .error("the path of the unix socket is missing")
+            .finding("the path of the unix socket is missing")
             .help("for example \"unix:/run/wsgate.sock\""));
     }
     if written.starts_with('@') || written.contains('\0') {
         return Err(value
-            .error("abstract unix sockets are not known")
+            .finding("abstract unix sockets are not known")
             .label("expected the path of a file")
             .help("for example \"unix:/run/wsgate.sock\""));
     }
@@ -161,17 +172,20 @@ fn unix(value: Value<'_>, written: &str) -> Result<PathBuf, Finding> {
     let path: PathBuf = components.components().filter(|part| *part != Component::CurDir).collect();
     if path.as_os_str().len() > UNIX_PATH_MAX {
         return Err(value
-            .error("the path of the unix socket is too long")
+            .finding("the path of the unix socket is too long")
             .label(format!("with its folder it may have {UNIX_PATH_MAX} bytes")));
     }
     Ok(path)
 }
 
-/// Whether a host is made of numbers, which no name is.
-fn looks_like_ip(host: &str) -> bool {
-    host.rsplit('.')
-        .next()
-        .is_some_and(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit()))
+/// Digits alone: parsing a number would take a sign too.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a host has the form of an IPv4 address, which no name has.
+fn ends_in_number(host: &str) -> bool {
+    host.rsplit('.').next().is_some_and(is_number)
 }
 
 /// Whether both cannot be bound at once: the same address, or one that stands for all beside one of them.

@@ -40,7 +40,7 @@ fn tables<'r>(root: &Table<'r>, key: &'static str, shape: &'static keys::Shape) 
     let of_list = |value: Value<'r>| {
         if value.node.get_ref().is_table() {
             return Err(value
-                .error(format!("`{key}` must be a list of tables"))
+                .finding(format!("`{key}` must be a list of tables"))
                 .help(format!("write its header in two pairs of brackets: `[[{key}]]`")));
         }
         value.list(|element| element.table(shape))
@@ -54,12 +54,13 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
         let finding = Finding::of_file(format!("there is no {what}")).help(format!("for example\n{example}"));
         reader.record(finding.absent());
     };
-    if root.value("listener").is_none() {
+    let is_absent = |key| root.value(key).is_none_or(|value| value.is_empty());
+    if is_absent("listener") {
         absent("listener", "[[listener]]\naddress = \"0.0.0.0:80\"");
     }
-    if root.value("route").is_none() {
+    if is_absent("route") {
         absent("route", "[[route]]\nupstream = \"websocket\"");
-        if root.value("upstream").is_none() {
+        if is_absent("upstream") {
             absent("upstream", "[upstream.websocket]\nservers = [\"192.168.1.141:80\"]");
         }
     }
@@ -68,10 +69,11 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
 fn server(table: &Table<'_>) -> Server {
     let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     Server {
-        workers: table.get("workers", cpus, |value| match value.node.get_ref().as_str() {
-            Some("auto") => Ok(cpus),
-            _ => workers(value),
-        }),
+        workers: table.get(
+            "workers",
+            cpus,
+            |value| if value.is_word("auto") { Ok(cpus) } else { workers(value) },
+        ),
         max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
         max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
         shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
@@ -79,7 +81,8 @@ fn server(table: &Table<'_>) -> Server {
 }
 
 fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {
-    if value.node.get_ref().as_str().is_some() {
+    if value.node.get_ref().is_str() {
+        value.text()?;
         return Err(value.wrong_type("\"auto\" or an integer"));
     }
     let count: usize = values::count(1..=1024)(value)?;
@@ -112,7 +115,7 @@ fn level(value: Value<'_>) -> Result<String, Finding> {
     match EnvFilter::builder().parse(&*text) {
         Ok(_) => Ok(text.into_owned()),
         Err(error) => Err(value
-            .error(format!("`{}` is not a filter", shown(&text)))
+            .finding(format!("`{}` is not a filter", shown(&text)))
             .label(shown(&error.to_string()))
             .help("a level, or modules with levels, like \"info,wsgate::tunnel=debug\"")),
     }
@@ -136,11 +139,11 @@ fn access(value: Value<'_>) -> Result<AccessLog, Finding> {
     let path = value.reader.path(&text);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if path.is_dir() {
-        return Err(value.error("the access log cannot be a folder").label("expected a file's path"));
+        return Err(value.finding("the access log cannot be a folder").label("expected a file's path"));
     }
     match folder {
         Some(folder) if !folder.is_dir() => Err(value
-            .error(format!("there is no folder for the access log `{}`", shown(&text)))
+            .finding(format!("there is no folder for the access log `{}`", shown(&text)))
             .label("the file is made at the start, its folder is not")),
         _ => Ok(AccessLog::File(path)),
     }
@@ -149,7 +152,7 @@ fn access(value: Value<'_>) -> Result<AccessLog, Finding> {
 fn parameter(value: Value<'_>) -> Result<String, Finding> {
     let text = value.text()?;
     if text.is_empty() {
-        return Err(value.error("the name of a query parameter is empty"));
+        return Err(value.finding("the name of a query parameter is empty"));
     }
     Ok(text.into_owned())
 }

@@ -27,11 +27,60 @@ use super::{
 /// Parses the text, and gives what could be read beside every syntax error.
 pub(super) fn syntax(text: &str) -> (Spanned<DeTable<'_>>, Vec<Finding>) {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let findings = errors.iter().map(|error| {
-        let span = error.span().unwrap_or(0..0);
-        Finding::new(span, "this is not TOML").label(shown(error.message()))
-    });
-    (table, findings.collect())
+    let mut findings = Vec::new();
+    let mut repeated_table = 0..0;
+    for error in &errors {
+        let span = whole_characters(text, error.span().unwrap_or(0..0));
+        if error.message() != "duplicate key" {
+            let finding = Finding::new(span, "this is not TOML").label(shown(error.message()));
+            findings.push(finding.maybe_help(syntax_help(error.message())));
+            continue;
+        }
+        // The keys of a table that stands twice are repeated for that reason alone.
+        if !repeated_table.contains(&span.start) {
+            let section = section(text, span.start);
+            if text[section.start..].trim_start().starts_with('[') {
+                repeated_table = section;
+            }
+            let name = shown(&text[span.clone()]);
+            let finding = Finding::new(span, format!("`{name}` is given twice"));
+            findings.push(finding.label("it stands further up already"));
+        }
+    }
+    (table, findings)
+}
+
+/// The range widened to where characters begin and end.
+fn whole_characters(text: &str, span: Range<usize>) -> Range<usize> {
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let start = (0..=span.start.min(text.len())).rev().find(boundary).unwrap_or(0);
+    let end = (span.end.max(start)..text.len()).find(boundary).unwrap_or(text.len());
+    start..end
+}
+
+fn syntax_help(message: &str) -> Option<String> {
+    const UNQUOTED: [&str; 3] = ["invalid float", "invalid integer", "string values must be quoted"];
+    let help = if message.starts_with("key with no value") {
+        "a key and its value are written `key = value`"
+    } else if UNQUOTED.iter().any(|start| message.starts_with(start)) {
+        "text stands in quotes: `key = \"value\"`"
+    } else {
+        return None;
+    };
+    Some(help.to_owned())
+}
+
+/// From the beginning of a place's line to the next line that opens a table.
+pub(super) fn section(text: &str, at: usize) -> Range<usize> {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let mut end = at;
+    for line in text[at..].split_inclusive('\n') {
+        if end > at && line.trim_start().starts_with('[') {
+            return start..end;
+        }
+        end += line.len();
+    }
+    start..text.len() + 1
 }
 
 /// The reading of one file.
@@ -107,7 +156,7 @@ impl<'r> Table<'r> {
     pub(super) fn value(&self, key: &'static str) -> Option<Value<'r>> {
         debug_assert!(self.shape.keys.contains(&key), "{key} is not among the keys of {}", self.shape.header);
         let node = self.entries?.get(key)?;
-        Some(Value { reader: self.reader, key, node })
+        Some(Value { reader: self.reader, key, node, is_element: false })
     }
 
     /// The parsed value; `None` where it is absent or wrong.
@@ -164,6 +213,7 @@ pub(super) struct Value<'r> {
     /// The key that it, or the list around it, belongs to.
     pub(super) key: &'r str,
     pub(super) node: &'r Spanned<DeValue<'r>>,
+    is_element: bool,
 }
 
 impl<'r> Value<'r> {
@@ -177,8 +227,17 @@ impl<'r> Value<'r> {
         self.reader.source.text.get(self.span()).unwrap_or_default()
     }
 
+    /// Whether it is a list or table without entries.
+    pub(super) fn is_empty(&self) -> bool {
+        match self.node.get_ref() {
+            DeValue::Array(nodes) => nodes.is_empty(),
+            DeValue::Table(entries) => entries.is_empty(),
+            _ => false,
+        }
+    }
+
     /// An error at this value.
-    pub(super) fn error(&self, message: impl Into<String>) -> Finding {
+    pub(super) fn finding(&self, message: impl Into<Box<str>>) -> Finding {
         Finding::new(self.span(), message)
     }
 
@@ -193,7 +252,8 @@ impl<'r> Value<'r> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.error(format!("`{}` must be {expected}", self.key)).label(format!("this is {found}"))
+        let what = if self.is_element { "an entry of " } else { "" };
+        self.finding(format!("{what}`{}` must be {expected}", self.key)).label(format!("this is {found}"))
     }
 
     /// A string with its `${NAME}`s replaced.
@@ -205,6 +265,11 @@ impl<'r> Value<'r> {
             }
             _ => Err(self.wrong_type("a string")),
         }
+    }
+
+    /// Whether this is the string `word`.
+    pub(super) fn is_word(self, word: &str) -> bool {
+        self.node.get_ref().is_str() && self.text().is_ok_and(|text| text == word)
     }
 
     /// `true` or `false`.
@@ -221,7 +286,9 @@ impl<'r> Value<'r> {
     /// The elements of a list.
     pub(super) fn elements(self) -> Result<Vec<Value<'r>>, Finding> {
         match self.node.get_ref() {
-            DeValue::Array(nodes) => Ok(nodes.iter().map(|node| Value { node, ..self }).collect()),
+            DeValue::Array(nodes) => {
+                Ok(nodes.iter().map(|node| Value { node, is_element: true, ..self }).collect())
+            }
             DeValue::Table(_) | DeValue::Datetime(_) => Err(self.wrong_type("a list")),
             _ => Err(self.wrong_type("a list").help(format!("write it in brackets: `[{}]`", self.raw()))),
         }
@@ -241,8 +308,10 @@ impl<'r> Value<'r> {
         if !self.node.get_ref().is_array() {
             return Ok(vec![parse(self)?]);
         }
-        if self.elements()?.is_empty() {
-            return Err(self.error(format!("`{}` is an empty list", self.key)).label("nothing could match"));
+        if self.is_empty() {
+            return Err(self
+                .finding(format!("`{}` is an empty list", self.key))
+                .label("nothing could match"));
         }
         self.list(parse)
     }
@@ -263,7 +332,7 @@ impl<'r> Value<'r> {
         let entry = |(key, node): (&'r Spanned<Cow<'r, str>>, &'r Spanned<DeValue<'r>>)| Entry {
             name: key.get_ref(),
             name_span: key.span(),
-            value: Value { reader: self.reader, key: key.get_ref(), node },
+            value: Value { reader: self.reader, key: key.get_ref(), node, is_element: false },
         };
         let mut entries: Vec<_> = entries.iter().map(entry).collect();
         entries.sort_by_key(|entry| entry.name_span.start);
@@ -288,7 +357,7 @@ impl<'r> Value<'r> {
             expanded.push_str(before);
             let Some((name, after)) = reference[2..].split_once('}') else {
                 return Err(self
-                    .error("`${` without its `}`")
+                    .finding("`${` without its `}`")
                     .label("`${NAME}` stands for an environment variable")
                     .help("write `$${` for `${` itself"));
             };

@@ -23,7 +23,7 @@ pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
         let is_set = |name: &str| edits.set.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
         if let Some(name) = edits.remove.iter().find(|name| is_set(name)) {
             let finding = value
-                .error(format!("`{}` is set and removed", shown(name)))
+                .finding(format!("`{}` is set and removed", shown(name)))
                 .help("`set` alone replaces what is there");
             table.reader.record(finding);
         }
@@ -54,7 +54,7 @@ fn header(entry: &Entry<'_>) -> Result<(String, String), Finding> {
     if text.chars().any(|c| c.is_control() && c != '\t') {
         return Err(entry
             .value
-            .error(format!("the value of `{}` has a control character", entry.name))
+            .finding(format!("the value of `{}` has a control character", entry.name))
             .label("a line break would begin another header"));
     }
     Ok((entry.name.to_owned(), text.into_owned()))

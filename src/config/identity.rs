@@ -53,7 +53,7 @@ fn path(value: Value<'_>) -> Result<PathBuf, Finding> {
     let text = value.text()?;
     if text.is_empty() {
         return Err(value
-            .error(format!("`{}` is empty", value.key))
+            .finding(format!("`{}` is empty", value.key))
             .label("expected the path of a PEM file"));
     }
     Ok(value.reader.path(&text))
@@ -65,7 +65,7 @@ fn read_chain(value: Value<'_>, path: &Path) -> Result<Vec<CertificateDer<'stati
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ if holds(&pem, "PRIVATE KEY-----") => Err(value
-            .error("this file holds a private key and no certificate")
+            .finding("this file holds a private key and no certificate")
             .label("expected a certificate in PEM")
             .help("are `cert` and `key` exchanged?")),
         _ => Err(not_pem(value, &pem, "a certificate", "BEGIN CERTIFICATE")),
@@ -77,11 +77,11 @@ fn read_key(value: Value<'_>, path: &Path) -> Result<PrivateKeyDer<'static>, Fin
     match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(key) => Ok(key),
         Err(_) if holds(&pem, "ENCRYPTED") => Err(value
-            .error("this private key is encrypted")
+            .finding("this private key is encrypted")
             .label("wsgate starts without anybody to ask for a passphrase")
             .help("`openssl pkey -in encrypted.key -out server.key` takes the passphrase off")),
         Err(_) if holds(&pem, "BEGIN CERTIFICATE-----") => Err(value
-            .error("this file holds a certificate and no private key")
+            .finding("this file holds a certificate and no private key")
             .label("expected a private key in PEM")
             .help("are `cert` and `key` exchanged?")),
         Err(_) => Err(not_pem(value, &pem, "a private key", "BEGIN PRIVATE KEY")),
@@ -101,7 +101,7 @@ fn not_pem(value: Value<'_>, content: &[u8], what: &str, marker: &str) -> Findin
         format!("such a file has a line `-----{marker}-----`")
     };
     value
-        .error(format!("this file holds no {}", &what[2..]))
+        .finding(format!("this file holds no {}", &what[2..]))
         .label(format!("expected {what} in PEM"))
         .help(help)
 }
@@ -110,7 +110,7 @@ fn not_pem(value: Value<'_>, content: &[u8], what: &str, marker: &str) -> Findin
 fn read(value: Value<'_>, path: &Path, what: &str) -> Result<Vec<u8>, Finding> {
     let error = |reason: String| {
         value
-            .error(format!("cannot read the {what} file `{}`", shown(&value.text().unwrap_or_default())))
+            .finding(format!("cannot read the {what} file `{}`", shown(&value.text().unwrap_or_default())))
             .label(reason)
     };
     let unreadable = |cause: io::Error| match cause.kind() {
@@ -138,7 +138,7 @@ fn certify(
 ) -> Result<CertifiedKey, Finding> {
     let signing_key =
         aws_lc_rs::default_provider().key_provider.load_private_key(private_key).map_err(|_| {
-            key.error("this private key cannot be used")
+            key.finding("this private key cannot be used")
                 .label("expected an RSA key of 2048 bits or more, ECDSA or Ed25519")
         })?;
     let certified = CertifiedKey::new(chain, signing_key);
@@ -147,14 +147,14 @@ fn certify(
         Err(error) => error,
     };
     if !matches!(error, rustls::Error::InconsistentKeys(_)) {
-        return Err(cert.error("this certificate cannot be used").label(error.to_string()));
+        return Err(cert.finding("this certificate cannot be used").label(error.to_string()));
     }
     let of_another =
         certified.cert.iter().skip(1).any(|cert| {
             CertifiedKey::new(vec![cert.clone()], Arc::clone(&certified.key)).keys_match().is_ok()
         });
     let finding = key
-        .error("the private key does not belong to the certificate")
+        .finding("the private key does not belong to the certificate")
         .label("this key")
         .context(cert.span(), "this certificate");
     Err(if of_another {
@@ -174,7 +174,7 @@ fn describe(
 ) -> Result<Identity, Finding> {
     let leaf = certified.cert.first().map(CertificateDer::as_ref).unwrap_or_default();
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
-        return Err(value.error("this certificate cannot be read").label("its DER is malformed"));
+        return Err(value.finding("this certificate cannot be read").label("its DER is malformed"));
     };
     let names = match leaf.subject_alternative_name() {
         Ok(Some(names)) => names.value.general_names.iter().filter_map(name).collect(),
@@ -185,7 +185,7 @@ fn describe(
         let from = date(leaf.validity().not_before.to_datetime());
         value.reader.record(
             value
-                .error(format!("this certificate is not valid before {from}"))
+                .finding(format!("this certificate is not valid before {from}"))
                 .label("clients refuse it")
                 .warning(),
         );
@@ -210,7 +210,7 @@ fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity) {
     if identity.not_after < reader.now {
         let since = date(identity.not_after);
         reader.record(
-            cert.error(format!("this certificate expired on {since}"))
+            cert.finding(format!("this certificate expired on {since}"))
                 .label("clients refuse it")
                 .help("renew it; `wsgate cert` renews one of its own with --force")
                 .warning(),
@@ -218,7 +218,7 @@ fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity) {
     }
     if identity.names.is_empty() {
         reader.record(
-            cert.error("this certificate names no host")
+            cert.finding("this certificate names no host")
                 .label("it has no subjectAltName")
                 .help("clients compare the host with the subjectAltName alone and refuse this one")
                 .warning(),
@@ -227,7 +227,7 @@ fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity) {
     let mode = fs::metadata(&identity.key).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
     if mode & 0o077 != 0 {
         reader.record(
-            key.error("other users can read this private key")
+            key.finding("other users can read this private key")
                 .label(format!("its mode is {mode:04o}"))
                 .help("`chmod 600` leaves it to its owner")
                 .warning(),

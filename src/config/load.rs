@@ -33,11 +33,11 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Why a file gives no configuration.
+/// Why a file gives no configuration. Help follows in further lines of `Display`.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It cannot be read.
-    #[error("cannot read the configuration {}{}", path.display(), UNREADABLE_HELP)]
+    #[error("cannot read the configuration {}{UNREADABLE_HELP}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -58,9 +58,9 @@ pub enum LoadError {
 }
 
 const UNREADABLE_HELP: &str = "
-  help: `-c FILE` names another file
-  help: `wsgate run --to 127.0.0.1:9000` needs no file: it puts TLS in front of that backend
-  help: `wsgate demo` shows wsgate at work with a backend of its own";
+  = help: `-c FILE` names another file
+  = help: `wsgate run --to 127.0.0.1:9000` needs no file: it puts TLS in front of that backend
+  = help: `wsgate demo` shows wsgate at work with a backend of its own";
 
 impl Config {
     /// Reads the file at `path` and everything that it names.

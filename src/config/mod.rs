@@ -2,7 +2,7 @@
 //!
 //! A [`Config`] exists only if the file is coherent: every name points somewhere, every certificate is
 //! loaded and matches its key, every value lies within its bounds. `file` walks the TOML with its
-//! spans, `check` turns it into a [`Config`] or into all of its problems at once.
+//! spans, `check` turns it into a [`Config`] or into all of its problems at once, and `report` shows them.
 
 mod address;
 mod check;

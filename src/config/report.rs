@@ -4,7 +4,7 @@ use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::load::Source;
+use super::{file::section, load::Source};
 
 /// How much of a value is repeated in a message.
 const SHOWN: usize = 60;
@@ -84,34 +84,34 @@ impl std::error::Error for Problems {}
 pub(super) struct Finding {
     severity: Severity,
     about_absence: bool,
-    message: String,
+    message: Box<str>,
     span: Option<Range<usize>>,
-    label: String,
+    label: Box<str>,
     context: Vec<(Range<usize>, String)>,
     help: Vec<String>,
 }
 
 impl Finding {
     /// An error at `span`. The label that stands beside the caret, and help, are added to it.
-    pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(super) fn new(span: Range<usize>, message: impl Into<Box<str>>) -> Self {
         Self { span: Some(span), ..Self::of_file(message) }
     }
 
     /// An error of the file as a whole.
-    pub(super) fn of_file(message: impl Into<String>) -> Self {
+    pub(super) fn of_file(message: impl Into<Box<str>>) -> Self {
         Self {
             severity: Severity::Error,
             about_absence: false,
             message: message.into(),
             span: None,
-            label: String::new(),
+            label: Box::default(),
             context: Vec::new(),
             help: Vec::new(),
         }
     }
 
     /// What stands beside the caret: what was expected there.
-    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+    pub(super) fn label(mut self, label: impl Into<Box<str>>) -> Self {
         self.label = label.into();
         self
     }
@@ -174,7 +174,7 @@ impl Finding {
         let group = group.elements(self.help.iter().map(|help| Level::HELP.message(&**help)));
         Problem {
             severity: self.severity,
-            message: self.message.clone(),
+            message: self.message.to_string(),
             place: self.span.as_ref().map_or_else(|| source.name.clone(), |span| place(source, span.start)),
             rendered: Renderer::plain().render(&[group]),
         }
@@ -199,7 +199,8 @@ pub(super) fn conclude(
     mut findings: Vec<Finding>,
 ) -> Result<Vec<Problem>, Problems> {
     if !syntax.is_empty() {
-        let blurred: Vec<_> = syntax.iter().filter_map(|finding| blurred(source, finding)).collect();
+        let starts = syntax.iter().filter_map(|finding| finding.span.as_ref()).map(|span| span.start);
+        let blurred: Vec<_> = starts.map(|start| section(&source.text, start)).collect();
         findings.retain(|finding| !finding.about_absence && !stands_in(finding, &blurred));
         findings.extend(syntax);
     }
@@ -212,26 +213,15 @@ pub(super) fn conclude(
     if usable { Ok(list) } else { Err(Problems { name: source.name.clone(), list }) }
 }
 
-/// From the line of a syntax error to the next line that opens a table.
-fn blurred(source: &Source, finding: &Finding) -> Option<Range<usize>> {
-    let at = finding.span.as_ref()?.start;
-    let start = source.text.get(..at)?.rfind('\n').map_or(0, |newline| newline + 1);
-    let mut end = at;
-    for line in source.text[at..].split_inclusive('\n') {
-        if end > at && line.trim_start().starts_with('[') {
-            return Some(start..end);
-        }
-        end += line.len();
-    }
-    Some(start..source.text.len() + 1)
-}
-
 fn stands_in(finding: &Finding, ranges: &[Range<usize>]) -> bool {
     finding.span.as_ref().is_some_and(|span| ranges.iter().any(|range| range.contains(&span.start)))
 }
 
 /// A value as it is repeated in a message: control characters escaped, cut where it is long.
 pub(super) fn shown(text: &str) -> String {
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
     let mut shown: String = text.chars().take(SHOWN).flat_map(escaped).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');
@@ -249,13 +239,14 @@ fn is_deceptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The candidate that `word` was probably meant to be.
+/// The candidate that `word` was probably meant to be: few letters apart for its length.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
+    let most = word.chars().count().div_ceil(4).clamp(1, 3);
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= word.len().max(candidate.len()).div_ceil(3))
+        .filter(|(distance, _)| *distance <= most)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

@@ -39,16 +39,17 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-type Row = [String; 4];
+type Row = Vec<String>;
 
-/// Writes rows in columns as wide as their widest cell.
+/// Writes rows of the same length in columns as wide as their widest cell; empty columns are left out.
 fn table(f: &mut fmt::Formatter<'_>, groups: impl Iterator<Item = Vec<Row>>) -> fmt::Result {
     let rows: Vec<_> = groups.flatten().collect();
+    let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 4] = std::array::from_fn(width);
+    let widths: Vec<_> = (0..columns).map(width).collect();
     for (index, row) in rows.iter().enumerate() {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for (cell, width) in row.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             line.push_str("  ");
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', width - cell.chars().count()));
@@ -61,9 +62,7 @@ fn table(f: &mut fmt::Formatter<'_>, groups: impl Iterator<Item = Vec<Row>>) -> 
 
 fn listener_rows(listener: &Listener, now: OffsetDateTime) -> Vec<Row> {
     let address = listener.address.to_string();
-    let row = |address: &str, scheme: &str, what: String| {
-        [address.to_owned(), scheme.to_owned(), what, String::new()]
-    };
+    let row = |address: &str, scheme: &str, what: String| vec![address.to_owned(), scheme.to_owned(), what];
     match &listener.tls {
         None => {
             let what = listener.redirect_https.map(|port| format!("redirects to https at port {port}"));
@@ -74,13 +73,12 @@ fn listener_rows(listener: &Listener, now: OffsetDateTime) -> Vec<Row> {
             vec![row(&address, "https", what)]
         }
         Some(Tls { source: CertificateSource::Files(identities), .. }) => {
-            let mut rows: Vec<_> =
-                identities.iter().map(|identity| row("", "", certificate(identity, now))).collect();
-            if let Some([first_address, scheme, ..]) = rows.first_mut() {
-                *first_address = address;
-                "https".clone_into(scheme);
-            }
-            rows
+            let certificates = identities.iter().map(|identity| certificate(identity, now)).enumerate();
+            let rows = certificates.map(|(index, what)| match index {
+                0 => row(&address, "https", what),
+                _ => row("", "", what),
+            });
+            rows.collect()
         }
     }
 }
@@ -106,7 +104,7 @@ fn upstream_rows(upstream: &Upstream) -> Vec<Row> {
     let row = |(index, server): (usize, &UpstreamServer)| {
         let first = |text: &str| if index == 0 { text.to_owned() } else { String::new() };
         let weight = if server.weight == 1 { String::new() } else { format!("weight {}", server.weight) };
-        [first(&upstream.name), first(balance), server.address.to_string(), weight]
+        vec![first(&upstream.name), first(balance), server.address.to_string(), weight]
     };
     upstream.servers.iter().enumerate().map(row).collect()
 }
@@ -124,8 +122,7 @@ fn route_row(route: &Route, upstreams: &[Upstream]) -> Row {
     };
     let hosts: Vec<_> = route.hosts.iter().map(host).collect();
     let paths: Vec<_> = route.paths.iter().map(path).collect();
-    let selection = format!("{}  {}", hosts.join(", "), paths.join(", "));
-    [route.name.clone(), selection, kind.to_owned(), action]
+    vec![route.name.clone(), hosts.join(", "), paths.join(", "), kind.to_owned(), action]
 }
 
 fn host(host: &HostPattern) -> String {

@@ -5,6 +5,7 @@
 mod defaults;
 mod example;
 mod properties;
+mod readme;
 
 use std::{
     fmt::Write as _,
@@ -27,6 +28,8 @@ fn env(name: &str) -> Option<String> {
         "SECRET" => "s3cret",
         "TWO_LINES" => "one\r\ntwo",
         "CERTS" => "certs",
+        "OFF" => "off",
+        "AUTO" => "auto",
         _ => return None,
     };
     Some(value.to_owned())
@@ -119,10 +122,9 @@ fn difference(expected: &str, found: &str) -> String {
     let start = expected.iter().zip(&found).take_while(same).count();
     let rest = (expected[start..].iter().rev()).zip(found[start..].iter().rev());
     let end = rest.take_while(same).count();
-    let lines = |sign: &str, lines: &[&str]| -> String {
-        lines.iter().map(|line| format!("{sign} {line}\n")).collect()
-    };
-    lines("-", &expected[start..expected.len() - end]) + &lines("+", &found[start..found.len() - end])
+    let lost = expected[start..expected.len() - end].iter().map(|line| ["- ", line, "\n"].concat());
+    let new = found[start..found.len() - end].iter().map(|line| ["+ ", line, "\n"].concat());
+    lost.chain(new).collect()
 }
 
 #[test]
@@ -145,10 +147,10 @@ fn every_mistake_is_told_as_its_golden_says() {
 }
 
 #[test]
-fn every_golden_has_its_file() {
-    let (files, texts) = (goldens("toml"), goldens("txt"));
-    let with_text: Vec<_> = files.iter().map(|path| path.with_extension("txt")).collect();
-    assert_eq!(with_text, texts);
+fn every_golden_belongs_to_a_file() {
+    for golden in goldens("txt") {
+        assert!(golden.with_extension("toml").exists(), "{}", golden.display());
+    }
 }
 
 #[test]
@@ -161,7 +163,9 @@ fn problems_of_a_file_are_told_in_its_order_and_counted() {
 
 #[test]
 fn a_missing_file_tells_what_works_without_one() {
-    let error = Config::load(Path::new("/nonexistent/proxy.toml")).unwrap_err().to_string();
+    let error = Config::load(Path::new("/nonexistent/proxy.toml")).unwrap_err();
+    assert!(std::error::Error::source(&error).is_some());
+    let error = error.to_string();
     assert!(error.starts_with("cannot read the configuration /nonexistent/proxy.toml\n"), "{error}");
     for help in ["-c FILE", "wsgate run --to", "wsgate demo"] {
         assert!(error.contains(help), "{error}");

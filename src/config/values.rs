@@ -1,6 +1,6 @@
 //! Durations, sizes, counts and words.
 
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
 use toml::de::DeValue;
 
@@ -15,9 +15,9 @@ pub(super) const KIB: usize = 1024;
 pub(super) const MIB: usize = 1024 * KIB;
 /// The longest duration of a timeout: what is meant to be longer is meant to be off.
 const LONGEST: Duration = days(365);
-/// Names of units, longest first, with their milliseconds.
+/// Units of durations with their milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
-/// Names of units with their bytes.
+/// Units of sizes with their bytes.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// So many days.
@@ -27,18 +27,17 @@ pub(super) const fn days(days: u64) -> Duration {
 
 /// A duration above 0, or "off".
 pub(super) fn timeout(value: Value<'_>) -> Result<Option<Duration>, Finding> {
-    let Some(duration) = off_or(value, duration)? else { return Ok(None) };
-    let found = out_of_range(value, &(Duration::from_millis(1)..=LONGEST), duration, show_duration);
-    match found {
-        None => Ok(Some(duration)),
-        Some(finding) => Err(finding.help("\"off\" switches it off")),
-    }
+    period_from(Duration::from_millis(1), value)
 }
 
 /// A duration that may be 0, or "off".
 pub(super) fn period(value: Value<'_>) -> Result<Option<Duration>, Finding> {
+    period_from(Duration::ZERO, value)
+}
+
+fn period_from(least: Duration, value: Value<'_>) -> Result<Option<Duration>, Finding> {
     let Some(duration) = off_or(value, duration)? else { return Ok(None) };
-    match out_of_range(value, &(Duration::ZERO..=LONGEST), duration, show_duration) {
+    match out_of_range(value, &(least..=LONGEST), duration, show_duration) {
         None => Ok(Some(duration)),
         Some(finding) => Err(finding.help("\"off\" switches it off")),
     }
@@ -54,7 +53,7 @@ pub(super) fn duration(value: Value<'_>) -> Result<Duration, Finding> {
     let text = value.text()?;
     let (number, unit) = split(&text);
     let unit_ms = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
-    let finding = || value.error(format!("`{}` is not a duration", shown(&text))).label(EXPECTED);
+    let finding = || value.finding(format!("`{}` is not a duration", shown(&text))).label(EXPECTED);
     match (number.parse::<u64>(), unit_ms) {
         (Ok(number), Some(unit)) => Ok(number.checked_mul(unit).map_or(Duration::MAX, Duration::from_millis)),
         (Ok(_), None) if unit.is_empty() => {
@@ -71,7 +70,9 @@ pub(super) fn duration(value: Value<'_>) -> Result<Duration, Finding> {
 pub(super) fn memory(range: RangeInclusive<usize>) -> impl Fn(Value<'_>) -> Result<usize, Finding> {
     move |value| {
         if is_off(value) {
-            return Err(cannot_be_off(value).help(format!("the largest is \"{}\"", show_size(range.end()))));
+            return Err(cannot_be_off(value)
+                .label("this bounds what a client can make wsgate hold in memory")
+                .help(format!("the most is \"{}\"", show_size(*range.end()))));
         }
         let size = size(value)?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -106,7 +107,7 @@ fn size(value: Value<'_>) -> Result<u64, Finding> {
         _ => "a whole number and one of the units B, KiB, MiB, GiB".to_owned(),
     };
     Err(value
-        .error(format!("`{}` is not a size", shown(&text)))
+        .finding(format!("`{}` is not a size", shown(&text)))
         .label("expected a size such as \"16KiB\" or \"1MiB\"")
         .help(help))
 }
@@ -115,11 +116,12 @@ fn size(value: Value<'_>) -> Result<u64, Finding> {
 pub(super) fn count<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(Value<'_>) -> Result<T, Finding> {
     move |value| {
         if is_off(value) {
-            return Err(cannot_be_off(value).help(format!("the largest is {}", range.end())));
+            let (least, most) = (show_count(*range.start()), show_count(*range.end()));
+            return Err(cannot_be_off(value).label(format!("expected a number from {least} to {most}")));
         }
         let count = integer(value)?;
-        let found = out_of_range(value, &range, count, ToString::to_string);
-        found.map_or_else(|| T::try_from(count).map_err(|_| value.error("this number is too large")), Err)
+        let found = out_of_range(value, &range, count, show_count);
+        found.map_or_else(|| T::try_from(count).map_err(|_| value.finding("this number is too large")), Err)
     }
 }
 
@@ -132,7 +134,7 @@ pub(super) fn integer(value: Value<'_>) -> Result<u64, Finding> {
     };
     let digits = number.as_str();
     if digits.starts_with('-') {
-        return Err(value.error(format!("`{}` cannot be negative", value.key)));
+        return Err(value.finding(format!("`{}` cannot be negative", value.key)));
     }
     Ok(u64::from_str_radix(digits.trim_start_matches('+'), number.radix()).unwrap_or(u64::MAX))
 }
@@ -151,7 +153,7 @@ pub(super) fn off_or<'r, T>(
         return Ok(None);
     }
     if value.node.get_ref().as_bool() == Some(false) {
-        return Err(value.error(format!("`{}` cannot be `false`", value.key)).help("write `\"off\"`"));
+        return Err(value.finding(format!("`{}` cannot be `false`", value.key)).help("write `\"off\"`"));
     }
     parse(value).map(Some)
 }
@@ -178,36 +180,39 @@ pub(super) fn unknown_word<'a>(
         _ => format!("possible values: {}", possible.join(", ")),
     };
     value
-        .error(format!("unknown value `{}` of `{}`", shown(text), value.key))
+        .finding(format!("unknown value `{}` of `{}`", shown(text), value.key))
         .label(expected)
         .maybe_help(meant)
 }
 
 /// The error for a value outside its bounds.
-pub(super) fn out_of_range<T: PartialOrd>(
+pub(super) fn out_of_range<T: PartialOrd + Copy>(
     value: Value<'_>,
     range: &RangeInclusive<T>,
     found: T,
-    show: impl Fn(&T) -> String,
+    show: impl Fn(T) -> String,
 ) -> Option<Finding> {
     let (bound, side) = if found < *range.start() {
-        (range.start(), "too small: the least")
+        (*range.start(), "too small: the least")
     } else if found > *range.end() {
-        (range.end(), "too large: the most")
+        (*range.end(), "too large: the most")
     } else {
         return None;
     };
-    Some(value.error(format!("`{}` is out of bounds", value.key)).label(format!("{side} is {}", show(bound))))
+    Some(
+        value
+            .finding(format!("`{}` is out of bounds", value.key))
+            .label(format!("{side} is {}", show(bound))),
+    )
 }
 
+/// Whether this is "off", by its variables too. What is wrong with them is found when the value is parsed.
 fn is_off(value: Value<'_>) -> bool {
-    value.node.get_ref().as_str() == Some("off")
+    value.is_word("off")
 }
 
 fn cannot_be_off(value: Value<'_>) -> Finding {
-    value
-        .error(format!("`{}` cannot be off", value.key))
-        .label("this bounds what a client can make wsgate hold")
+    value.finding(format!("`{}` cannot be off", value.key))
 }
 
 /// Digits, which may be grouped by `_`, and what follows them.
@@ -217,17 +222,34 @@ fn split(text: &str) -> (String, &str) {
     (number.replace('_', ""), unit)
 }
 
-/// A duration as it is written in the file, in its largest whole unit.
-pub(super) fn show_duration(duration: &Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (unit, size) =
-        UNITS.into_iter().find(|(_, size)| ms >= *size && ms % size == 0).unwrap_or(("s", 1000));
-    format!("{}{unit}", ms / size)
+/// A duration as it is written in the file.
+pub(super) fn show_duration(duration: Duration) -> String {
+    in_units(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &UNITS)
 }
 
-fn show_size(size: &(impl Display + Copy + TryInto<u64>)) -> String {
-    let bytes: u64 = (*size).try_into().unwrap_or(u64::MAX);
-    let (unit, step) =
-        SIZES.into_iter().find(|(_, step)| bytes >= *step && bytes % step == 0).unwrap_or(("B", 1));
-    format!("{}{unit}", bytes / step)
+/// A size as it is written in the file.
+fn show_size(bytes: usize) -> String {
+    in_units(u64::try_from(bytes).unwrap_or(u64::MAX), &SIZES)
+}
+
+/// An amount in its largest whole unit; the units begin with the largest.
+fn in_units(amount: u64, units: &[(&str, u64)]) -> String {
+    let fits = |(_, unit): &&(&str, u64)| amount >= *unit && amount.is_multiple_of(*unit);
+    match units.iter().find(fits).or(units.last()) {
+        Some((name, unit)) => format!("{}{name}", amount / unit),
+        None => amount.to_string(),
+    }
+}
+
+/// A number with its thousands apart, as the file may have it.
+fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut shown = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            shown.push('_');
+        }
+        shown.push(digit);
+    }
+    shown
 }

@@ -84,10 +84,10 @@ impl Answer {
         if has_body {
             add("Content-Length", self.body.len().to_string().as_bytes());
         }
-        if status == 426 {
-            add("Connection", b"Upgrade");
-        }
         match (close, client) {
+            // A 426 says what it takes (RFC 9110 §15.5.22).
+            (true, _) if status == 426 => add("Connection", b"Upgrade, close"),
+            (false, _) if status == 426 => add("Connection", b"Upgrade"),
             (true, _) => add("Connection", b"close"),
             (false, Version::Http10) => add("Connection", b"keep-alive"),
             (false, Version::Http11) => {}

@@ -70,7 +70,10 @@ impl Http1 {
     pub(super) async fn serve(mut self, is_overload: bool) -> Option<OpenTunnel> {
         loop {
             let next = match self.next_head(is_overload).await {
-                Arrival::Quiet => Next::Close,
+                Arrival::Quiet => {
+                    self.end().await;
+                    return None;
+                }
                 Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
                 Arrival::Head(head) if is_overload => {
                     let mut record = self.record(&head);
@@ -193,13 +196,18 @@ impl Http1 {
     /// Writes an answer of wsgate's own.
     pub(super) async fn send(
         &mut self,
-        answer: Answer,
+        mut answer: Answer,
         method: Option<&Method>,
         client: Version,
         close: bool,
         record: &mut ExchangeRecord,
     ) -> Next {
         record.status(answer.status());
+        if let Some(hsts) = &self.listener.hsts {
+            // A directive and digits, which are legal (rule H13).
+            let set = answer.head_mut().headers.set("Strict-Transport-Security", hsts.as_bytes());
+            debug_assert!(set.is_ok());
+        }
         let bytes = answer.encode(method, client, close);
         record.received(bytes.len() as u64);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
@@ -216,8 +224,14 @@ impl Http1 {
         }
     }
 
-    /// Ends the connection: the client gets the end of the stream, and what it still sends is read for a while, since
-    /// closing over unread input would reset the answer away.
+    /// Ends a connection on which no answer is on its way.
+    async fn end(&mut self) {
+        // Whatever goes wrong now, the connection is over.
+        let _ = within(Some(Instant::now() + LINGER), self.down.shutdown()).await;
+    }
+
+    /// Ends the connection after an answer: the client gets the end of the stream, and what it still sends is read for a
+    /// while, since closing over unread input would reset the answer away.
     async fn close(&mut self) {
         let linger = async {
             self.down.shutdown().await?;
@@ -233,7 +247,7 @@ impl Http1 {
             }
             std::io::Result::Ok(())
         };
-        // Whatever goes wrong now, the connection is over.
+        // As above.
         let _ = within(Some(Instant::now() + LINGER), linger).await;
     }
 }

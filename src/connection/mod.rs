@@ -61,6 +61,7 @@ pub struct Connection {
     _permit: Permit,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the tunnel, which stands for hours, must not cost a box more")]
 enum State {
     SetUp(Pin<Box<dyn Future<Output = Option<OpenTunnel>> + Send>>),
     Tunnel(OpenTunnel),

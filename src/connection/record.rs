@@ -19,6 +19,7 @@ use crate::{
         mask_subprotocol,
     },
     tunnel::{Account, Report},
+    upstream::ConnectFailure,
 };
 
 /// The record of one exchange. It is written by [`Self::finish`], or on drop if the connection was cut before.
@@ -28,6 +29,7 @@ pub(super) struct ExchangeRecord {
     request_id: Box<str>,
     redact: Arc<[String]>,
     started: Instant,
+    phase: Phase,
 }
 
 impl ExchangeRecord {
@@ -53,6 +55,19 @@ impl ExchangeRecord {
             request_id,
             redact: Arc::clone(&gate.redact),
             started: Instant::now(),
+            phase: Phase::Route,
+        }
+    }
+
+    /// Where the exchange is, should it be cut there.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Which endpoint a failed connect was for.
+    pub(super) fn tried(&mut self, failure: &ConnectFailure) {
+        if let ConnectFailure::Failed { endpoint, .. } | ConnectFailure::TimedOut { endpoint } = failure {
+            self.endpoint(&endpoint.as_str().into());
         }
     }
 
@@ -134,7 +149,7 @@ impl ExchangeRecord {
     }
 
     /// Notes in the log what was dropped from the request's head (rules H6, H7).
-    pub(super) fn dropped(&self, forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
+    pub(super) fn dropped(forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
         static UNDERSCORES: RateLimited = RateLimited::new();
         static FORWARDED: RateLimited = RateLimited::new();
         if forwarded.dropped_underscore > 0 {
@@ -183,10 +198,11 @@ impl ExchangeRecord {
 impl Drop for ExchangeRecord {
     fn drop(&mut self) {
         if self.record.is_some() {
+            let phase = self.phase;
             self.set(|record| {
                 record.ending = Some("drain_timeout");
                 record.ended_by = Some(Side::Gate.label());
-                record.phase = Some(Phase::Exchange.label());
+                record.phase = Some(phase.label());
             });
             self.finish();
         }

@@ -13,14 +13,15 @@ use super::{
     upgrade,
 };
 use crate::{
+    buffered::Stream,
     config::Action,
     ending::{Phase, Refusal},
     exchange::{Exchange, Plan, Timeouts},
     proto::{
         forward::{self, Kind, RequestContext, ResponseContext},
-        framing::{BodyFraming, FramingError, request_framing},
+        framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadLimits, InvalidHeader, RequestHead},
+        head::{HeadError, HeadLimits, InvalidHeader, RequestHead},
     },
     route::{Found, Target, TargetError, strip_prefix},
     upstream::{ConnectFailure, Connected, Pool, Want},
@@ -96,6 +97,7 @@ impl<'a> Request<'a> {
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
+                self.check_length(route)?;
                 let way =
                     Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
                 match &ask.offer {
@@ -124,6 +126,14 @@ impl<'a> Request<'a> {
         Ok(Ask { target, offer })
     }
 
+    /// A body that says that it is too large is refused before an upstream hears of it.
+    fn check_length(&self, route: &Route) -> Result<(), Refusal> {
+        match (self.body, route.config.request_body) {
+            (BodyFraming::Length(length), Some(limit)) if length > limit => Err(Refusal::BodyTooLarge),
+            _ => Ok(()),
+        }
+    }
+
     async fn redirect(&mut self, status: u16, location: &str) -> Result<Next, Refusal> {
         let answer = Answer::redirect(status, location).map_err(bad_config)?;
         Ok(self.send(answer).await)
@@ -145,27 +155,35 @@ impl<'a> Request<'a> {
             let listener = Arc::clone(&self.connection.listener);
             let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
             let plan = way.plan(&listener, &self.head, self.body, head, false);
-            let keep_alive = self.connection.wants_more(&self.head);
+            let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let result = match exchange.response_head().await {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
-                Ok(head) => exchange.relay(&head, keep_alive).await,
-                Err(refusal) if connected.reused && exchange.may_send_again(&refusal) => {
+                // Asked when the answer comes: a drain that began meanwhile is announced in it.
+                Ok(head) => {
+                    exchange.relay(&head, persists && !self.connection.gate.drain.is_draining()).await
+                }
+                Err(refusal)
+                    if connected.reused
+                        && exchange.may_send_again(&refusal)
+                        && attempt.may_retry(Instant::now()) =>
+                {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
                     continue;
                 }
                 Err(refusal) => Err(refusal),
             };
-            let status = exchange.answered_status();
+            let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
             self.record.traffic(exchange.traffic());
             let answered = match result {
                 Ok(answered) => answered,
                 Err(refusal) if status.is_none() => return Err(refusal),
                 Err(refusal) => {
                     self.record.cut_short(status, &refusal);
-                    self.connection.cut(&refusal);
-                    return Ok(Next::Cut);
+                    // A client that takes no bytes must not hold the kernel's either.
+                    let stalls = matches!(refusal, Refusal::WriteTimeout);
+                    return Ok(self.connection.cut(ends_with_stream || stalls));
                 }
             };
             if answered.keeps_upstream {
@@ -183,6 +201,7 @@ impl<'a> Request<'a> {
         attempt: &mut crate::upstream::Attempt,
         want: Want,
     ) -> Result<Connected, Refusal> {
+        self.record.enter(Phase::Connect);
         let early_bytes = self.connection.listener.config.limits.early_bytes;
         let down = &mut self.connection.down;
         let gone = async {
@@ -200,10 +219,17 @@ impl<'a> Request<'a> {
         };
         let connected = tokio::select! {
             biased;
-            connected = way.pool.connect(attempt, want) => connected.map_err(refusal_of_connect)?,
+            connected = way.pool.connect(attempt, want) => match connected {
+                Ok(connected) => connected,
+                Err(failure) => {
+                    self.record.tried(&failure);
+                    return Err(refusal_of_connect(failure));
+                }
+            },
             source = gone => return Err(Refusal::DownstreamGone { phase: Phase::Connect, source }),
         };
         self.record.endpoint(connected.lease.endpoint_name());
+        self.record.enter(Phase::Response);
         Ok(connected)
     }
 
@@ -229,7 +255,7 @@ impl<'a> Request<'a> {
             target: &way.target,
         };
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        self.record.dropped(&forwarded, client.address);
+        ExchangeRecord::dropped(&forwarded, client.address);
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -275,12 +301,13 @@ impl Way<'_> {
 }
 
 impl Http1 {
-    /// Makes an answer that is cut short look like one: the client must not take it for whole (rule B6).
-    fn cut(&mut self, refusal: &Refusal) {
-        use crate::buffered::Stream;
-        if !matches!(refusal, Refusal::DownstreamGone { .. }) {
+    /// Cuts an answer short so that the client can't take it for whole (rule B6): where the end of the stream would be the
+    /// end of the body, it must not look like one.
+    pub(super) fn cut(&mut self, ends_with_stream: bool) -> Next {
+        if ends_with_stream {
             self.down.reset_on_drop();
         }
+        Next::Cut
     }
 }
 
@@ -317,15 +344,16 @@ fn bad_config(_: InvalidHeader) -> Refusal {
     Refusal::NoRoute
 }
 
+/// Only Connection can make a head that was parsed unfit to be forwarded.
 fn bad_request_header(_: InvalidHeader) -> Refusal {
-    Refusal::HeadTooLarge
+    Refusal::BadHead(HeadError::Malformed("Connection names too many headers"))
 }
 
 fn refusal_of_target(error: TargetError) -> Refusal {
     match error {
         TargetError::BadHost(what) => Refusal::BadHost(what),
         TargetError::BadPath(what) => Refusal::BadPath(what),
-        TargetError::Malformed(what) => Refusal::BadHead(crate::proto::head::HeadError::Malformed(what)),
+        TargetError::Malformed(what) => Refusal::BadHead(HeadError::Malformed(what)),
         TargetError::Method => Refusal::Method,
     }
 }

@@ -67,8 +67,9 @@ pub(super) async fn establish(
         }
     };
     if head.status != 101 {
+        request.record.enter(Phase::Exchange);
         let result = exchange.relay(&head, false).await;
-        let status = exchange.answered_status();
+        let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
         request.record.traffic(exchange.traffic());
         return match result {
             Ok(_) => {
@@ -78,15 +79,16 @@ pub(super) async fn establish(
             Err(refusal) if status.is_none() => Err(refusal),
             Err(refusal) => {
                 request.record.cut_short(status, &refusal);
-                Ok(Next::Cut)
+                Ok(request.connection.cut(ends_with_stream))
             }
         };
     }
     request.record.traffic(exchange.traffic());
+    let interim = exchange.take_interim();
     let agreed = offer.prove(&head, way.route.config.websocket.verify_accept).map_err(Refusal::Disagreed)?;
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
-    write_upgrade(request.connection, &passed).await?;
+    write_upgrade(request.connection, interim, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
     Ok(Next::Tunnel(Box::new(Established {
@@ -98,9 +100,9 @@ pub(super) async fn establish(
     })))
 }
 
-/// Writes the 101: the last HTTP of this connection.
-async fn write_upgrade(connection: &mut Http1, head: &ResponseHead) -> Result<(), Refusal> {
-    let mut out = Vec::with_capacity(head.headers.wire_len() + 64);
+/// Writes the 101, behind what is left of interim responses: the last HTTP of this connection.
+async fn write_upgrade(connection: &mut Http1, mut out: Vec<u8>, head: &ResponseHead) -> Result<(), Refusal> {
+    out.reserve(head.headers.wire_len() + 64);
     head.encode(&mut out);
     let due = connection.listener.config.timeout.write.map(|period| Instant::now() + period);
     let write = async {

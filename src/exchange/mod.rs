@@ -132,6 +132,7 @@ pub struct Exchange<'a, D, U> {
     answered: u64,
     received: u64,
     status: Option<u16>,
+    ends_with_stream: bool,
 }
 
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
@@ -156,6 +157,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             answered: 0,
             received: 0,
             status: None,
+            ends_with_stream: false,
         }
     }
 
@@ -170,6 +172,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         self.status
     }
 
+    /// Whether the client takes the end of the stream for the end of the response.
+    pub fn ends_with_stream(&self) -> bool {
+        self.ends_with_stream
+    }
+
     /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
     /// nothing of the body was taken, and the request is idempotent or nothing of it was sent.
     pub fn may_send_again(&self, refusal: &Refusal) -> bool {
@@ -177,6 +184,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && self.answered == 0
             && self.body.taken == 0
             && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
+    }
+
+    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
+    pub fn take_interim(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.interim)
     }
 
     /// Sends the request and waits for the final response head. A 101 counts as one.
@@ -346,7 +358,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let close = close || to_client == BodyFraming::UntilClose;
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
-        let mut out = std::mem::take(&mut self.interim);
+        let mut out = self.take_interim();
         passed.encode(&mut out);
         let mut body = Body::new(out, framing, to_client);
         if self.plan.takes_trailers {
@@ -354,10 +366,12 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         }
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
-        self.status = Some(head.status);
+        self.ends_with_stream = to_client == BodyFraming::UntilClose;
         self.upstream_moved = Instant::now();
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
+        // A body that fails before a byte of its head has gone out can still be refused.
+        self.status = (body.given > 0).then_some(head.status);
         result?;
         let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {

@@ -18,7 +18,7 @@ use crate::{
     telemetry::RateLimited,
 };
 
-/// The first pause after accept() failed; it doubles to the longest.
+/// The first pause after `accept` failed; it doubles to the longest.
 const PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -81,7 +81,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Accepts for ever; no error of accept() ends it (rule S3).
+    /// Accepts for ever; no error of `accept` ends it (rule S3).
     async fn accept_all(&self, socket: &Socket, listener: &Arc<Listener>) {
         let failures = RateLimited::new();
         let mut pause = PAUSE;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write},
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -149,7 +150,7 @@ pub struct AccessRecord {
     /// The Close frame that came first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<ClosedBy>,
-    /// A TLS stream ended without close_notify.
+    /// A TLS stream ended without `close_notify`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// The client's TLS.
@@ -191,7 +192,7 @@ impl AccessRecord {
     /// One line for machines, without the line's end.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         // A record holds nothing that JSON can't say, and a Vec takes everything.
-        let written = serde_json::to_writer(out, self);
+        let written = self.serialize(&mut serde_json::Serializer::with_formatter(out, Visible));
         debug_assert!(written.is_ok());
     }
 
@@ -282,6 +283,8 @@ impl fmt::Display for Escaped<'_> {
         for character in self.0.chars() {
             match character {
                 '!' | '#'..='[' | ']'..='~' => f.write_char(character)?,
+                // Else the rest would read as a field of its own.
+                ' ' => f.write_str("\\u{20}")?,
                 other => write!(f, "{}", other.escape_default())?,
             }
         }
@@ -302,6 +305,32 @@ impl fmt::Display for Quoted<'_> {
             }
         }
         f.write_char('"')
+    }
+}
+
+/// JSON that shows what it holds: beside what JSON itself escapes, DEL, the C1 controls and what steers the direction or
+/// the visibility of text are escaped, for people read it in terminals as well (rule S10).
+struct Visible;
+
+impl serde_json::ser::Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for character in fragment.chars() {
+            if matches!(character, ' '..='~') || character.escape_debug().len() == 1 {
+                write!(writer, "{character}")?;
+            } else {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -350,6 +379,29 @@ mod tests {
             "1970-01-01T00:00:01.500Z exchange 192.0.2.1:4711 GET chat.example/a\\u{1b}[31m\\u{20}b\\\"\\u{202e} \
              status=404 ending=no_route error=\"line\\nfeed\" duration=0.001s listener=127.0.0.1:80"
         );
+    }
+
+    #[test]
+    fn s10_a_value_cannot_look_like_another_field() {
+        let mut record = record();
+        record.target = "/ status=200".into();
+        record.route = Some("a status=200".into());
+        let mut line = String::new();
+        record.write_text(&mut line);
+        assert_eq!(line.matches(" status=").count(), 1, "{line}");
+    }
+
+    #[test]
+    fn s10_json_shows_what_it_holds() {
+        let hostile = "\u{7f}\u{9b}31m\u{202e}\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}\u{1b}\"\\é";
+        let mut record = record();
+        record.host = hostile.into();
+        let mut line = Vec::new();
+        record.write_json(&mut line);
+        let line = String::from_utf8(line).expect("UTF-8");
+        assert!(line.chars().all(|c| matches!(c, ' '..='~' | 'é')), "{line:?}");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(value["host"], hostile, "nothing is lost");
     }
 
     #[test]

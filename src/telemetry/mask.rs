@@ -8,30 +8,43 @@ const MASK: &str = "***";
 const LONGEST_SUBPROTOCOL: usize = 32;
 
 /// `target` with the values of the query parameters in `redact` masked. Names are compared percent-decoded and without
-/// regard to case, so that `%74oken` and `Token` are found too.
+/// regard to case, so that `%74oken` and `Token` are found too, and also behind a `;`, which some servers take for an
+/// `&`. To others it is part of the value, so a mask always reaches to the next `&`.
 pub fn mask_query<'a>(target: &'a str, redact: &[String]) -> Cow<'a, str> {
     let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
-    if !query.split('&').any(|pair| is_secret(pair, redact)) {
+    if !query.split('&').any(|piece| secret_at(piece, redact).is_some()) {
         return Cow::Borrowed(target);
     }
     let mut masked = String::with_capacity(target.len());
     masked.push_str(path);
-    for (place, pair) in query.split('&').enumerate() {
+    for (place, piece) in query.split('&').enumerate() {
         masked.push(if place == 0 { '?' } else { '&' });
-        match pair.split_once('=') {
-            Some((name, _)) if is_secret(pair, redact) => {
-                masked.push_str(name);
-                masked.push('=');
+        match secret_at(piece, redact) {
+            Some(start) => {
+                masked.push_str(&piece[..start]);
                 masked.push_str(MASK);
             }
-            _ => masked.push_str(pair),
+            None => masked.push_str(piece),
         }
     }
     Cow::Owned(masked)
 }
 
-fn is_secret(pair: &str, redact: &[String]) -> bool {
-    let Some((name, _)) = pair.split_once('=') else { return false };
+/// Where in a piece of a query the first value begins that is to be masked.
+fn secret_at(piece: &str, redact: &[String]) -> Option<usize> {
+    let mut start = 0;
+    for pair in piece.split(';') {
+        if let Some((name, _)) = pair.split_once('=')
+            && is_secret(name, redact)
+        {
+            return Some(start + name.len() + 1);
+        }
+        start += pair.len() + 1;
+    }
+    None
+}
+
+fn is_secret(name: &str, redact: &[String]) -> bool {
     let name = decode(name);
     redact.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(&name))
 }
@@ -79,6 +92,7 @@ mod tests {
         assert_eq!(masked("/ws?tokens=abc&token"), "/ws?tokens=abc&token");
         assert_eq!(masked("/token=abc"), "/token=abc");
         assert_eq!(masked("/ws?a=%zz&token=x=y"), "/ws?a=%zz&token=***");
+        assert_eq!(masked("/ws?a=1;token=x;y&b=2"), "/ws?a=1;token=***&b=2");
     }
 
     #[test]

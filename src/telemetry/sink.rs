@@ -3,10 +3,11 @@
 use std::{
     fs::OpenOptions,
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -17,8 +18,11 @@ use tokio::sync::watch;
 use super::{AccessRecord, RateLimited};
 use crate::config::{AccessLog, Log, LogFormat};
 
-/// Records that wait for the writer; more are dropped and counted.
-const QUEUE: usize = 8_192;
+/// Bytes of lines that wait for the writer; more are dropped and counted. Clients choose how long a line is, so lines
+/// themselves are no measure.
+const QUEUE: usize = 4 * 1024 * 1024;
+/// Lines that one write takes at most.
+const BATCH: usize = 1_024;
 /// How long the last records may take to be written at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -37,7 +41,10 @@ enum Target {
 
 #[derive(Debug)]
 struct Writer {
-    queue: SyncSender<Order>,
+    /// Without a bound of its own, so that an order to flush never waits behind lines that nobody writes.
+    queue: Sender<Order>,
+    /// Bytes of the lines in it.
+    waiting: Arc<AtomicUsize>,
     format: LogFormat,
     dropped: AtomicU64,
     warning: RateLimited,
@@ -58,15 +65,23 @@ impl AccessSink {
             AccessLog::Off => return Ok(Self { target: Target::Off }),
             AccessLog::Stdout => Box::new(io::stdout()),
             AccessLog::Stderr => Box::new(io::stderr()),
-            AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            // Not for everybody: records name clients and what they asked for.
+            AccessLog::File(path) => {
+                Box::new(OpenOptions::new().create(true).append(true).mode(0o640).open(path)?)
+            }
         };
         Self::start(output, log.format)
     }
 
     fn start(output: Box<dyn Write + Send>, format: LogFormat) -> io::Result<Self> {
-        let (queue, orders) = sync_channel(QUEUE);
-        thread::Builder::new().name("wsgate-access".into()).spawn(move || write_all(&orders, output))?;
-        let writer = Writer { queue, format, dropped: AtomicU64::new(0), warning: RateLimited::new() };
+        let (queue, orders) = channel();
+        let waiting = Arc::<AtomicUsize>::default();
+        thread::Builder::new().name("wsgate-access".into()).spawn({
+            let waiting = Arc::clone(&waiting);
+            move || write_all(&orders, &waiting, output)
+        })?;
+        let (dropped, warning) = (AtomicU64::new(0), RateLimited::new());
+        let writer = Writer { queue, waiting, format, dropped, warning };
         Ok(Self { target: Target::Writer(Arc::new(writer)) })
     }
 
@@ -92,11 +107,15 @@ impl AccessSink {
 
     /// Waits until what was taken so far has been written, for 2 s at most.
     pub fn flush(&self) {
+        self.flush_within(FLUSH);
+    }
+
+    fn flush_within(&self, patience: Duration) {
         if let Target::Writer(writer) = &self.target {
             let (done, written) = sync_channel(1);
             if writer.queue.send(Order::Flush(done)).is_ok() {
                 // A writer that hangs must not keep the process from ending.
-                let _ = written.recv_timeout(FLUSH);
+                let _ = written.recv_timeout(patience);
             }
         }
     }
@@ -118,26 +137,30 @@ impl Writer {
                 line
             }
         };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Order::Line(line))
-        {
+        let length = line.len();
+        let fits = self.waiting.fetch_add(length, Ordering::Relaxed) + length <= QUEUE;
+        if !fits || self.queue.send(Order::Line(line)).is_err() {
+            self.waiting.fetch_sub(length, Ordering::Relaxed);
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             self.warning.warn(|_| {
-                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough")
+                tracing::warn!(dropped, "access records dropped: the log can't be written fast enough");
             });
         }
     }
 }
 
 /// Writes lines until every sink is gone: one write for all that wait.
-fn write_all(orders: &Receiver<Order>, mut output: Box<dyn Write + Send>) {
+fn write_all(orders: &Receiver<Order>, waiting: &AtomicUsize, mut output: Box<dyn Write + Send>) {
     let warning = RateLimited::new();
     let mut lines = Vec::new();
     let mut flushed = Vec::new();
     while let Ok(first) = orders.recv() {
-        for order in std::iter::once(first).chain(orders.try_iter().take(QUEUE)) {
+        for order in std::iter::once(first).chain(orders.try_iter().take(BATCH)) {
             match order {
-                Order::Line(line) => lines.extend_from_slice(&line),
+                Order::Line(line) => {
+                    waiting.fetch_sub(line.len(), Ordering::Relaxed);
+                    lines.extend_from_slice(&line);
+                }
                 Order::Flush(done) => flushed.push(done),
             }
         }
@@ -227,11 +250,14 @@ mod tests {
         }
         let (release, hang) = sync_channel(0);
         let sink = AccessSink::start(Box::new(Hanging(hang)), LogFormat::Text).expect("a sink");
-        for _ in 0..3 * QUEUE {
-            sink.record(&record());
+        let long = AccessRecord { method: "GET".into(), target: "/x".repeat(QUEUE / 32).into(), ..record() };
+        for _ in 0..64 {
+            sink.record(&long);
         }
         let Target::Writer(writer) = &sink.target else { panic!("a writer") };
-        assert!(writer.dropped.load(Ordering::Relaxed) >= QUEUE as u64 - 1);
+        assert!(writer.waiting.load(Ordering::Relaxed) <= QUEUE);
+        assert!(writer.dropped.load(Ordering::Relaxed) >= 16);
+        sink.flush_within(Duration::from_millis(1));
         drop(release);
     }
 }

@@ -111,7 +111,7 @@ impl Acceptor {
 struct Heard {
     /// A byte, at least.
     anything: bool,
-    /// The name in its ClientHello.
+    /// The name in its `ClientHello`.
     sni: Option<Box<str>>,
 }
 
@@ -121,15 +121,15 @@ struct Heard {
 pub struct TlsStream<S> {
     socket: S,
     session: Session,
-    /// Ciphertext that was read and not yet used up: part of a record, or of a TLS handshake message. It is as
-    /// rustls left it, opened in place where a record is complete.
+    /// Ciphertext that was read and not yet used up: part of a record, or of a TLS handshake message. It is
+    /// as rustls left it, opened in place where a record is complete.
     held: Vec<u8>,
     /// Plaintext that the reader had no room for.
     opened: Pending,
     /// Records that the socket has not yet taken.
     sealed: Pending,
     end: End,
-    /// Whether this side has sent its close_notify.
+    /// Whether this side has sent its `close_notify`.
     closed: bool,
 }
 
@@ -138,7 +138,7 @@ pub struct TlsStream<S> {
 enum End {
     /// More may come.
     Open,
-    /// It said close_notify.
+    /// It said `close_notify`.
     Closed,
     /// It ended without one.
     Truncated,
@@ -159,10 +159,13 @@ impl<S: Stream> TlsStream<S> {
         })
     }
 
-    /// Reads and answers until the TLS handshake is complete and all of ours is sent, session ticket included.
+    /// Reads and answers until the TLS handshake is complete. Of its last flight, with the session ticket, a
+    /// part may still wait for the socket; the next read or write sends it.
     fn poll_handshake(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Result<(), TlsFailure>> {
         loop {
-            ready!(self.poll_drain(cx)).map_err(TlsFailure::Io)?;
+            // A client may send, too, before it has taken all of a flight; so what is left does not hold up
+            // reads.
+            let _ = self.poll_drain(cx).map_err(TlsFailure::Io)?;
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
@@ -208,8 +211,8 @@ impl<S: Stream> TlsStream<S> {
         })
     }
 
-    /// Reads once from the socket and opens what is complete, into `plaintext` as far as it has room. The end of
-    /// the stream, and a failure of TLS, is noted in `end`.
+    /// Reads once from the socket and opens what is complete, into `plaintext` as far as it has room. The end
+    /// of the stream, and a failure of TLS, is noted in `end`.
     fn poll_fill(&mut self, cx: &mut Context<'_>, plaintext: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         with_buffer(&OPENING, |scratch| {
             scratch.resize(SCRATCH, 0);
@@ -292,7 +295,8 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         while buf.remaining() > 0 && buf.filled().len() == before {
-            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to read.
+            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to
+            // read.
             let _ = this.poll_drain(cx);
             if !this.opened.is_empty() {
                 let count = this.opened.bytes().len().min(buf.remaining());
@@ -335,7 +339,8 @@ impl<S: Stream> AsyncWrite for TlsStream<S> {
         Pin::new(&mut this.socket).poll_flush(cx)
     }
 
-    /// Sends close_notify, once, after all that was written, and then ends the socket's writing side (rule T13).
+    /// Sends `close_notify`, once, after all that was written, and then ends the socket's writing side (rule
+    /// T13).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !mem::replace(&mut this.closed, true) && !matches!(this.end, End::Failed(_)) {
@@ -353,6 +358,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn was_truncated(&self) -> bool {
         matches!(self.end, End::Truncated)
+    }
+
+    fn unsent(&self) -> usize {
+        self.sealed.bytes().len()
     }
 }
 
@@ -402,47 +411,52 @@ impl Pending {
         }
     }
 
-    /// Adds what `write` puts into the room that it is given. It is called again with as much as it asks for.
-    fn append(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<Fit, Error>) -> Result<(), Error> {
+    /// Adds what `write` puts into the room that it is given, which grows as it asks.
+    fn append<E: Into<Misfit>>(
+        &mut self,
+        mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), Error> {
         let end = self.bytes.len();
         loop {
-            match write(&mut self.bytes[end..])? {
-                Fit::Wrote(count) => {
+            match write(&mut self.bytes[end..]).map_err(Into::into) {
+                Ok(count) => {
                     self.bytes.truncate(end + count);
                     return Ok(());
                 }
-                Fit::Needs(size) => self.bytes.resize(end + size, 0),
+                Err(Misfit::Short(size)) => self.bytes.resize(end + size, 0),
+                Err(Misfit::Failed(error)) => return Err(error),
             }
         }
     }
 }
 
-/// What came of writing records into a given room.
-enum Fit {
-    /// They took so many bytes.
-    Wrote(usize),
-    /// They did not fit: they need so many.
-    Needs(usize),
+/// Why records were not written into the room that they were given.
+enum Misfit {
+    /// They need so many bytes.
+    Short(usize),
+    /// It would fail in any room.
+    Failed(Error),
 }
 
-impl Fit {
-    fn of_encoding(result: Result<usize, EncodeError>) -> Result<Self, Error> {
-        match result {
-            Ok(count) => Ok(Self::Wrote(count)),
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                Ok(Self::Needs(required_size))
+impl From<EncodeError> for Misfit {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Self::Short(required_size)
             }
-            Err(EncodeError::AlreadyEncoded) => Err(unexpected("a record was encoded twice")),
+            EncodeError::AlreadyEncoded => Self::Failed(unexpected("a record was encoded twice")),
         }
     }
+}
 
-    fn of_encrypting(result: Result<usize, EncryptError>) -> Result<Self, Error> {
-        match result {
-            Ok(count) => Ok(Self::Wrote(count)),
-            Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                Ok(Self::Needs(required_size))
+impl From<EncryptError> for Misfit {
+    fn from(error: EncryptError) -> Self {
+        match error {
+            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Self::Short(required_size)
             }
-            Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
+            // TLS 1.2 cannot change keys, which are good for 2^24 records with AES-GCM.
+            EncryptError::EncryptExhausted => Self::Failed(Error::EncryptError),
         }
     }
 }
@@ -451,7 +465,7 @@ impl Fit {
 struct Received {
     /// Bytes at the front that are done with.
     used: usize,
-    /// Whether the client said close_notify; whatever follows it means nothing.
+    /// Whether the client said `close_notify`; whatever follows it means nothing.
     closed: bool,
 }
 
@@ -467,8 +481,8 @@ impl Session {
         self.0.is_handshaking()
     }
 
-    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`, and
-    /// what is to be sent is appended to `sealed`.
+    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`,
+    /// and what is to be sent is appended to `sealed`.
     fn receive(
         &mut self,
         ciphertext: &mut [u8],
@@ -489,7 +503,7 @@ impl Session {
                     false
                 }
                 ConnectionState::EncodeTlsData(mut data) => {
-                    sealed.append(|room| Fit::of_encoding(data.encode(room)))?;
+                    sealed.append(|room| data.encode(room))?;
                     false
                 }
                 // `sealed` holds it, and goes out before anything that is written later.
@@ -522,34 +536,35 @@ impl Session {
             return Err(unexpected("a write in the wrong state"));
         };
         loop {
-            match Fit::of_encrypting(traffic.encrypt(plaintext, records))? {
-                Fit::Wrote(count) => return Ok(count),
-                Fit::Needs(size) => records.resize(size, 0),
+            match traffic.encrypt(plaintext, records).map_err(Misfit::from) {
+                Ok(count) => return Ok(count),
+                Err(Misfit::Short(size)) => records.resize(size, 0),
+                Err(Misfit::Failed(error)) => return Err(error),
             }
         }
     }
 
     /// Appends the alert that goes with the error that ended the session, if there is one.
     fn encode_alert(&mut self, sealed: &mut Pending) {
-        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest of
-        // a message in the empty input.
+        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest
+        // of a message in the empty input.
         while self.0.wants_write() {
             let Ok(ConnectionState::EncodeTlsData(mut data)) = self.0.process_tls_records(&mut []).state
             else {
                 return;
             };
-            if sealed.append(|room| Fit::of_encoding(data.encode(room))).is_err() {
+            if sealed.append(|room| data.encode(room)).is_err() {
                 return;
             }
         }
     }
 
-    /// Appends close_notify, behind what rustls may still have queued.
+    /// Appends `close_notify`, behind what rustls may still have queued.
     fn encode_close_notify(&mut self, held: &mut [u8], sealed: &mut Pending) -> Result<(), Error> {
         self.receive(held, sealed, |_| ())?;
         match self.0.process_tls_records(held).state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                sealed.append(|room| Fit::of_encrypting(traffic.queue_close_notify(room)))
+                sealed.append(|room| traffic.queue_close_notify(room))
             }
             // rustls has closed by itself: its keys were used up.
             _ => Ok(()),
@@ -604,8 +619,8 @@ thread_local! {
     static SEALING: Scratch = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `with` on a scratch buffer of this thread. These are not the buffer of `buffered::with_scratch`, which
-/// is often the one that is read into or written from.
+/// Runs `with` on a scratch buffer of this thread. These are not the buffer of `buffered::with_scratch`,
+/// which is often the one that is read into or written from.
 ///
 /// A nested call, which is TLS within TLS, gets a buffer of its own.
 fn with_buffer<R>(buffer: &'static LocalKey<Scratch>, with: impl FnOnce(&mut Vec<u8>) -> R) -> R {

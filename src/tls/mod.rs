@@ -2,6 +2,8 @@
 
 pub mod development;
 mod downstream;
+#[cfg(test)]
+mod pki;
 mod store;
 
 pub use downstream::{Accepted, Acceptor, TlsInfo, TlsStream};

@@ -34,8 +34,8 @@ impl Tickets {
     }
 }
 
-/// An acceptor for a listener with these identities, of which the first answers an unknown or absent SNI (rule
-/// S6).
+/// An acceptor for a listener with these identities, of which the first answers an unknown or absent SNI
+/// (rule S6).
 ///
 /// It speaks TLS 1.3 and, if `min_version` says so, 1.2; http/1.1 alone by ALPN; no 0-RTT. The client's order
 /// of cipher suites decides, for it knows whether it has AES in hardware.
@@ -66,10 +66,11 @@ thread_local! {
     static ASKED: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
 }
 
-/// Takes the SNI, in lower case, of the ClientHello that this thread processed last.
+/// Takes the SNI, in lower case, of the `ClientHello` that this thread processed last.
 ///
-/// rustls tells it nobody but the certificate resolver when it is used unbuffered. The resolver runs within the
-/// call that processes a ClientHello, so a caller that asks right after that call gets its own connection's.
+/// rustls tells it nobody but the certificate resolver when it is used unbuffered. The resolver runs within
+/// the call that processes a `ClientHello`, so a caller that asks right after that call gets its own
+/// connection's.
 pub(super) fn take_sni() -> Option<Box<str>> {
     ASKED.take()
 }
@@ -130,7 +131,8 @@ impl Certificates {
         self.exact.get(name).or_else(wildcard).unwrap_or(&self.fallback)
     }
 
-    /// The first key whose signatures the client understands, else the first: rustls then says what is missing.
+    /// The first key whose signatures the client understands, else the first: rustls then says what is
+    /// missing.
     fn choose(keys: &Keys, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         if let [only] = keys.as_slice() {
             return Some(only.clone());

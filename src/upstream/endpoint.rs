@@ -1,8 +1,11 @@
 //! One of a pool's servers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::{
@@ -89,10 +92,8 @@ fn name(address: &ServerAddress) -> String {
 /// Without the port where it is the scheme's own, as browsers write it; a unix socket has no name to give.
 fn authority(address: &ServerAddress) -> String {
     match address {
-        ServerAddress::Inet(address) if address.port() == 80 => match address.is_ipv6() {
-            true => format!("[{}]", address.ip()),
-            false => address.ip().to_string(),
-        },
+        ServerAddress::Inet(SocketAddr::V4(address)) if address.port() == 80 => address.ip().to_string(),
+        ServerAddress::Inet(SocketAddr::V6(address)) if address.port() == 80 => format!("[{}]", address.ip()),
         ServerAddress::Name { host, port: 80 } => host.clone(),
         ServerAddress::Inet(_) | ServerAddress::Name { .. } => name(address),
         ServerAddress::Unix(_) => "localhost".to_owned(),

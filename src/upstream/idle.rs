@@ -78,11 +78,8 @@ impl Idle {
         let now = Instant::now();
         self.change(worker, |list| {
             let before = list.len();
-            let mut found = None;
-            while let (None, Some(parked)) = (&found, list.pop()) {
-                found = parked.is_usable(now).then_some(parked.socket);
-            }
-            (found, before - list.len())
+            let found = std::iter::from_fn(|| list.pop()).find(|parked| parked.is_usable(now));
+            (found.map(|parked| parked.socket), before - list.len())
         })
     }
 

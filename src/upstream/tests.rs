@@ -121,7 +121,7 @@ async fn tunnels_draw_new_ones_to_the_other_endpoints() {
     for _ in 0..20 {
         held.push(connect(&pool, Want::Fresh).await.unwrap());
     }
-    let at_a = held.iter().filter(|held| &**held.lease.endpoint_name() == name_of(&a)).count();
+    let at_a = held.iter().filter(|held| **held.lease.endpoint_name() == *name_of(&a)).count();
     assert_eq!(at_a, 10);
 }
 
@@ -294,6 +294,27 @@ async fn h14_ended_or_surplus_connections_are_thrown_away() {
         listener.accept().await.unwrap();
         assert_eq!((pool.open(), pool.idle()), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn b7_taking_one_parked_connection_leaves_the_others() {
+    let (listener, address) = server().await;
+    let pool = pool(vec![address]);
+    let mut connected = Vec::new();
+    let mut accepted = Vec::new();
+    for _ in 0..3 {
+        let (stream, peer) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
+        connected.push(stream.unwrap());
+        accepted.push(peer.unwrap().0);
+    }
+    for Connected { stream, lease, .. } in connected {
+        lease.park(stream, None);
+    }
+    assert_eq!(pool.idle(), 3);
+    let first = connect(&pool, Want::Reuse).await.unwrap();
+    assert_eq!((first.reused, pool.idle()), (true, 2));
+    let second = connect(&pool, Want::Reuse).await.unwrap();
+    assert_eq!((second.reused, pool.idle()), (true, 1));
 }
 
 #[tokio::test]

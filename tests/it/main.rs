@@ -1,1 +1,17 @@
-fn main() {}
+//! wsgate from outside: through its sockets, its access records and its command line.
+
+#![allow(unreachable_pub, reason = "a binary of tests has nobody outside")]
+#![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
+
+mod cli;
+mod drain;
+mod handshake;
+mod harness;
+mod http;
+mod layers;
+mod limits;
+mod refusals;
+mod tls;
+mod tunnel;
+mod tunnel_ends;
+mod upstreams;

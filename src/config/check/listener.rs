@@ -26,11 +26,13 @@ impl Addresses {
     }
 
     fn take(&mut self, value: Value<'_>, address: &ListenAddress) {
+        const ONCE: &str = "each address stands once";
+        const EVERY: &str = "0.0.0.0 and [::] stand for every address at their port";
         let taken = self.0.iter().find(|(taken, _)| address::overlap(taken, address));
-        if let Some((_, span)) = taken {
+        if let Some((taken, span)) = taken {
             let finding = value
-                .error("this address is listened on already")
-                .label("each address stands once")
+                .finding("this address is listened on already")
+                .label(if taken == address { ONCE } else { EVERY })
                 .context(span.clone(), "first here");
             value.reader.record(finding);
         }
@@ -70,7 +72,7 @@ fn protocols(value: Value<'_>) -> Result<(), Finding> {
     let known = [("http/1.1", ())];
     let elements = value.elements()?;
     if elements.is_empty() {
-        return Err(value.error("`protocols` is an empty list").label("expected [\"http/1.1\"]"));
+        return Err(value.finding("`protocols` is an empty list").label("expected [\"http/1.1\"]"));
     }
     value.list(values::choice(&known)).map(drop)
 }
@@ -82,7 +84,7 @@ fn redirect_https(value: Value<'_>, has_tls: bool) -> Result<Option<u16>, Findin
     let port = values::off_or(value, values::port)?;
     if port.is_some() && has_tls {
         return Err(value
-            .error("`redirect_https` on a listener with `tls`")
+            .finding("`redirect_https` on a listener with `tls`")
             .label("what comes in here is https already, and would be redirected for ever")
             .help("it belongs in the listener for plain HTTP"));
     }
@@ -99,7 +101,7 @@ fn limits(table: &Table<'_>) -> ListenerLimits {
     let target = table.value("target").filter(|_| limits.target > limits.request_head);
     if let Some(target) = target {
         let finding = target
-            .error("`target` is larger than `request_head`")
+            .finding("`target` is larger than `request_head`")
             .label("a target is part of the head, so this limit is never reached");
         table.reader.record(finding.warning());
     }
@@ -137,7 +139,7 @@ fn tls(value: Value<'_>) -> Option<Tls> {
         (&tls.source, table.value("hsts"), tls.hsts)
     {
         let finding = value
-            .error("`hsts` with a development certificate")
+            .finding("`hsts` with a development certificate")
             .label("browsers will insist on https for every port of these names");
         table.reader.record(finding.warning());
     }
@@ -146,12 +148,12 @@ fn tls(value: Value<'_>) -> Option<Tls> {
 
 /// Where the certificates come from: exactly one of three ways.
 fn source(table: &Table<'_>) -> Option<CertificateSource> {
-    let given = |key| table.value(key).filter(|value| !is_empty_list(*value));
+    let given = |key| table.value(key).filter(|value| !value.is_empty());
     let pair = given("cert").or(given("key"));
     let ways: Vec<_> = [pair, given("certificates"), given("self_signed")].into_iter().flatten().collect();
     if let [first, second, ..] = &ways[..] {
         let finding = second
-            .error(format!("`{}` beside `{}`", second.key, first.key))
+            .finding(format!("`{}` beside `{}`", second.key, first.key))
             .label("certificates come from one place")
             .context(first.span(), "given already")
             .help("`cert` and `key` for one certificate, `certificates` for several, `self_signed` for development");
@@ -181,10 +183,6 @@ fn source(table: &Table<'_>) -> Option<CertificateSource> {
     None
 }
 
-fn is_empty_list(value: Value<'_>) -> bool {
-    value.elements().is_ok_and(|elements| elements.is_empty())
-}
-
 fn read_pair(table: &Table<'_>) -> Option<Identity> {
     match (table.value("cert"), table.value("key")) {
         (Some(cert), Some(key)) => identity::load(cert, key),
@@ -211,7 +209,7 @@ fn self_signed_name(value: Value<'_>) -> Result<String, Finding> {
         Ok(HostPattern::Exact(name)) if !name.starts_with('[') => Ok(name),
         Ok(HostPattern::Suffix(name)) => Ok(format!("*.{name}")),
         _ => Err(value
-            .error(format!("`{}` is not a name for a certificate", shown(&text)))
+            .finding(format!("`{}` is not a name for a certificate", shown(&text)))
             .label("expected a host name or an IP address, without a port")),
     }
 }
@@ -221,7 +219,7 @@ fn hsts(value: Value<'_>) -> Result<Option<Duration>, Finding> {
     const LONGEST: Duration = days(3650);
     let Some(age) = values::off_or(value, values::duration)? else { return Ok(None) };
     if age.subsec_nanos() > 0 {
-        return Err(value.error("`hsts` is told to browsers in whole seconds"));
+        return Err(value.finding("`hsts` is told to browsers in whole seconds"));
     }
     let found = values::out_of_range(value, &(Duration::ZERO..=LONGEST), age, values::show_duration);
     found.map_or(Ok(Some(age)), Err)

@@ -29,7 +29,7 @@ pub(super) fn routes(tables: &[Table<'_>], pools: &Pools<'_>) -> Option<Vec<Rout
             let finding = Finding::new(table.span.clone(), "this route never gets a request")
                 .label("what it matches goes to earlier routes")
                 .context(tables[by].span.clone(), "such as this one")
-                .help("the first route that matches wins: the narrower one stands first");
+                .help("the first route that matches wins: put the narrower one first");
             table.reader.record(finding.warning());
         }
     }
@@ -134,7 +134,7 @@ fn name(value: Value<'_>) -> Result<Option<String>, Finding> {
 fn pattern<P: FromStr<Err: ToString>>(value: Value<'_>) -> Result<P, Finding> {
     let text = value.text()?;
     text.parse().map_err(|reason: P::Err| {
-        value.error(format!("`{}` is not a {}", shown(&text), value.key)).label(reason.to_string())
+        value.finding(format!("`{}` is not a {}", shown(&text), value.key)).label(reason.to_string())
     })
 }
 
@@ -144,7 +144,7 @@ fn action(table: &Table<'_>, pools: &Pools<'_>) -> Option<Action> {
         ["upstream", "redirect", "respond"].into_iter().filter_map(|key| table.value(key)).collect();
     if let [first, second, ..] = &given[..] {
         let finding = second
-            .error(format!("`{}` beside `{}`", second.key, first.key))
+            .finding(format!("`{}` beside `{}`", second.key, first.key))
             .label("a route does one thing")
             .context(first.span(), "given already");
         table.reader.record(finding);
@@ -152,7 +152,7 @@ fn action(table: &Table<'_>, pools: &Pools<'_>) -> Option<Action> {
     }
     let value = given.first();
     match value.map(|value| value.key) {
-        Some("upstream") => table.optional("upstream", |value| pools.find(value)).map(Action::Upstream),
+        Some("upstream") => pools.find(*value?).map(Action::Upstream),
         Some("redirect") => redirect(&table.reader.recorded(value?.table(&keys::REDIRECT))?),
         Some(_) => respond(&table.reader.recorded(value?.table(&keys::RESPOND))?),
         None => {
@@ -170,7 +170,7 @@ fn redirect(table: &Table<'_>) -> Option<Action> {
     let to = table.required("to", "\"https://example.com{path}\"", location);
     let status = table.get("status", 308, |value| match values::count(300..=399)(value)? {
         status @ (301 | 302 | 303 | 307 | 308) => Ok(status),
-        _ => Err(value.error("this status redirects nobody").label("expected 301, 302, 303, 307 or 308")),
+        _ => Err(value.finding("this status redirects nobody").label("expected 301, 302, 303, 307 or 308")),
     });
     Some(Action::Redirect { to: to?, status })
 }
@@ -179,7 +179,7 @@ fn redirect(table: &Table<'_>) -> Option<Action> {
 fn location(value: Value<'_>) -> Result<String, Finding> {
     let text = value.text()?;
     let error = |label: &str| {
-        Err(value.error(format!("`{}` is not a place to redirect to", shown(&text))).label(label))
+        Err(value.finding(format!("`{}` is not a place to redirect to", shown(&text))).label(label))
     };
     let without_placeholders = text.replace("{path}", "").replace("{host}", "");
     if without_placeholders.contains(['{', '}']) {
@@ -204,7 +204,7 @@ fn respond(table: &Table<'_>) -> Option<Action> {
     let body = table.get("body", String::new(), |value| value.text().map(String::from));
     if let Some(value) = table.value("body").filter(|_| matches!(status, 204 | 205 | 304) && !body.is_empty())
     {
-        table.reader.record(value.error(format!("an answer with status {status} has no body")));
+        table.reader.record(value.finding(format!("an answer with status {status} has no body")));
     }
     Some(Action::Respond { status, body })
 }
@@ -214,7 +214,7 @@ fn warn_without_effect(table: &Table<'_>) {
     for key in ["strip_prefix", "host_header", "via", "request_headers", "limits", "websocket"] {
         if let Some(value) = table.value(key) {
             let finding = value
-                .error(format!("`{key}` has no effect here"))
+                .finding(format!("`{key}` has no effect here"))
                 .label("this route answers by itself and sends nothing to an upstream");
             table.reader.record(finding.warning());
         }
@@ -228,7 +228,7 @@ fn strip_prefix(value: Value<'_>, paths: &[PathPattern]) -> Result<Option<String
         return Ok(None);
     }
     let error =
-        |label: &str| value.error(format!("`{}` is not a prefix of paths", shown(&text))).label(label);
+        |label: &str| value.finding(format!("`{}` is not a prefix of paths", shown(&text))).label(label);
     if text.ends_with('*') {
         let prefix = text.trim_end_matches('*').trim_end_matches('/');
         return Err(error("it stands without a `*`").help(format!("write \"{}\"", shown(prefix))));
@@ -249,7 +249,7 @@ fn strip_prefix(value: Value<'_>, paths: &[PathPattern]) -> Result<Option<String
     });
     if stays {
         let finding = value
-            .error("`strip_prefix` is not the beginning of every `path`")
+            .finding("`strip_prefix` is not the beginning of every `path`")
             .label("requests with another path go upstream as they are")
             .help(format!("for this prefix alone: `path = \"{}/*\"`", shown(text.trim_end_matches('/'))));
         value.reader.record(finding.warning());
@@ -278,7 +278,7 @@ fn host_header(value: Value<'_>) -> Result<HostHeader, Finding> {
     if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
         return Ok(HostHeader::Literal(text.into_owned()));
     }
-    Err(value.error(format!("`{}` is not a Host", shown(&text))).label(
+    Err(value.finding(format!("`{}` is not a Host", shown(&text))).label(
         "expected \"client\", \"upstream\", or a host such as \"example.com\" or \"example.com:8080\"",
     ))
 }
@@ -290,7 +290,7 @@ fn via(value: Value<'_>) -> Result<Option<String>, Finding> {
         return Ok(Some(text.into_owned()).filter(|text| !text.is_empty()));
     }
     Err(value
-        .error(format!("`{}` is not a pseudonym for Via", shown(&text)))
+        .finding(format!("`{}` is not a pseudonym for Via", shown(&text)))
         .label("expected letters, digits, `-`, `_` or `.`"))
 }
 
@@ -306,7 +306,7 @@ fn websocket(table: &Table<'_>) -> WebSocket {
     };
     if let Some(value) = table.value("verify_accept").filter(|_| !websocket.verify_accept) {
         let finding = value
-            .error("`verify_accept` is off")
+            .finding("`verify_accept` is off")
             .label("an answer that proves nothing opens a tunnel")
             .help("only for a server that is known to send a wrong Sec-WebSocket-Accept");
         table.reader.record(finding.warning());

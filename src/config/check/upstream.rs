@@ -11,47 +11,59 @@ use crate::config::{
     values::{self, timeout},
 };
 
+const NAME_HELP: &str = "every upstream is a table with a name: `[upstream.websocket]`";
+
 /// The upstreams by name.
 pub(super) struct Pools<'r> {
-    names: Vec<(&'r str, Range<usize>)>,
+    /// `None` if they could not be read: then no route is blamed for the name that it gives.
+    names: Option<Vec<(&'r str, Range<usize>)>>,
     upstreams: Vec<Upstream>,
 }
 
 impl<'r> Pools<'r> {
     pub(super) fn read(root: &Table<'r>, listeners: &Addresses) -> Self {
-        let entries = root.get("upstream", Vec::new(), entries);
+        let Some(value) = root.value("upstream") else {
+            return Self { names: Some(Vec::new()), upstreams: Vec::new() };
+        };
+        let Some(entries) = value.reader.recorded(entries(value)) else {
+            return Self { names: None, upstreams: Vec::new() };
+        };
         let names = entries.iter().map(|entry| (entry.name, entry.name_span.clone())).collect();
         let upstreams = entries.iter().filter_map(|entry| upstream(entry, listeners)).collect();
-        Self { names, upstreams }
+        Self { names: Some(names), upstreams }
     }
 
-    /// The place of the upstream that a route names.
-    pub(super) fn find(&self, value: Value<'_>) -> Result<usize, Finding> {
-        let text = value.text()?;
-        if let Some(index) = self.names.iter().position(|(name, _)| *name == text) {
-            return Ok(index);
+    /// The place of the upstream that a route names. `None` only where an error was recorded.
+    pub(super) fn find(&self, value: Value<'_>) -> Option<usize> {
+        let text = value.reader.recorded(value.text())?;
+        let names: Vec<_> = self.names.as_ref()?.iter().map(|(name, _)| *name).collect();
+        if let Some(index) = names.iter().position(|name| *name == text) {
+            return Some(index);
         }
-        let names = || self.names.iter().map(|(name, _)| *name);
-        let help = match nearest(&text, names()) {
+        let help = match nearest(&text, names.iter().copied()) {
             Some(name) => format!("did you mean \"{name}\"?"),
-            None if self.names.is_empty() => format!("it is made by a table `[upstream.{}]`", shown(&text)),
-            None => format!("the upstreams are {}", names().map(shown).collect::<Vec<_>>().join(", ")),
+            None if names.is_empty() => format!("it is made by a table `[upstream.{}]`", shown(&text)),
+            None => format!(
+                "upstreams of this file: {}",
+                names.into_iter().map(shown).collect::<Vec<_>>().join(", ")
+            ),
         };
-        Err(value
-            .error(format!("there is no upstream `{}`", shown(&text)))
+        let finding = value
+            .finding(format!("there is no upstream `{}`", shown(&text)))
             .label("a route leads to an upstream of this file")
-            .help(help)
-            .absent())
+            .help(help);
+        value.reader.record(finding.absent());
+        None
     }
 
-    /// The name of the upstream at this place.
+    /// The name of the upstream at the place that [`Pools::find`] gave.
     pub(super) fn name(&self, index: usize) -> &'r str {
-        self.names[index].0
+        self.names.iter().flatten().nth(index).map_or("", |(name, _)| name)
     }
 
     /// Warns about every upstream that no route leads to.
     pub(super) fn warn_unused(&self, record: impl Fn(Finding), used: impl Fn(usize) -> bool) {
-        for (index, (name, span)) in self.names.iter().enumerate() {
+        for (index, (name, span)) in self.names.iter().flatten().enumerate() {
             if !used(index) {
                 let message = format!("the upstream `{}` is not used", shown(name));
                 record(Finding::new(span.clone(), message).label("no route leads to it").absent().warning());
@@ -64,25 +76,19 @@ impl<'r> Pools<'r> {
     }
 }
 
+/// The named tables.
 fn entries(value: Value<'_>) -> Result<Vec<Entry<'_>>, Finding> {
-    const HELP: &str = "every upstream has a name: `[upstream.websocket]`";
     if value.node.get_ref().is_array() {
-        return Err(value.error("`upstream` must be a table of named tables").help(HELP));
+        return Err(value.finding("`upstream` must be a table of named tables").help(NAME_HELP));
     }
-    let mut entries = value.entries()?;
+    let entries = value.entries()?;
     // Keys of an upstream right under `[upstream]`: told once, not key by key.
     let nameless = entries.iter().find(|entry| keys::UPSTREAM.keys.contains(&entry.name) && !is_table(entry));
     if let Some(entry) = nameless {
         return Err(Finding::new(entry.name_span.clone(), "an upstream without a name")
             .label("this is a key of an upstream, not a name")
-            .help(HELP));
+            .help(NAME_HELP));
     }
-    entries.retain(|entry| {
-        is_table(entry) || {
-            value.reader.record(entry.value.wrong_type("a table").help(HELP));
-            false
-        }
-    });
     Ok(entries)
 }
 
@@ -96,7 +102,8 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         [("least_connections", Balance::LeastConnections), ("round_robin", Balance::RoundRobin)];
     let reader = entry.value.reader;
     reader.recorded(name(entry.name, entry.name_span.clone()));
-    let table = reader.recorded(entry.value.table(&keys::UPSTREAM))?;
+    let table = entry.value.table(&keys::UPSTREAM).map_err(|finding| finding.help(NAME_HELP));
+    let table = reader.recorded(table)?;
     let servers = table.required("servers", "[\"192.168.1.141:80\"]", |value| servers(value, listeners));
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     Some(Upstream {
@@ -128,7 +135,7 @@ pub(super) fn name(name: &str, span: Range<usize>) -> Result<(), Finding> {
 fn servers(value: Value<'_>, listeners: &Addresses) -> Result<Vec<UpstreamServer>, Finding> {
     let elements = value.elements()?;
     if elements.is_empty() {
-        return Err(value.error("`servers` is an empty list").label("an upstream has at least one server"));
+        return Err(value.finding("`servers` is an empty list").label("an upstream has at least one server"));
     }
     let mut servers: Vec<(UpstreamServer, Range<usize>)> = Vec::new();
     for element in elements {
@@ -160,14 +167,14 @@ fn judge(
 ) {
     if let Some((_, span)) = before.iter().find(|(earlier, _)| earlier.address == *server) {
         let finding = value
-            .error("this server stands in the list twice")
+            .finding("this server stands in the list twice")
             .context(span.clone(), "first here")
             .help("its share is set by a weight: `{ address = \"...\", weight = 2 }`");
         value.reader.record(finding.warning());
     }
     if listeners.iter().any(|listener| leads_to(server, listener)) {
         let finding =
-            value.error("this server is a listener of wsgate itself").label("requests would go in circles");
+            value.finding("this server is a listener of wsgate itself").label("requests would go in circles");
         value.reader.record(finding.warning());
     }
 }

@@ -13,8 +13,8 @@ servers = [\"192.168.1.141:80\"]
 upstream = \"websocket\"
 ";
 
-fn seconds(seconds: u64) -> Option<Duration> {
-    Some(Duration::from_secs(seconds))
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }
 
 fn smallest() -> Config {
@@ -29,7 +29,7 @@ fn defaults_of_server_and_log() {
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap());
     assert_eq!(server.max_connections, 100_000);
     assert_eq!(server.max_tls_handshakes, 1000);
-    assert_eq!(server.shutdown_grace, seconds(20));
+    assert_eq!(server.shutdown_grace, Some(seconds(20)));
     assert_eq!(log.level, "info");
     assert_eq!(log.format, LogFormat::Text);
     assert_eq!(log.access, AccessLog::Stdout);
@@ -47,11 +47,11 @@ fn defaults_of_a_listener() {
     assert_eq!(listener.limits.header_count, 128);
     assert_eq!(listener.limits.target, 16 * 1024);
     assert_eq!(listener.limits.early_bytes, 64 * 1024);
-    assert_eq!(listener.timeout.tls_handshake, seconds(10));
-    assert_eq!(listener.timeout.request_head, seconds(10));
-    assert_eq!(listener.timeout.keep_alive, seconds(75));
-    assert_eq!(listener.timeout.request_body, seconds(60));
-    assert_eq!(listener.timeout.write, seconds(60));
+    assert_eq!(listener.timeout.tls_handshake, Some(seconds(10)));
+    assert_eq!(listener.timeout.request_head, Some(seconds(10)));
+    assert_eq!(listener.timeout.keep_alive, Some(seconds(75)));
+    assert_eq!(listener.timeout.request_body, Some(seconds(60)));
+    assert_eq!(listener.timeout.write, Some(seconds(60)));
 }
 
 #[test]
@@ -72,14 +72,14 @@ fn defaults_of_an_upstream() {
     let address = ServerAddress::Inet("192.168.1.141:80".parse().unwrap());
     assert_eq!(upstream.servers, [UpstreamServer { address, weight: 1 }]);
     assert_eq!(upstream.balance, Balance::LeastConnections);
-    assert_eq!(upstream.connect_timeout, seconds(3));
-    assert_eq!(upstream.handshake_timeout, seconds(10));
-    assert_eq!(upstream.response_timeout, seconds(60));
-    assert_eq!(upstream.response_body_timeout, seconds(300));
+    assert_eq!(upstream.connect_timeout, Some(seconds(3)));
+    assert_eq!(upstream.handshake_timeout, Some(seconds(10)));
+    assert_eq!(upstream.response_timeout, Some(seconds(60)));
+    assert_eq!(upstream.response_body_timeout, Some(seconds(300)));
     assert_eq!(upstream.retries, 2);
-    assert_eq!(upstream.retry_deadline, seconds(10));
+    assert_eq!(upstream.retry_deadline, Some(seconds(10)));
     assert_eq!(upstream.keep_alive, 64);
-    assert_eq!(upstream.keep_alive_timeout, seconds(4));
+    assert_eq!(upstream.keep_alive_timeout, Some(seconds(4)));
 }
 
 #[test]
@@ -99,9 +99,9 @@ fn defaults_of_a_route() {
     let websocket = WebSocket {
         frames: Frames::Enforce,
         verify_accept: true,
-        idle_timeout: seconds(3600),
-        half_close_timeout: seconds(30),
-        close_timeout: seconds(5),
+        idle_timeout: Some(seconds(3600)),
+        half_close_timeout: Some(seconds(30)),
+        close_timeout: Some(seconds(5)),
     };
     assert_eq!(route.websocket, websocket);
 }
@@ -148,8 +148,10 @@ fn names_of_routes_are_made_unique() {
 #[test]
 fn variables_and_their_escape() {
     let text = SMALLEST.replace("192.168.1.141:80", "${BACKEND}")
-        + "request_headers.set = { X-A = \"a $${B} $c $$ ${SECRET}!\" }";
+        + "request_headers.set = { X-A = \"a $${B} $c $$ ${SECRET}!\" }\n"
+        + "websocket.idle_timeout = \"${OFF}\"\n[server]\nworkers = \"${AUTO}\"\n";
     let Config { upstreams, routes, .. } = parse(&text).unwrap().config;
+    assert_eq!(routes[0].websocket.idle_timeout, None);
     assert_eq!(upstreams[0].servers[0].address.to_string(), "10.0.0.7:9000");
     assert_eq!(routes[0].request_headers.set, [("X-A".to_owned(), "a ${B} $c $$ s3cret!".to_owned())]);
 }
@@ -169,8 +171,8 @@ fn durations_and_sizes_in_every_unit() {
         .config
         .routes
         .remove(0);
-    assert_eq!(route.websocket.idle_timeout, seconds(86_400));
+    assert_eq!(route.websocket.idle_timeout, Some(seconds(86_400)));
     assert_eq!(route.websocket.half_close_timeout, Some(Duration::from_millis(1500)));
-    assert_eq!(route.websocket.close_timeout, seconds(120));
+    assert_eq!(route.websocket.close_timeout, Some(seconds(120)));
     assert_eq!(route.request_body, Some(1 << 30));
 }

@@ -1,0 +1,31 @@
+// All suites, one after the other; those that are named, if any are.
+
+import { endAll } from "./programs.mjs";
+import { close } from "./scenarios.mjs";
+import browser from "./suites/browser.mjs";
+import commandLine from "./suites/command_line.mjs";
+import hello from "./suites/hello.mjs";
+import node from "./suites/node.mjs";
+import python from "./suites/python.mjs";
+import tls from "./suites/tls.mjs";
+
+const suites = { hello, command_line: commandLine, tls, node, python, browser };
+const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
+const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
+if (unknown.length > 0) {
+  console.error(`no suite is called ${unknown.join(", ")}; there are ${Object.keys(suites).join(", ")}`);
+  process.exit(2);
+}
+
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.once(signal, async () => {
+    await endAll();
+    process.exit(1);
+  });
+}
+
+for (const name of chosen) {
+  await suites[name]();
+  await endAll();
+}
+process.exit(close() ? 0 : 1);

@@ -1,0 +1,106 @@
+//! WebSocket frames, written without the code under test.
+
+pub const TEXT: u8 = 0x1;
+pub const BINARY: u8 = 0x2;
+pub const CLOSE: u8 = 0x8;
+pub const PING: u8 = 0x9;
+pub const PONG: u8 = 0xA;
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A frame with these first four bits and opcode. From a client it is masked.
+fn frame(first: u8, payload: &[u8], masked: bool) -> Vec<u8> {
+    let mut out = vec![first];
+    let mask_bit = if masked { 0x80 } else { 0 };
+    match payload.len() {
+        length @ 0..=125 => out.push(mask_bit | u8::try_from(length).expect("7 bits")),
+        length @ 126..=0xffff => {
+            out.push(mask_bit | 0x7e);
+            out.extend(u16::try_from(length).expect("16 bits").to_be_bytes());
+        }
+        length => {
+            out.push(mask_bit | 0x7f);
+            out.extend((length as u64).to_be_bytes());
+        }
+    }
+    if masked {
+        out.extend(MASK);
+        out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    } else {
+        out.extend(payload);
+    }
+    out
+}
+
+/// A whole message, or a control frame, of a client.
+pub fn client(opcode: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(0x80 | opcode, payload.as_ref(), true)
+}
+
+/// A whole message, or a control frame, of a backend.
+pub fn server(opcode: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(0x80 | opcode, payload.as_ref(), false)
+}
+
+/// A client's frame with this first byte: FIN, the reserved bits and the opcode.
+pub fn client_raw(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(first, payload.as_ref(), true)
+}
+
+/// A backend's frame with this first byte.
+pub fn server_raw(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    frame(first, payload.as_ref(), false)
+}
+
+fn close_payload(code: u16, reason: &str) -> Vec<u8> {
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend(reason.as_bytes());
+    payload
+}
+
+/// A client's Close.
+pub fn client_close(code: u16, reason: &str) -> Vec<u8> {
+    client(CLOSE, close_payload(code, reason))
+}
+
+/// A backend's Close.
+pub fn server_close(code: u16, reason: &str) -> Vec<u8> {
+    server(CLOSE, close_payload(code, reason))
+}
+
+/// A short frame as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub first: u8,
+    pub masked: bool,
+    pub payload: Vec<u8>,
+}
+
+impl Read {
+    /// The code of a Close.
+    #[track_caller]
+    pub fn close_code(&self) -> u16 {
+        assert_eq!(self.first, 0x80 | CLOSE, "a Close: {self:?}");
+        u16::from_be_bytes([self.payload[0], self.payload[1]])
+    }
+}
+
+/// Reads one frame, unmasked.
+pub async fn read(peer: &mut super::Peer) -> Read {
+    let head = peer.read_exact(2).await;
+    let length = match head[1] & 0x7f {
+        126 => usize::from(u16::from_be_bytes(peer.read_exact(2).await.try_into().expect("two bytes"))),
+        127 => {
+            let length = u64::from_be_bytes(peer.read_exact(8).await.try_into().expect("eight bytes"));
+            usize::try_from(length).expect("what fits the memory")
+        }
+        length => usize::from(length),
+    };
+    let masked = head[1] & 0x80 != 0;
+    let mask = if masked { peer.read_exact(4).await } else { vec![0; 4] };
+    let mut payload = peer.read_exact(length).await;
+    for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+    Read { first: head[0], masked, payload }
+}

@@ -1,0 +1,311 @@
+//! A gate in process.
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use tempfile::TempDir;
+use wsgate::{
+    config::{Config, ListenAddress, Source},
+    lifecycle::DrainHandle,
+    server::{Outcome, Server},
+    telemetry::{AccessRecord, AccessSink, Kind, Records},
+};
+
+use super::{PATIENCE, Peer, pki::Pki, soon};
+
+/// What the gate wrote about a request, a tunnel or a connection.
+pub type Record = AccessRecord;
+
+/// The parts of a `proxy.toml` with one listener, one upstream and one route, to which a test adds lines.
+#[derive(Debug, Default)]
+pub struct Setup {
+    server: String,
+    grace: Option<String>,
+    listener: String,
+    tls: Option<String>,
+    address: Option<String>,
+    servers: Vec<String>,
+    upstream: String,
+    route: String,
+    more: String,
+    pki: Option<Arc<Pki>>,
+}
+
+impl Setup {
+    /// A gate before these servers.
+    pub fn before<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        Self { servers: servers.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// A gate before one server.
+    pub fn to(server: impl Into<String>) -> Self {
+        Self::before([server.into()])
+    }
+
+    /// Adds lines to `[server]`.
+    pub fn server(mut self, lines: &str) -> Self {
+        self.server.extend([lines, "\n"]);
+        self
+    }
+
+    /// The time of a drain.
+    pub fn grace(mut self, grace: &str) -> Self {
+        self.grace = Some(grace.to_owned());
+        self
+    }
+
+    /// Adds lines to the listener.
+    pub fn listener(mut self, lines: &str) -> Self {
+        self.listener.extend([lines, "\n"]);
+        self
+    }
+
+    /// Listens here instead of on a port of `127.0.0.1`.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.address = Some(address.to_owned());
+        self
+    }
+
+    /// Speaks TLS with the leaf `localhost` of `pki`, and as these further keys say.
+    pub fn tls(mut self, pki: &Arc<Pki>, keys: &str) -> Self {
+        let leaf = pki.leaf("localhost");
+        let more = if keys.is_empty() { String::new() } else { format!(", {keys}") };
+        self.tls =
+            Some(format!("cert = \"{}\", key = \"{}\"{more}", leaf.cert.display(), leaf.key.display()));
+        self.pki = Some(Arc::clone(pki));
+        self
+    }
+
+    /// Speaks TLS as these keys say.
+    pub fn tls_keys(mut self, keys: String, pki: &Arc<Pki>) -> Self {
+        self.tls = Some(keys);
+        self.pki = Some(Arc::clone(pki));
+        self
+    }
+
+    /// Adds lines to the upstream.
+    pub fn upstream(mut self, lines: &str) -> Self {
+        self.upstream.extend([lines, "\n"]);
+        self
+    }
+
+    /// Adds lines to the route.
+    pub fn route(mut self, lines: &str) -> Self {
+        self.route.extend([lines, "\n"]);
+        self
+    }
+
+    /// Adds whole tables, before the route.
+    pub fn more(mut self, text: &str) -> Self {
+        self.more.extend([text, "\n"]);
+        self
+    }
+
+    fn toml(&self) -> String {
+        let mut text = String::new();
+        let grace = self.grace.as_deref().unwrap_or("10s");
+        let _ = writeln!(text, "[server]\nworkers = 1\nshutdown_grace = \"{grace}\"\n{}", self.server);
+        let address = self.address.as_deref().unwrap_or("127.0.0.1:0");
+        let _ = writeln!(text, "[[listener]]\naddress = \"{address}\"\n{}", self.listener);
+        if let Some(tls) = &self.tls {
+            let _ = writeln!(text, "tls = {{ {tls} }}");
+        }
+        let servers: Vec<_> = self.servers.iter().map(|server| format!("\"{server}\"")).collect();
+        if !servers.is_empty() {
+            let _ = writeln!(text, "[upstream.main]\nservers = [{}]\n{}", servers.join(", "), self.upstream);
+        }
+        let _ = writeln!(text, "{}", self.more);
+        if !servers.is_empty() {
+            let _ = writeln!(text, "[[route]]\nname = \"main\"\nupstream = \"main\"\n{}", self.route);
+        }
+        text
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub fn start(self) -> Gate {
+        Gate::start(&self.toml(), self.pki)
+    }
+}
+
+/// A gate that runs. Its drop ends it and looks that nothing of it is left.
+pub struct Gate {
+    server: Option<Server>,
+    order: Arc<DrainHandle>,
+    addresses: Vec<ListenAddress>,
+    records: Records,
+    pki: Option<Arc<Pki>>,
+    _folder: TempDir,
+}
+
+impl Gate {
+    /// The gate that this `proxy.toml` describes.
+    #[track_caller]
+    pub fn start(toml: &str, pki: Option<Arc<Pki>>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source =
+            Source { name: "proxy.toml".into(), text: toml.into(), folder: folder.path().to_owned() };
+        let loaded = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let (sink, records) = AccessSink::memory();
+        let server = Server::start(&loaded.config, sink).expect("a gate");
+        let (order, addresses) = (server.order(), server.addresses().to_vec());
+        Self { server: Some(server), order, addresses, records, pki, _folder: folder }
+    }
+
+    /// The socket address of the listener at this place of the file.
+    #[track_caller]
+    pub fn address_of(&self, listener: usize) -> SocketAddr {
+        match &self.addresses[listener] {
+            ListenAddress::Inet(address) => *address,
+            ListenAddress::Unix(path) => panic!("a unix socket: {}", path.display()),
+        }
+    }
+
+    /// The socket address of the first listener.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        self.address_of(0)
+    }
+
+    /// The path of the first listener.
+    pub fn path(&self) -> PathBuf {
+        match &self.addresses[0] {
+            ListenAddress::Unix(path) => path.clone(),
+            ListenAddress::Inet(address) => panic!("no unix socket: {address}"),
+        }
+    }
+
+    /// A client of the first listener, over TLS if it speaks that.
+    pub async fn client(&self) -> Peer {
+        match &self.pki {
+            None => Peer::dial(self.address()).await,
+            Some(pki) => pki.client(self.address(), "localhost", &pki.client_config()).await,
+        }
+    }
+
+    /// A client that has asked this.
+    pub async fn ask(&self, request: impl AsRef<[u8]>) -> Peer {
+        let mut client = self.client().await;
+        client.send(request).await;
+        client
+    }
+
+    /// A client with an open tunnel, and the backend's end of it.
+    pub async fn tunnel(&self, backend: &super::Backend) -> (Peer, Peer) {
+        let mut client = self.ask(super::OFFER).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send(super::AGREED).await;
+        assert_eq!(client.read_head().await.status(), 101);
+        (client, server)
+    }
+
+    /// The first record that `wanted` is true of.
+    #[track_caller]
+    pub fn record(&self, wanted: impl Fn(&Record) -> bool) -> impl Future<Output = Record> {
+        soon("an access record", self.records.find(wanted))
+    }
+
+    /// The first record of this kind.
+    #[track_caller]
+    pub fn record_of(&self, kind: Kind) -> impl Future<Output = Record> {
+        self.record(move |record| record.kind == kind)
+    }
+
+    /// The record of a tunnel's end.
+    #[track_caller]
+    pub fn tunnel_end(&self) -> impl Future<Output = Record> {
+        self.record_of(Kind::TunnelEnd)
+    }
+
+    /// All records so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.records.all()
+    }
+
+    /// Gives the order to drain.
+    pub fn drain(&self) {
+        self.order.drain();
+    }
+
+    /// Waits until the gate holds nothing any more: no connection, no lease.
+    pub async fn at_rest(&self) {
+        soon("the gate to be at rest", async {
+            while self.is_busy() {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    fn is_busy(&self) -> bool {
+        self.server
+            .as_ref()
+            .is_some_and(|server| server.connections() + server.leases() + server.tls_handshakes() > 0)
+    }
+
+    /// Waits until so many connections have been accepted and are open.
+    pub async fn has_connections(&self, count: usize) {
+        soon("connections to be accepted", async {
+            while self.server.as_ref().map(Server::connections) != Some(count) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Leases that are out.
+    pub fn leases(&self) -> usize {
+        self.server.as_ref().map_or(0, Server::leases)
+    }
+
+    /// Drains, waits for the end and tells how long that took.
+    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration) {
+        let began = Instant::now();
+        let outcome = self.finish().await;
+        (outcome, began.elapsed())
+    }
+
+    /// Drains, and waits for the end.
+    pub async fn finish(mut self) -> Outcome {
+        self.drain();
+        let server = self.server.take().expect("a running gate");
+        let end = tokio::task::spawn_blocking(move || server.wait());
+        let outcome = soon("the gate to end", end).await.expect("no panic");
+        assert_eq!(outcome.panicked, 0);
+        outcome
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.order.drain();
+        self.order.shutdown();
+        let Some(server) = self.server.take() else { return };
+        if std::thread::panicking() {
+            return;
+        }
+        let began = Instant::now();
+        while server.connections() + server.leases() + server.tls_handshakes() > 0 {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "left behind: {} connections, {} leases, {} TLS handshakes",
+                server.connections(),
+                server.leases(),
+                server.tls_handshakes()
+            );
+            std::thread::park_timeout(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(server.wait().panicked, 0, "a connection panicked");
+    }
+}
+
+/// A path for a unix listener in `folder`, as `address` has it.
+pub fn unix_address(folder: &Path) -> String {
+    format!("unix:{}", folder.join("gate.sock").display())
+}

@@ -1,0 +1,102 @@
+//! A CA and leaves, made anew for each test that needs them.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName},
+};
+use tempfile::TempDir;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::{Peer, soon};
+
+/// A leaf's files.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub der: CertificateDer<'static>,
+}
+
+/// A CA, its leaves in a folder of their own, and clients that trust it.
+pub struct Pki {
+    ca: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+    made: Mutex<usize>,
+}
+
+impl std::fmt::Debug for Pki {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pki").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Pki {
+    pub fn new() -> Arc<Self> {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let ca = CertifiedIssuer::self_signed(params, key).expect("a CA");
+        Arc::new(Self { ca, folder: tempfile::tempdir().expect("a folder"), made: Mutex::new(0) })
+    }
+
+    /// A leaf for this name.
+    pub fn leaf(&self, name: &str) -> Leaf {
+        let number = {
+            let mut made = self.made.lock().expect("no panic");
+            *made += 1;
+            *made
+        };
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let cert = params.signed_by(&key, &self.ca).expect("a leaf");
+        let path = |end: &str| self.folder.path().join(format!("leaf{number}.{end}"));
+        let leaf = Leaf { cert: path("crt"), key: path("key"), der: cert.der().clone() };
+        fs::write(&leaf.cert, cert.pem()).expect("a file");
+        fs::write(&leaf.key, key.serialize_pem()).expect("a file");
+        leaf
+    }
+
+    /// A client of these versions that trusts the CA.
+    pub fn client_config_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).expect("a CA");
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    /// A client that trusts the CA and speaks TLS 1.2 and 1.3.
+    pub fn client_config(&self) -> ClientConfig {
+        self.client_config_of(rustls::ALL_VERSIONS)
+    }
+
+    /// A client that has come through the TLS handshake.
+    pub async fn client(&self, address: SocketAddr, name: &str, config: &ClientConfig) -> Peer {
+        self.try_client(address, name, config).await.expect("a TLS handshake")
+    }
+
+    /// The same, which may fail.
+    pub async fn try_client(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        config: &ClientConfig,
+    ) -> std::io::Result<Peer> {
+        let stream = Peer::dial(address).await.into_tcp();
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let connect = TlsConnector::from(Arc::new(config.clone())).connect(name, stream);
+        let stream = soon("a TLS handshake", connect).await?;
+        Ok(Peer::from(TlsStream::from(stream)))
+    }
+}

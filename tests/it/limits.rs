@@ -1,0 +1,226 @@
+//! What the gate bears: rules S1, S3, S4, B14, and shutdown of the program.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use crate::harness::{
+    Backend, HttpBackend, Peer, Setup, Unreachable,
+    frames::{TEXT, client, server},
+    get, soon,
+};
+
+#[tokio::test]
+async fn b14_slow_heads_bodies_and_readers_are_cut_while_others_are_served() {
+    const EACH: usize = 60;
+    let backend = Backend::listen().await.serve(|mut peer| async move {
+        while let Some(head) = peer.next_head().await {
+            if head.target() == "/large" {
+                // Whoever reads this slowly is cut before it has been written.
+                let _ = peer.offer_bytes("HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n").await;
+                let _ = peer.offer_bytes(vec![b'a'; 20_000_000]).await;
+                return;
+            }
+            if head.target() == "/" {
+                peer.send(crate::harness::ok("quick")).await;
+            }
+        }
+    });
+    let gate = Setup::to(backend.address())
+        .listener(
+            "timeout.request_head = \"700ms\"\ntimeout.request_body = \"700ms\"\ntimeout.write = \"700ms\"",
+        )
+        .start();
+    let mut slow = Vec::new();
+    for _ in 0..EACH {
+        slow.push(gate.ask("GET / HTTP/1.1\r\nHost: a\r\nX: ").await);
+        slow.push(gate.ask("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na").await);
+        let mut reader = Peer::dial_narrow(gate.address()).await;
+        reader.send(get("/large", "")).await;
+        slow.push(reader);
+        let mut other = gate.ask(get("/", "Connection: close\r\n")).await;
+        assert_eq!(other.read_response().await.text(), "quick");
+    }
+    let count = |label: &str| gate.records().iter().filter(|record| record.ending == Some(label)).count();
+    soon("all of them to be cut", async {
+        while [count("head_timeout"), count("body_timeout"), count("write_timeout")] != [EACH; 3] {
+            let mut other = gate.ask(get("/", "Connection: close\r\n")).await;
+            assert_eq!(other.read_response().await.text(), "quick");
+        }
+    })
+    .await;
+    for peer in &mut slow {
+        let (received, _) = peer.read_to_any_end().await;
+        assert!(received.len() < 20_000_000);
+    }
+}
+
+#[tokio::test]
+async fn s1_the_time_to_connect_is_its_own_and_retry_deadline_bounds_all_tries() {
+    let silent = [Unreachable::new().await, Unreachable::new().await, Unreachable::new().await];
+    let gate = Setup::before(silent.iter().map(Unreachable::address))
+        .upstream("connect_timeout = \"1h\"\nretry_deadline = \"300ms\"\nretries = 5")
+        .start();
+    let mut client = gate.ask(get("/", "")).await;
+    assert_eq!(client.read_response().await.status(), 504);
+    let record = gate.record(|_| true).await;
+    assert_eq!(record.ending, Some("connect_timeout"));
+    assert!(record.duration.unwrap() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn s1_keep_alive_is_the_time_between_requests_and_head_timeout_begins_with_a_byte() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address())
+        .listener("timeout.keep_alive = \"600ms\"\ntimeout.request_head = \"100ms\"")
+        .start();
+    let mut client = gate.client().await;
+    // Longer than a head may take, and shorter than an idle connection may stay.
+    assert!(tokio::time::timeout(Duration::from_millis(250), client.next_head()).await.is_err());
+    client.send(get("/", "")).await;
+    assert_eq!(client.read_response().await.status(), 200);
+    client.expect_end().await;
+    assert_eq!(gate.records().len(), 1, "an idle connection that is closed is no exchange");
+}
+
+#[tokio::test]
+async fn garbage_of_every_kind_ends_one_connection_alone() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut held_client, mut held_server) = {
+        let other = Backend::listen().await;
+        let gate = Setup::to(other.address()).start();
+        let ends = gate.tunnel(&other).await;
+        // Ends with its gate, which is another one.
+        drop(gate);
+        ends
+    };
+    held_client.expect_gone().await;
+    held_server.expect_gone().await;
+    for garbage in [
+        &[0_u8; 200][..],
+        &[0xff; 200],
+        b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n",
+        b"\x16\x03\x01\xff\xff",
+        b"GET",
+        b" ",
+    ] {
+        let mut client = gate.client().await;
+        client.send(garbage).await;
+        client.shutdown().await;
+        let _ = client.read_to_any_end().await;
+    }
+    let mut client = gate.ask(get("/", "")).await;
+    assert_eq!(client.read_response().await.status(), 200);
+    // The harness looks that nothing panicked (rule S4) when the gate is dropped.
+}
+
+#[tokio::test]
+async fn several_workers_share_the_connections_and_all_of_them_drain() {
+    let backend = Backend::listen().await;
+    let toml = format!(
+        "[server]\nworkers = 3\nshutdown_grace = \"10s\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [[listener]]\naddress = \"[::1]:0\"\n[upstream.main]\nservers = [\"{}\"]\n[[route]]\nupstream = \"main\"\n",
+        backend.address()
+    );
+    let gate = crate::harness::Gate::start(&toml, None);
+    let mut open = Vec::new();
+    for number in 0..9 {
+        let mut client_end = Peer::dial(gate.address_of(number % 2)).await;
+        client_end.send(crate::harness::OFFER).await;
+        let mut server_end = backend.accept().await;
+        server_end.read_head().await;
+        server_end.send(crate::harness::AGREED).await;
+        client_end.read_head().await;
+        client_end.send(client(TEXT, "a")).await;
+        server_end.expect(client(TEXT, "a")).await;
+        server_end.send(server(TEXT, "b")).await;
+        client_end.expect(server(TEXT, "b")).await;
+        open.push((client_end, server_end));
+    }
+    gate.drain();
+    for (client_end, _) in &mut open {
+        assert_eq!(crate::harness::frames::read(client_end).await.close_code(), 1012);
+    }
+    drop(open);
+    assert_eq!(gate.finish().await.cut, 0);
+}
+
+/// The program with a limit of file descriptors, ended with the test.
+struct Program {
+    child: Child,
+    address: std::net::SocketAddr,
+}
+
+impl Program {
+    /// `wsgate run` before this backend, with so many file descriptors.
+    fn start(folder: &std::path::Path, backend: &str, descriptors: u32) -> Self {
+        let toml = format!(
+            "[server]\nworkers = 1\nmax_connections = 100\n[log]\nformat = \"json\"\naccess = \"off\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
+             [[route]]\nupstream = \"main\"\n"
+        );
+        std::fs::write(folder.join("proxy.toml"), toml).unwrap();
+        let script = format!("ulimit -n {descriptors}; exec \"$0\" run");
+        let mut child = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")])
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines
+            .find_map(|line| {
+                let line = line.unwrap();
+                let start = line.find("127.0.0.1:")?;
+                let text = line[start..]
+                    .split(|next: char| !(next.is_ascii_digit() || next == '.' || next == ':'))
+                    .next()?;
+                text.parse().ok().filter(|address: &std::net::SocketAddr| address.port() != 0)
+            })
+            .expect("the program tells where it listens");
+        // Whatever more it says must not fill the pipe.
+        std::thread::spawn(move || lines.count());
+        Self { child, address }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_some_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = HttpBackend::start().await;
+    let address = backend.address();
+    let path = folder.path().to_owned();
+    let program = tokio::task::spawn_blocking(move || Program::start(&path, &address, 40)).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..80 {
+        all.push(Peer::dial(program.address).await);
+    }
+    // accept() fails by now; those that were accepted are still served.
+    let mut first = all.remove(0);
+    first.send(get("/", "")).await;
+    let status = first.read_response().await.status();
+    assert!([200, 502, 503].contains(&status), "{status}");
+    drop((first, all));
+    soon("to be served again", async {
+        loop {
+            let mut client = Peer::dial(program.address).await;
+            let sent = client.offer_bytes(get("/", "Connection: close\r\n")).await;
+            if sent.is_ok() && client.read_to_any_end().await.0.starts_with(b"HTTP/1.1 200 ") {
+                return;
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,226 @@
+//! Every ending of a tunnel: what each side gets, and what the access record says of it.
+
+use std::time::Duration;
+
+use wsgate::telemetry::Kind;
+
+use crate::harness::{
+    Backend, Gate, Peer, Setup,
+    frames::{self, BINARY, TEXT, client, client_raw, server, server_raw},
+};
+
+/// An open tunnel through a gate with these lines in its route.
+async fn tunnel(route: &str) -> (Backend, Gate, Peer, Peer) {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).route(route).start();
+    let (client_end, server_end) = gate.tunnel(&backend).await;
+    (backend, gate, client_end, server_end)
+}
+
+async fn expect_record(gate: &Gate, ending: &str, by: &str) {
+    let record = gate.tunnel_end().await;
+    assert_eq!((record.ending, record.ended_by), (Some(ending), Some(by)));
+    assert_eq!((record.phase, record.status), (Some("tunnel"), Some(101)));
+    assert!(record.duration.is_some() && record.from_client.is_some() && record.from_backend.is_some());
+    gate.at_rest().await;
+    let ends = gate.records().iter().filter(|record| record.from_client.is_some()).count();
+    assert_eq!(ends, 1, "one record of one end");
+    let opened = gate.record_of(Kind::TunnelOpen).await;
+    assert_eq!(opened.request_id, record.request_id);
+    assert_eq!((opened.status, opened.ending), (Some(101), None));
+}
+
+#[tokio::test]
+async fn closed() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+    client_end.send(frames::client_close(1000, "")).await;
+    server_end.expect(frames::client_close(1000, "")).await;
+    server_end.send(frames::server_close(1000, "")).await;
+    server_end.shutdown().await;
+    client_end.expect(frames::server_close(1000, "")).await;
+    client_end.expect_end().await;
+    client_end.shutdown().await;
+    server_end.expect_end().await;
+    expect_record(&gate, "closed", "downstream").await;
+}
+
+#[tokio::test]
+async fn closed_and_then_broken_is_closed() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+    server_end.send(frames::server_close(1000, "")).await;
+    client_end.expect(frames::server_close(1000, "")).await;
+    client_end.send(frames::client_close(1000, "")).await;
+    server_end.expect(frames::client_close(1000, "")).await;
+    client_end.reset();
+    server_end.expect_end().await;
+    drop(server_end);
+    expect_record(&gate, "closed", "upstream").await;
+}
+
+#[tokio::test]
+async fn closed_and_then_held_open_is_cut_after_close_timeout() {
+    let (_backend, gate, mut client_end, mut server_end) =
+        tunnel("websocket.close_timeout = \"200ms\"").await;
+    client_end.send(frames::client_close(1000, "")).await;
+    server_end.expect(frames::client_close(1000, "")).await;
+    server_end.send(frames::server_close(1000, "")).await;
+    client_end.expect(frames::server_close(1000, "")).await;
+    client_end.expect_end().await;
+    server_end.expect_end().await;
+    expect_record(&gate, "closed", "downstream").await;
+}
+
+#[tokio::test]
+async fn downstream_eof_and_upstream_eof() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+    client_end.shutdown().await;
+    server_end.expect_end().await;
+    server_end.shutdown().await;
+    client_end.expect_end().await;
+    expect_record(&gate, "downstream_eof", "downstream").await;
+
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+    server_end.shutdown().await;
+    client_end.expect_end().await;
+    client_end.shutdown().await;
+    server_end.expect_end().await;
+    expect_record(&gate, "upstream_eof", "upstream").await;
+}
+
+#[tokio::test]
+async fn downstream_reset_and_upstream_reset() {
+    let (_backend, gate, client_end, mut server_end) = tunnel("").await;
+    client_end.reset();
+    server_end.expect_end().await;
+    drop(server_end);
+    expect_record(&gate, "downstream_reset", "downstream").await;
+
+    let (_backend, gate, mut client_end, server_end) = tunnel("").await;
+    server_end.reset();
+    client_end.expect_end().await;
+    drop(client_end);
+    expect_record(&gate, "upstream_reset", "upstream").await;
+}
+
+#[tokio::test]
+async fn ws_protocol() {
+    for from_client in [true, false] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+        if from_client {
+            client_end.send(client_raw(0x83, "x")).await;
+        } else {
+            server_end.send(server_raw(0x83, "x")).await;
+        }
+        assert_eq!(frames::read(&mut client_end).await.close_code(), 1002);
+        assert_eq!(frames::read(&mut server_end).await.close_code(), 1002);
+        client_end.send(frames::client_close(1002, "")).await;
+        server_end.send(frames::server_close(1002, "")).await;
+        client_end.expect_end().await;
+        server_end.expect_end().await;
+        drop((client_end, server_end));
+        expect_record(&gate, "ws_protocol", "gate").await;
+    }
+}
+
+#[tokio::test]
+async fn idle() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("websocket.idle_timeout = \"100ms\"").await;
+    assert_eq!(frames::read(&mut client_end).await.close_code(), 1001);
+    assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+    client_end.send(frames::client_close(1001, "")).await;
+    server_end.send(frames::server_close(1001, "")).await;
+    client_end.expect_end().await;
+    server_end.expect_end().await;
+    drop((client_end, server_end));
+    expect_record(&gate, "idle", "gate").await;
+}
+
+#[tokio::test]
+async fn idle_sides_that_do_not_answer_are_cut() {
+    let keys = "websocket.idle_timeout = \"100ms\"\nwebsocket.close_timeout = \"200ms\"";
+    let (_backend, gate, mut client_end, mut server_end) = tunnel(keys).await;
+    assert_eq!(frames::read(&mut client_end).await.close_code(), 1001);
+    assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+    client_end.expect_gone().await;
+    server_end.expect_gone().await;
+    expect_record(&gate, "idle", "gate").await;
+}
+
+#[tokio::test]
+async fn drained() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("").await;
+    gate.drain();
+    let close = frames::read(&mut client_end).await;
+    assert_eq!((close.close_code(), close.masked), (1012, false));
+    assert!(close.payload.len() > 2, "with a reason");
+    client_end.send(frames::client_close(1012, "")).await;
+    let close = frames::read(&mut server_end).await;
+    assert_eq!((close.close_code(), close.masked), (1001, true));
+    server_end.send(frames::server_close(1001, "")).await;
+    client_end.expect_end().await;
+    server_end.expect_end().await;
+    drop((client_end, server_end));
+    expect_record(&gate, "drained", "gate").await;
+    let outcome = gate.finish().await;
+    assert_eq!(outcome.cut, 0);
+}
+
+#[tokio::test]
+async fn write_timeout() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).listener("timeout.write = \"300ms\"").start();
+    let mut client_end = Peer::dial_narrow(gate.address()).await;
+    client_end.send(crate::harness::OFFER).await;
+    let mut server_end = backend.accept().await;
+    server_end.read_head().await;
+    server_end.send(crate::harness::AGREED).await;
+    client_end.read_head().await;
+    let frame = server(BINARY, vec![0; 40_000_000]);
+    assert!(server_end.offer_bytes(&frame).await.is_err(), "the backend could write it all");
+    let (received, end) = client_end.read_to_any_end().await;
+    assert!(end.is_err(), "an orderly end after {} bytes", received.len());
+    drop(server_end);
+    expect_record(&gate, "write_timeout", "gate").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_bytes_slowly_but_surely_is_not_cut() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).listener("timeout.write = \"500ms\"").start();
+    let mut client_end = Peer::dial_narrow(gate.address()).await;
+    client_end.send(crate::harness::OFFER).await;
+    let mut server_end = backend.accept().await;
+    server_end.read_head().await;
+    server_end.send(crate::harness::AGREED).await;
+    client_end.read_head().await;
+    let frame = server(BINARY, vec![0; 6_000_000]);
+    let read = async {
+        // Three periods long it takes a little more than it must.
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        for _ in 0..15 {
+            pace.tick().await;
+            client_end.read_exact(64 * 1024).await;
+        }
+        client_end.read_exact(frame.len() - 15 * 64 * 1024).await;
+    };
+    tokio::join!(server_end.send(&frame), read);
+}
+
+#[tokio::test]
+async fn drain_timeout() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).grace("300ms").route("websocket.close_timeout = \"1h\"").start();
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    // In the middle of a frame each way, so no Close can go in.
+    client_end.send(&client(TEXT, "half a frame")[..9]).await;
+    server_end.expect(&client(TEXT, "half a frame")[..9]).await;
+    server_end.send(&server(TEXT, "half a frame")[..9]).await;
+    client_end.expect(&server(TEXT, "half a frame")[..9]).await;
+    gate.drain();
+    client_end.expect_reset().await;
+    server_end.expect_reset().await;
+    let record = gate.tunnel_end().await;
+    assert_eq!((record.ending, record.ended_by), (Some("drain_timeout"), Some("gate")));
+    let outcome = gate.finish().await;
+    assert_eq!(outcome.cut, 1);
+}
