@@ -30,7 +30,7 @@ pub struct Server {
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
-    acceptor: JoinHandle<usize>,
+    acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
 }
 
@@ -61,6 +61,8 @@ pub struct Outcome {
     pub cut: usize,
     /// Connections that ended in a panic, which is a defect.
     pub panicked: usize,
+    /// Accepting failed, and the gate ended for that.
+    pub failed: bool,
 }
 
 impl Server {
@@ -126,10 +128,10 @@ impl Server {
 
     /// Waits for the end, which [`Self::order`] begins.
     pub fn wait(self) -> Outcome {
-        let (cut, mut panicked) = match self.acceptor.join() {
-            Ok(cut) => (cut, 0),
-            Err(_) => (0, 1),
-        };
+        let accepted = self.acceptor.join();
+        // If accepting panicked, nobody else gives the order that the workers wait for.
+        self.order.shutdown();
+        let mut panicked = usize::from(accepted.is_err());
         for worker in self.workers {
             panicked += worker.join();
         }
@@ -137,7 +139,8 @@ impl Server {
             pool.close_idle();
         }
         self.gate.access.flush();
-        Outcome { cut, panicked }
+        let cut = accepted.unwrap_or_else(|_| Err(io::Error::other("panicked")));
+        Outcome { failed: cut.is_err(), cut: cut.unwrap_or(0), panicked }
     }
 }
 
@@ -164,16 +167,18 @@ fn start_acceptor(
     bound: Vec<Bound>,
     order: Arc<DrainHandle>,
     grace: Option<Duration>,
-) -> Result<JoinHandle<usize>, StartError> {
+) -> Result<JoinHandle<io::Result<usize>>, StartError> {
     let runtime = runtime().map_err(StartError::Worker)?;
     let run = move || {
         runtime.block_on(async {
             let open = acceptor.open.clone();
-            if let Err(error) = acceptor.run(bound).await {
-                tracing::error!(%error, "cannot watch the listening sockets");
+            let accepted = acceptor.run(bound).await;
+            if let Err(error) = &accepted {
+                tracing::error!(%error, "accepting has ended");
                 order.drain();
             }
-            drain(&open, &order, grace).await
+            let cut = drain(&open, &order, grace).await;
+            accepted.map(|()| cut)
         })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)

@@ -34,13 +34,19 @@ impl Pace {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Truncation,
+    Error(io::ErrorKind),
+}
+
 #[derive(Debug, Default)]
 struct State {
     resets: bool,
     shut: bool,
     dropped: bool,
-    truncated: bool,
-    read_error: Option<io::ErrorKind>,
+    /// How the peer's stream ends, if not in order.
+    loss: Option<Loss>,
     write_error: Option<io::ErrorKind>,
     writer: Option<Waker>,
 }
@@ -133,7 +139,7 @@ impl Peer {
 
     /// The end of this side's stream, when it is read, is a truncated one.
     pub(crate) fn truncate(&self) {
-        lock(&self.state).truncated = true;
+        lock(&self.state).loss = Some(Loss::Truncation);
     }
 
     /// Writes of the gate fail from now on; what this side sent can still be read.
@@ -147,7 +153,7 @@ impl Peer {
 
     /// Breaks the stream: the gate reads what was sent, then an error, and can't write.
     pub(crate) async fn reset(&mut self) {
-        lock(&self.state).read_error = Some(io::ErrorKind::ConnectionReset);
+        lock(&self.state).loss = Some(Loss::Error(io::ErrorKind::ConnectionReset));
         self.refuse_writes(io::ErrorKind::ConnectionReset);
         self.finish().await;
     }
@@ -178,7 +184,7 @@ impl AsyncRead for Wire {
         let mut part = ReadBuf::new(&mut bytes);
         ready!(Pin::new(&mut self.pipe).poll_read(cx, &mut part))?;
         if part.filled().is_empty()
-            && let Some(kind) = lock(&self.state).read_error
+            && let Some(Loss::Error(kind)) = lock(&self.state).loss
         {
             return Poll::Ready(Err(kind.into()));
         }
@@ -225,7 +231,7 @@ impl Stream for Wire {
     }
 
     fn was_truncated(&self) -> bool {
-        lock(&self.state).truncated
+        lock(&self.state).loss == Some(Loss::Truncation)
     }
 
     fn unsent(&self) -> usize {

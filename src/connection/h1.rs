@@ -13,8 +13,9 @@ use super::{
     request::Request,
 };
 use crate::{
-    buffered::Buffered,
+    buffered::{Buffered, Stream},
     ending::{Phase, Refusal},
+    lifecycle::Drain,
     proto::{
         framing::BodyFraming,
         head::{HeadError, Method, RequestHead, Version},
@@ -23,8 +24,8 @@ use crate::{
 
 /// How long a closing connection is read on, so that what the client still sends does not reset the answer away (rule T13).
 const LINGER: Duration = Duration::from_secs(5);
-/// How much of it is read.
-const LINGER_BYTES: usize = 1024 * 1024;
+/// How long the first request of a connection is awaited when a drain has begun: it may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Below this a head is parsed at each read; above, when it has doubled or its end is there.
 const EAGER_PARSE: usize = 4096;
 
@@ -36,6 +37,10 @@ pub(super) struct Http1 {
     pub(super) gate: Arc<Gate>,
     /// What the client has not taken yet of interim responses; an answer goes out behind it.
     pub(super) interim: Vec<u8>,
+    /// When the first byte of the request at hand came.
+    pub(super) head_began: Instant,
+    /// Requests so far.
+    served: u64,
 }
 
 /// What follows a request.
@@ -65,7 +70,15 @@ impl Http1 {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self { down, client: Arc::new(client), listener, gate, interim: Vec::new() }
+        Self {
+            down,
+            client: Arc::new(client),
+            listener,
+            gate,
+            interim: Vec::new(),
+            head_began: Instant::now(),
+            served: 0,
+        }
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel.
@@ -90,38 +103,44 @@ impl Http1 {
                     return None;
                 }
                 Next::Cut => return None,
-                Next::Tunnel(established) => return established.open(self),
+                Next::Tunnel(established) => return Some(established.open(self)),
             }
         }
     }
 
     /// The record of an exchange that begins now.
     pub(super) fn record(&self, head: &RequestHead) -> ExchangeRecord {
-        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some(head))
+        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some(head), self.head_began)
     }
 
     /// Waits for the next request, and reads its head.
     async fn next_head(&mut self, is_overload: bool) -> Arrival {
         let timeout = self.listener.config.timeout;
+        while self.down.tail().starts_with(b"\r\n") {
+            self.down.consume(2);
+        }
         if self.down.tail().is_empty() {
             // Whoever is only to be told that there is no room must not keep the reserve for long.
             let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
             let idle_until = idle.map(|period| Instant::now() + period);
-            let drain = self.gate.drain.clone();
+            let patience = patience(self.gate.drain.clone(), self.served == 0);
             let fill = within(idle_until, self.down.fill(self.listener.head_limits.bytes));
             let filled = tokio::select! {
                 biased;
                 filled = fill => filled,
-                () = drain.draining() => return Arrival::Quiet,
+                () = patience => return Arrival::Quiet,
             };
             match filled {
                 Some(Ok(1..)) => {}
                 None | Some(Ok(0) | Err(_)) => return Arrival::Quiet,
             }
         }
-        let due = timeout.request_head.map(|period| Instant::now() + period);
+        self.head_began = Instant::now();
+        let due = timeout.request_head.map(|period| self.head_began + period);
+        self.served += 1;
         match within(due, self.read_head()).await {
             Some(arrival) => arrival,
+            None if is_blank(self.down.tail()) => Arrival::Quiet,
             None => Arrival::Refused(Refusal::HeadTimeout),
         }
     }
@@ -133,8 +152,7 @@ impl Http1 {
         let mut parse_at = 0;
         loop {
             let tail = self.down.tail();
-            let has_end = memmem::find(&tail[seen..], b"\r\n\r\n").is_some();
-            if has_end || tail.len() >= parse_at {
+            if tail.len() >= parse_at || memmem::find(&tail[seen..], b"\r\n\r\n").is_some() {
                 match RequestHead::parse(tail, &limits) {
                     Ok(Some((head, length))) => {
                         self.down.consume(length);
@@ -158,7 +176,7 @@ impl Http1 {
 
     /// Answers bytes that are no request head.
     async fn refuse_unparsed(&mut self, refusal: Refusal) -> Next {
-        let mut record = ExchangeRecord::new(&self.gate, &self.listener, &self.client, None);
+        let mut record = ExchangeRecord::new(&self.gate, &self.listener, &self.client, None, self.head_began);
         record.refuse(&refusal);
         let Some(answer) = Answer::refusal(&refusal) else {
             record.finish();
@@ -212,19 +230,30 @@ impl Http1 {
         }
         let mut bytes = std::mem::take(&mut self.interim);
         bytes.append(&mut answer.encode(method, client, close));
-        record.received(bytes.len() as u64);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
         let write = async {
             self.down.write_all(&bytes).await?;
             self.down.flush().await
         };
         let written = within(due, write).await;
+        let next = match written {
+            Some(Ok(())) => {
+                record.received(bytes.len() as u64);
+                if close { Next::Close } else { Next::Request }
+            }
+            Some(Err(error)) => {
+                record.lost(&Refusal::DownstreamGone { phase: Phase::Exchange, source: Some(error) });
+                Next::Cut
+            }
+            None => {
+                record.lost(&Refusal::WriteTimeout);
+                // A client that takes no bytes must not hold the kernel's either.
+                self.down.reset_on_drop();
+                Next::Cut
+            }
+        };
         record.finish();
-        match written {
-            Some(Ok(())) if close => Next::Close,
-            Some(Ok(())) => Next::Request,
-            Some(Err(_)) | None => Next::Cut,
-        }
+        next
     }
 
     /// Ends a connection on which no answer is on its way.
@@ -238,14 +267,8 @@ impl Http1 {
     async fn close(&mut self) {
         let linger = async {
             self.down.shutdown().await?;
-            let mut left = LINGER_BYTES;
             self.down.consume(self.down.tail().len());
-            while left > 0 {
-                let count = self.down.fill(usize::MAX).await?;
-                if count == 0 {
-                    break;
-                }
-                left = left.saturating_sub(count);
+            while let count @ 1.. = self.down.fill(usize::MAX).await? {
                 self.down.consume(count);
             }
             std::io::Result::Ok(())
@@ -255,9 +278,22 @@ impl Http1 {
     }
 }
 
+/// Ends when a drain need not wait for a request any more: at once where the client had its answers, a little later where it
+/// has only just come.
+async fn patience(drain: Drain, is_first: bool) {
+    drain.draining().await;
+    if is_first {
+        tokio::time::sleep(FIRST_REQUEST).await;
+    }
+}
+
+/// Stray empty lines between requests are no request (RFC 9112 §2.2).
+fn is_blank(tail: &[u8]) -> bool {
+    tail.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
 fn gone(tail: &[u8], source: Option<std::io::Error>) -> Arrival {
-    // Stray empty lines between requests are no request (RFC 9112 §2.2).
-    if tail.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+    if is_blank(tail) {
         return Arrival::Quiet;
     }
     Arrival::Refused(Refusal::DownstreamGone { phase: Phase::Head, source })

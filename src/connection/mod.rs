@@ -18,14 +18,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
     buffered::{Buffered, Socket},
+    ending::TlsFailure,
     lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
-    tls::TlsInfo,
+    tls::{self, Acceptor, TlsInfo},
     tunnel::Tunnel,
     upstream::Lease,
 };
@@ -70,7 +74,8 @@ enum State {
 /// A tunnel, what it holds at its upstream, and what its record will say.
 struct OpenTunnel {
     tunnel: Tunnel<Downstream, Socket>,
-    record: Box<TunnelRecord>,
+    /// `None` where no records are written.
+    record: Option<Box<TunnelRecord>>,
     _lease: Lease,
 }
 
@@ -109,7 +114,9 @@ impl Future for Connection {
                 },
                 State::Tunnel(open) => {
                     let report = ready!(Pin::new(&mut open.tunnel).poll(cx));
-                    open.record.end(&report);
+                    if let Some(record) = &mut open.record {
+                        record.end(&report);
+                    }
                     return Poll::Ready(());
                 }
             }
@@ -138,6 +145,25 @@ impl Accepted {
     }
 }
 
+/// The TLS handshake, within `timeout` in all. The permit that came with the socket goes back until the client says something:
+/// those that are silent must not keep others out (rule S2).
+async fn shake_hands(
+    acceptor: &Acceptor,
+    socket: Socket,
+    permits: &TlsPermits,
+    permit: Option<TlsPermit>,
+    timeout: Option<Duration>,
+) -> Result<tls::Accepted<Socket>, TlsFailure> {
+    let due = timeout.map(|timeout| Instant::now() + timeout);
+    drop(permit);
+    let heard = async {
+        socket.readable().await.map_err(TlsFailure::Io)?;
+        Ok(permits.acquire().await)
+    };
+    let _permit = h1::within(due, heard).await.unwrap_or(Err(TlsFailure::Timeout))?;
+    acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
+}
+
 async fn set_up(
     socket: Accepted,
     listener: Arc<Listener>,
@@ -150,15 +176,19 @@ async fn set_up(
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let (stream, tls) = match &listener.acceptor {
         None => (Downstream::Plain(socket), None),
-        Some(acceptor) => match acceptor.accept(socket, listener.config.timeout.tls_handshake).await {
-            Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
-            Err(failure) => {
-                record::tls_failure(&gate.access, &listener, address, &failure);
-                return None;
+        Some(acceptor) => {
+            let timeout = listener.config.timeout.tls_handshake;
+            match shake_hands(acceptor, socket, &gate.tls_permits, tls_permit, timeout).await {
+                Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
+                // A port check, which says nothing on a plain listener either.
+                Err(TlsFailure::Silent) => return None,
+                Err(failure) => {
+                    record::tls_failure(&gate.access, &listener, address, &failure);
+                    return None;
+                }
             }
-        },
+        }
     };
-    drop(tls_permit);
     let client = Client { address, tls };
     Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
 }

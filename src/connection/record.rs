@@ -15,8 +15,8 @@ use crate::{
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_query,
-        mask_subprotocol,
+        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_subprotocol,
+        mask_target,
     },
     tunnel::{Account, Report},
     upstream::ConnectFailure,
@@ -28,34 +28,44 @@ pub(super) struct ExchangeRecord {
     record: Option<Box<AccessRecord>>,
     request_id: Box<str>,
     redact: Arc<[String]>,
-    started: Instant,
+    began: Instant,
     phase: Phase,
 }
 
 impl ExchangeRecord {
     /// A record that begins now. Without a `head`, it is of bytes that were none.
-    pub(super) fn new(gate: &Gate, listener: &Listener, client: &Client, head: Option<&RequestHead>) -> Self {
-        let mut record =
-            AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
+    pub(super) fn new(
+        gate: &Gate,
+        listener: &Listener,
+        client: &Client,
+        head: Option<&RequestHead>,
+        began: Instant,
+    ) -> Self {
         let request_id: Box<str> = format!("{:032x}", rand::random::<u128>()).into();
-        if let Some(head) = head {
-            record.request_id.clone_from(&request_id);
-            record.method = head.method.as_str().into();
-            record.target = mask_query(&head.target, &gate.redact).into();
-        }
-        record.tls = client.tls.as_ref().map(|tls| TlsFields {
-            version: tls.version,
-            cipher: tls.cipher_suite,
-            sni: tls.sni.clone(),
-            resumed: tls.resumed,
+        let record = gate.access.is_on().then(|| {
+            let mut record =
+                AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
+            if let Some(head) = head {
+                record.request_id.clone_from(&request_id);
+                record.method = head.method.as_str().into();
+                record.target = mask_target(&head.target, &gate.redact).into();
+            }
+            record.tls = client.tls.as_ref().map(|tls| TlsFields {
+                version: tls.version,
+                cipher: tls.cipher_suite,
+                sni: tls.sni.clone(),
+                resumed: tls.resumed,
+            });
+            Box::new(record)
         });
+        let phase = if head.is_some() { Phase::Route } else { Phase::Head };
         Self {
             access: gate.access.clone(),
-            record: Some(Box::new(record)),
+            record,
             request_id,
             redact: Arc::clone(&gate.redact),
-            started: Instant::now(),
-            phase: Phase::Route,
+            began,
+            phase,
         }
     }
 
@@ -83,11 +93,9 @@ impl ExchangeRecord {
     }
 
     pub(super) fn target(&mut self, target: &Target) {
-        let masked = mask_query(target.origin_form(), &self.redact).into();
-        self.set(|record| {
-            record.host = target.host().into();
-            record.target = masked;
-        });
+        let Some(record) = &mut self.record else { return };
+        record.host = target.host().into();
+        record.target = mask_target(target.origin_form(), &self.redact).into();
     }
 
     pub(super) fn route(&mut self, name: &Arc<str>) {
@@ -120,6 +128,14 @@ impl ExchangeRecord {
             record.phase = Some(refusal.phase().label());
             record.error = Some(chain(refusal).into());
         });
+    }
+
+    /// An answer of wsgate's own did not reach the client: what it was about is told all the same, if it was a refusal.
+    pub(super) fn lost(&mut self, why: &Refusal) {
+        if self.record.as_ref().is_some_and(|record| record.ending.is_none()) {
+            self.refuse(why);
+        }
+        self.set(|record| record.status = None);
     }
 
     /// The answer had begun and did not come to its end.
@@ -177,7 +193,7 @@ impl ExchangeRecord {
     pub(super) fn finish(&mut self) {
         let Some(mut record) = self.record.take() else { return };
         record.time = OffsetDateTime::now_utc();
-        record.duration = Some(self.started.elapsed());
+        record.duration = Some(self.began.elapsed());
         self.access.record(&record);
     }
 
@@ -187,11 +203,15 @@ impl ExchangeRecord {
         record.kind = Kind::TunnelOpen;
         record.time = OffsetDateTime::now_utc();
         record.status = Some(answer.status);
-        record.duration = Some(self.started.elapsed());
+        record.duration = Some(self.began.elapsed());
         let subprotocol = answer.headers.get("sec-websocket-protocol").map(String::from_utf8_lossy);
         record.subprotocol = subprotocol.map(|name| mask_subprotocol(&name).into());
         self.access.record(&record);
-        Some(Box::new(TunnelRecord { access: self.access.clone(), record, opened: Instant::now() }))
+        Some(Box::new(TunnelRecord {
+            access: self.access.clone(),
+            record: Some(record),
+            opened: Instant::now(),
+        }))
     }
 }
 
@@ -212,14 +232,29 @@ impl Drop for ExchangeRecord {
 /// What a tunnel's record will say at its end.
 pub(super) struct TunnelRecord {
     access: AccessSink,
-    record: Box<AccessRecord>,
+    record: Option<Box<AccessRecord>>,
     opened: Instant,
+}
+
+impl Drop for TunnelRecord {
+    /// Writes the record of a tunnel that was dropped with its task.
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.kind = Kind::TunnelEnd;
+            record.time = OffsetDateTime::now_utc();
+            record.duration = Some(self.opened.elapsed());
+            record.ending = Some("drain_timeout");
+            record.ended_by = Some(Side::Gate.label());
+            record.phase = Some(Phase::Tunnel.label());
+            self.access.record(&record);
+        }
+    }
 }
 
 impl TunnelRecord {
     /// Writes the record.
     pub(super) fn end(&mut self, report: &Report) {
-        let record = &mut self.record;
+        let Some(mut record) = self.record.take() else { return };
         record.kind = Kind::TunnelEnd;
         record.time = OffsetDateTime::now_utc();
         record.duration = Some(self.opened.elapsed());
@@ -233,7 +268,7 @@ impl TunnelRecord {
         record.from_backend = Some(direction(&report.server));
         record.close = report.first_close.and_then(|side| closed_by(side, report));
         record.truncated = report.truncated;
-        self.access.record(record);
+        self.access.record(&record);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         forward::{self, Kind, RequestContext, ResponseContext},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadError, HeadLimits, InvalidHeader, RequestHead},
+        head::{HeadError, InvalidHeader, RequestHead, Version},
     },
     route::{Found, Target, TargetError, strip_prefix},
     upstream::{ConnectFailure, Connected, Pool, Want},
@@ -73,8 +73,9 @@ impl<'a> Request<'a> {
     async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
         let ask = self.parse()?;
         if let Some(port) = self.connection.listener.config.redirect_https {
-            let location = https_location(&ask.target, port);
-            return self.redirect(308, &location).await;
+            let location = https_location(&ask.target, port)?;
+            let answer = Answer::redirect(308, &location).map_err(bad_config)?;
+            return Ok(self.send(answer).await);
         }
         let gate = Arc::clone(&self.connection.gate);
         let snapshot = &*gate.snapshot;
@@ -87,9 +88,10 @@ impl<'a> Request<'a> {
         self.record.route(&route.name);
         match &route.config.action {
             Action::Redirect { to, status } => {
-                let location =
-                    to.replace("{path}", ask.target.origin_form()).replace("{host}", ask.target.host());
-                self.redirect(*status, &location).await
+                let mut answer =
+                    Answer::redirect(*status, &location(to, &ask.target)?).map_err(bad_config)?;
+                edit(&mut answer, route)?;
+                Ok(self.send(answer).await)
             }
             Action::Respond { status, body } => {
                 let mut answer = Answer::text(*status, body.clone()).map_err(bad_config)?;
@@ -116,6 +118,13 @@ impl<'a> Request<'a> {
         })?;
         let target = Target::parse(&self.head).map_err(refusal_of_target)?;
         self.record.target(&target);
+        if self.head.version == Version::Http10
+            && !self.head.headers.contains("host")
+            && !target.authority().is_empty()
+        {
+            // An absolute-form target names the host that was routed by; the backend must hear of the same (rule H8).
+            self.head.headers.append("Host", target.authority().as_bytes()).map_err(bad_request_header)?;
+        }
         // Malformed or not: it was meant as an offer, and is refused as one.
         self.is_offer = true;
         let offer = Offer::from_head(&self.head).map_err(Refusal::Handshake)?;
@@ -132,11 +141,6 @@ impl<'a> Request<'a> {
             (BodyFraming::Length(length), Some(limit)) if length > limit => Err(Refusal::BodyTooLarge),
             _ => Ok(()),
         }
-    }
-
-    async fn redirect(&mut self, status: u16, location: &str) -> Result<Next, Refusal> {
-        let answer = Answer::redirect(status, location).map_err(bad_config)?;
-        Ok(self.send(answer).await)
     }
 
     async fn send(&mut self, answer: Answer) -> Next {
@@ -292,7 +296,7 @@ impl Way<'_> {
             },
             is_offer,
             early_bytes: listener.config.limits.early_bytes,
-            response_limits: HeadLimits::default(),
+            response_limits: listener.head_limits,
             timeouts: Timeouts {
                 request_body: listener.config.timeout.request_body,
                 write: listener.config.timeout.write,
@@ -322,11 +326,33 @@ fn upstream_target(target: &Target, route: &Route) -> String {
 }
 
 /// Where the same resource is over https.
-fn https_location(target: &Target, port: u16) -> String {
-    // An IPv6 literal keeps its brackets in `host`.
-    let host = target.host();
-    let path = target.origin_form();
-    if port == 443 { format!("https://{host}{path}") } else { format!("https://{host}:{port}{path}") }
+fn https_location(target: &Target, port: u16) -> Result<String, Refusal> {
+    let host = redirect_host(target)?;
+    let path = redirect_path(target);
+    Ok(if port == 443 { format!("https://{host}{path}") } else { format!("https://{host}:{port}{path}") })
+}
+
+/// A route's redirect with its placeholders filled in. The host goes first: a client can write braces into its path, but
+/// not into its host.
+fn location(to: &str, target: &Target) -> Result<String, Refusal> {
+    let host = if to.contains("{host}") { redirect_host(target)? } else { "" };
+    Ok(to.replace("{host}", host).replace("{path}", redirect_path(target)))
+}
+
+/// The host of a redirect; an IPv6 literal keeps its brackets. Without one, `https:///path` would lead wherever the path says.
+fn redirect_host(target: &Target) -> Result<&str, Refusal> {
+    if target.host().is_empty() { Err(Refusal::BadHost("none, to redirect to")) } else { Ok(target.host()) }
+}
+
+/// The path and query of a redirect, with one leading slash: two would begin another host.
+fn redirect_path(target: &Target) -> &str {
+    match target.origin_form() {
+        "*" => "/",
+        path => {
+            let slashes = path.bytes().take_while(|&byte| byte == b'/').count();
+            &path[slashes.saturating_sub(1)..]
+        }
+    }
 }
 
 fn edit(answer: &mut Answer, route: &Route) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use super::{
     snapshot::tunnel_limits,
 };
 use crate::{
-    buffered::{Buffered, Socket},
+    buffered::{Buffered, Socket, Stream},
     ending::{Phase, Refusal, UpstreamFault},
     exchange::Exchange,
     proto::{
@@ -35,13 +35,13 @@ pub(super) struct Established {
 
 impl Established {
     /// Makes the tunnel of it.
-    pub(super) fn open(self, connection: Http1) -> Option<OpenTunnel> {
+    pub(super) fn open(self, connection: Http1) -> OpenTunnel {
         let drain = connection.gate.drain.clone();
-        Some(OpenTunnel {
+        OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, Arc::new(self.limits), drain),
-            record: self.record?,
+            record: self.record,
             _lease: self.lease,
-        })
+        }
     }
 }
 
@@ -118,6 +118,9 @@ async fn write_upgrade(connection: &mut Http1, head: &ResponseHead) -> Result<()
     match within(due, write).await {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) }),
-        None => Err(Refusal::WriteTimeout),
+        None => {
+            connection.down.reset_on_drop();
+            Err(Refusal::WriteTimeout)
+        }
     }
 }

@@ -319,11 +319,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// When something is due before the response head has come; `Err` if it is now.
     fn due_before_response(&mut self, now: Instant) -> Result<Option<Instant>, Refusal> {
-        let waits_for_client = self.request == Request::Sending && self.body.waits_for == WaitsFor::Sender;
-        if waits_for_client {
-            return self.upload.watch(self.body.taken, now).map_err(|_| Refusal::BodyTimeout);
+        let due = self.due_in_request(now)?;
+        if self.waits_for_request() {
+            return Ok(due);
         }
-        self.upload.pause();
         let since = match self.request {
             Request::Sent(at) => at,
             Request::Sending | Request::Refused => self.upstream_moved,
@@ -333,6 +332,19 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             return Ok(Some(due));
         }
         Err(if self.plan.is_offer { Refusal::HandshakeTimeout } else { Refusal::ResponseTimeout })
+    }
+
+    fn waits_for_request(&self) -> bool {
+        self.request == Request::Sending && self.body.waits_for == WaitsFor::Sender
+    }
+
+    /// When the client must have brought more of its request; `Err` if it is now.
+    fn due_in_request(&mut self, now: Instant) -> Result<Option<Instant>, Refusal> {
+        if !self.waits_for_request() {
+            self.upload.pause();
+            return Ok(None);
+        }
+        self.upload.watch(self.body.taken, now).map_err(|_| Refusal::BodyTimeout)
     }
 
     /// Passes the final response to the client, its body and all, while the rest of the request's body goes on.
@@ -392,7 +404,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             if body.waits_for == WaitsFor::Sender {
                 self.poll_downstream_gone(cx, Phase::Exchange)?;
             }
-            let due = self.due_in_response(body, quiet, now)?;
+            let due = [self.due_in_request(now)?, self.due_in_response(body, quiet, now)?];
+            let due = due.into_iter().flatten().min();
             ready!(self.timer.poll(cx, due));
         }
     }

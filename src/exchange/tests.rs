@@ -4,6 +4,7 @@ mod bodies;
 mod endings;
 mod heads;
 mod progress;
+mod property;
 
 use tokio::io::AsyncReadExt;
 

@@ -41,14 +41,15 @@ pub(super) struct Acceptor {
 /// A listening socket that a runtime watches.
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "its drop removes the file")] UnixPath),
+    /// The file goes first: once nobody listens on it, a successor may take its place.
+    Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
 }
 
 impl Socket {
     fn register(listening: Listening) -> io::Result<Self> {
         Ok(match listening {
             Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listening::Unix(listener, path) => Self::Unix(UnixListener::from_std(listener)?, path),
+            Listening::Unix(listener, path) => Self::Unix(path, UnixListener::from_std(listener)?),
         })
     }
 
@@ -59,7 +60,7 @@ impl Socket {
                 let (stream, address) = listener.accept().await?;
                 Ok(Accepted::Tcp(stream.into_std()?, address))
             }
-            Self::Unix(listener, _) => {
+            Self::Unix(_, listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok(Accepted::Unix(stream.into_std()?))
             }
@@ -76,7 +77,13 @@ impl Acceptor {
             let (acceptor, socket) = (Arc::clone(&acceptor), Socket::register(socket)?);
             listeners.spawn(async move { acceptor.accept_all(&socket, &listener).await });
         }
-        acceptor.gate.drain.draining().await;
+        tokio::select! {
+            () = acceptor.gate.drain.draining() => {}
+            // A listener never ends by itself: it panicked, which is a defect.
+            _ = listeners.join_next() => {
+                return Err(io::Error::other("a listener ended"));
+            }
+        }
         listeners.shutdown().await;
         Ok(())
     }

@@ -45,6 +45,9 @@ fn secret_at(piece: &str, redact: &[String]) -> Option<usize> {
 }
 
 fn is_secret(name: &str, redact: &[String]) -> bool {
+    if !name.contains('%') {
+        return redact.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+    }
     let name = decode(name);
     redact.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(&name))
 }
@@ -69,8 +72,21 @@ fn decode(name: &str) -> Vec<u8> {
     decoded
 }
 
-/// A subprotocol as it may be logged: some clients send their token in its place, so what is too long for a name, or has
-/// the two dots of a JWT, is masked.
+/// A request target as it may be logged: with [`mask_query`], and without the user and password that an absolute form can
+/// carry.
+pub fn mask_target<'a>(target: &'a str, redact: &[String]) -> Cow<'a, str> {
+    let masked = mask_query(target, redact);
+    let authority = masked.find("://").map(|at| at + 3).filter(|_| !masked.starts_with('/'));
+    let Some(start) = authority else { return masked };
+    let end = masked[start..].find(['/', '?']).map_or(masked.len(), |at| start + at);
+    match masked[start..end].rfind('@') {
+        Some(at) => Cow::Owned(format!("{}{MASK}{}", &masked[..start], &masked[start + at..])),
+        None => masked,
+    }
+}
+
+/// A subprotocol as it may be logged: some clients send their token in its place, so what is too long for a name, begins like
+/// a JWT, or has more dots than a name has, is masked.
 pub fn mask_subprotocol(name: &str) -> &str {
     let is_token = name.len() > LONGEST_SUBPROTOCOL || name.starts_with("eyJ") || name.split('.').count() > 5;
     if is_token { MASK } else { name }
@@ -93,6 +109,14 @@ mod tests {
         assert_eq!(masked("/token=abc"), "/token=abc");
         assert_eq!(masked("/ws?a=%zz&token=x=y"), "/ws?a=%zz&token=***");
         assert_eq!(masked("/ws?a=1;token=x;y&b=2"), "/ws?a=1;token=***&b=2");
+    }
+
+    #[test]
+    fn s7_a_user_and_password_in_the_target_are_masked() {
+        let masked = |target| mask_target(target, &[]).into_owned();
+        assert_eq!(masked("http://user:secret@a.example/x?y=z"), "http://***@a.example/x?y=z");
+        assert_eq!(masked("http://a.example/x@y"), "http://a.example/x@y");
+        assert_eq!(masked("/http://user:secret@a.example/"), "/http://user:secret@a.example/");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::{
     access::{AccessRecord, ClosedBy, Direction, Kind, TlsFields},
-    mask::{mask_query, mask_subprotocol},
+    mask::{mask_query, mask_subprotocol, mask_target},
     rate::RateLimited,
     sink::{AccessSink, Records},
 };

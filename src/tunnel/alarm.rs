@@ -20,8 +20,8 @@ thread_local! {
     static CLOCK: RefCell<Option<Arc<Clock>>> = const { RefCell::new(None) };
 }
 
-/// The alarms of one worker. The lock is taken when an alarm is set or rings, never on the path of bytes, and by no
-/// other thread.
+/// The alarms of one worker. The lock is taken once in each poll of a tunnel and when an alarm rings, never by another
+/// thread.
 #[derive(Debug, Default)]
 struct Clock {
     alarms: Mutex<Alarms>,

@@ -93,6 +93,8 @@ pub struct Tunnel<D, U> {
     end: Option<TunnelEnd>,
     /// When the tunnel is cut, whatever is still open.
     deadline: Option<Instant>,
+    /// A side has got its end as a reset, so nothing is waited for.
+    is_broken: bool,
     stall: Option<Stall>,
 }
 
@@ -127,6 +129,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             first_eof: None,
             end: None,
             deadline: None,
+            is_broken: false,
             stall: None,
         }
     }
@@ -174,7 +177,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             Step::Broken => {
                 self.end.get_or_insert(TunnelEnd::Eof(sender));
-                self.deadline = Some(now);
+                self.is_broken = true;
             }
             Step::Illegal(error) => self.end_illegal(sender, error, now),
             Step::ReadFailed(error) => self.end_reset(sender, error, now),
@@ -289,7 +292,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             return true;
         }
-        if self.deadline.is_some_and(|deadline| deadline <= now) && !self.loses_patience(now) {
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        if self.is_broken || is_late && !self.loses_patience(now) {
             return true;
         }
         if self.stalls(now) {

@@ -235,16 +235,28 @@ async fn h4_malformed_request_chunks_end_the_request() {
 
 #[tokio::test(start_paused = true)]
 async fn b6_a_response_that_is_cut_short_is_no_answer() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let cases = [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "upstream_closed"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "upstream_closed"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", "upstream_closed"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n", "bad_response"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloworld", "bad_response"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", "hello", "upstream_closed"),
+        (chunked, "5\r\nhello\r\n", "upstream_closed"),
+        (chunked, "5\r\nhel", "upstream_closed"),
+        (chunked, "hello\r\n", "bad_response"),
+        (chunked, "5\r\nhelloworld", "bad_response"),
     ];
-    for (response, label) in cases {
-        let (over, got) = answer(SetUp::default(), response.as_bytes(), true).await;
-        assert_eq!((over.label(), over.status), (label, Some(200)), "{response}");
-        assert!(!over.may_send_again && !got.ends_with("0\r\n\r\n"));
+    for (head, body, label) in cases {
+        let (over, got) = SetUp::default()
+            .run(async |mut client, mut upstream| {
+                upstream.send(head.as_bytes()).await;
+                read_head(&mut client).await;
+                upstream.send(body.as_bytes()).await;
+                upstream.finish().await;
+                client.rest().await
+            })
+            .await;
+        assert_eq!((over.label(), over.status), (label, Some(200)), "{body}");
+        assert!(!over.may_send_again && !got.ends_with(b"0\r\n\r\n"));
     }
+    // Before a byte of the answer has gone out it can still be another one.
+    let (over, got) = answer(SetUp::default(), format!("{chunked}hello\r\n").as_bytes(), true).await;
+    assert_eq!((over.label(), over.status, got.as_str()), ("bad_response", None, ""));
 }

@@ -165,9 +165,9 @@ async fn a_client_that_leaves_within_its_body_ends_the_exchange() {
                 .run(async |mut client, mut upstream| {
                     client.send(part).await;
                     if resets {
-                        client.reset().await
+                        client.reset().await;
                     } else {
-                        client.finish().await
+                        client.finish().await;
                     }
                     upstream.rest().await
                 })

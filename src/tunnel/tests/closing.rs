@@ -265,10 +265,10 @@ async fn t13_a_truncated_stream_is_told() {
     for is_client in [true, false] {
         let mut open = open();
         if is_client {
-            open.client.truncate()
+            open.client.truncate();
         } else {
-            open.backend.truncate()
-        };
+            open.backend.truncate();
+        }
         open.client.finish().await;
         open.backend.finish().await;
         assert!(open.report().await.truncated);

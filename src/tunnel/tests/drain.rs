@@ -285,6 +285,21 @@ async fn t9_a_stream_that_ended_within_a_frame_ends_as_a_reset_in_a_drain_too() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn t9_a_client_that_ends_within_a_frame_is_waited_for_no_more() {
+    let mut open = open();
+    let (part, begun) = (frame(Role::FromServer, false, Opcode::Text, b"part"), says("never whole"));
+    open.backend.send(&part).await;
+    open.client.expect(&part).await;
+    open.begin_drain();
+    open.client.send(&begun[..8]).await;
+    open.client.finish().await;
+    open.backend.expect_end(&begun[..8]).await;
+    open.report().await;
+    assert!(open.backend.was_reset() && !open.client.was_reset());
+    assert_eq!(open.age(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn t9_shutdown_cuts_at_once() {
     let mut open = open();
     open.backend.send(&tells("never whole")[..4]).await;

@@ -21,9 +21,9 @@ fn cases() -> Vec<Case> {
         };
         add(&[0x83, masked], FrameError::ReservedOpcode(3), false);
         add(&[0x8b, masked], FrameError::ReservedOpcode(0xb), false);
-        add(&[0x82, masked | 127, 0x80, 0, 0, 0, 0, 0, 0, 0], FrameError::LengthTopBit, false);
-        add(&[0x89, masked | 126, 0, 126], FrameError::ControlTooLong, false);
-        add(&[0x88, masked | 127], FrameError::ControlTooLong, false);
+        add(&[0x82, masked | 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0], FrameError::LengthTopBit, false);
+        add(&[0x89, masked | 0x7e, 0, 126], FrameError::ControlTooLong, false);
+        add(&[0x88, masked | 0x7f], FrameError::ControlTooLong, false);
         add(&[0x09, masked], FrameError::ControlFragmented, false);
         add(&[0x81, masked ^ 0x80], FrameError::WrongMask, false);
         add(&[0x80, masked], FrameError::ContinuationWithoutMessage, false);

@@ -126,7 +126,7 @@ fn play() -> impl Strategy<Value = Play> {
         .prop_map(|(sent, told, down, up, pieces, moment)| Play { sent, told, down, up, pieces, moment })
 }
 
-fn part<'a>(bytes: &'a [u8], index: &Index) -> &'a [u8] {
+fn part(bytes: &[u8], index: Index) -> &[u8] {
     &bytes[..index.index(bytes.len() + 1)]
 }
 
@@ -157,10 +157,12 @@ async fn run(play: Play) {
         Moment::Drain(index) => Some(index.index(told_bytes.len() + 1)),
         Moment::Never | Moment::Silence(..) => None,
     };
+    // Its answer, if the drain has come by then, else a Close of its own.
+    let closing = [&sent_bytes[..], &client_close(4000, "")].concat();
     let (client_says, backend_says, ends) = match &play.moment {
-        Moment::Silence(client, backend) => (part(&sent_bytes, client), part(&told_bytes, backend), false),
+        Moment::Silence(client, backend) => (part(&sent_bytes, *client), part(&told_bytes, *backend), false),
         Moment::Never => (&sent_bytes[..], &told_bytes[..], true),
-        Moment::Drain(_) => (&sent_bytes[..], &told_bytes[..], false),
+        Moment::Drain(_) => (&closing[..], &told_bytes[..], false),
     };
     let (got_client, got_backend) = {
         let Open { client, backend, drain, .. } = &mut open;
@@ -180,13 +182,16 @@ async fn run(play: Play) {
     let report = open.report().await;
     let (client_reset, backend_reset) = (open.client.was_reset(), open.backend.was_reset());
     judge(Role::FromServer, &got_client, &told, &[1001, 1012], client_reset);
-    judge(Role::FromClient, &got_backend, &sent, &[1001], backend_reset);
+    judge(Role::FromClient, &got_backend, &sent, &[1001, 4000], backend_reset);
     match play.moment {
         Moment::Never => {
             assert!(got_client == told_bytes && got_backend == sent_bytes, "all where nothing was cut");
             assert!(!client_reset && !backend_reset);
         }
-        Moment::Drain(_) => assert_eq!(report.end.label(), "drained"),
+        Moment::Drain(_) => {
+            assert_eq!(report.end.label(), "drained");
+            assert!(got_backend.starts_with(&sent_bytes), "all that the client sent before its answer");
+        }
         Moment::Silence(..) => assert_eq!(report.end.label(), "idle"),
     }
 }
