@@ -259,6 +259,16 @@ impl Gate {
         .await;
     }
 
+    /// Waits until so many TLS handshakes are in flight.
+    pub async fn has_tls_handshakes(&self, count: usize) {
+        soon("TLS handshakes to begin", async {
+            while self.server.as_ref().map(Server::tls_handshakes) != Some(count) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.server.as_ref().map_or(0, Server::leases)
