@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use memchr::memmem;
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, timeout_at},
@@ -18,7 +17,7 @@ use crate::{
     lifecycle::Drain,
     proto::{
         framing::BodyFraming,
-        head::{HeadError, Method, RequestHead, Version},
+        head::{HeadError, HeadProgress, Method, RequestHead, Version},
     },
 };
 
@@ -26,8 +25,6 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(5);
 /// How long the first request of a connection is awaited when a drain has begun: it may be on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// Below this a head is parsed at each read; above, when it has doubled or its end is there.
-const EAGER_PARSE: usize = 4096;
 
 /// A client's connection between the TLS handshake and the tunnel.
 pub(super) struct Http1 {
@@ -35,8 +32,6 @@ pub(super) struct Http1 {
     pub(super) client: Arc<Client>,
     pub(super) listener: Arc<Listener>,
     pub(super) gate: Arc<Gate>,
-    /// What the client has not taken yet of interim responses; an answer goes out behind it.
-    pub(super) interim: Vec<u8>,
     /// When the first byte of the request at hand came.
     pub(super) head_began: Instant,
     /// Requests so far.
@@ -70,15 +65,7 @@ impl Http1 {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self {
-            down,
-            client: Arc::new(client),
-            listener,
-            gate,
-            interim: Vec::new(),
-            head_began: Instant::now(),
-            served: 0,
-        }
+        Self { down, client: Arc::new(client), listener, gate, head_began: Instant::now(), served: 0 }
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel.
@@ -148,24 +135,21 @@ impl Http1 {
     /// Reads until a head is complete, or can't become one.
     async fn read_head(&mut self) -> Arrival {
         let limits = self.listener.head_limits;
-        let mut seen = 0;
-        let mut parse_at = 0;
+        let mut progress = HeadProgress::default();
         loop {
             let tail = self.down.tail();
-            if tail.len() >= parse_at || memmem::find(&tail[seen..], b"\r\n\r\n").is_some() {
+            if progress.is_worth_parsing(tail, &limits) {
                 match RequestHead::parse(tail, &limits) {
                     Ok(Some((head, length))) => {
                         self.down.consume(length);
                         return Arrival::Head(Box::new(head));
                     }
-                    Ok(None) => parse_at = if tail.len() < EAGER_PARSE { 0 } else { tail.len() * 2 },
+                    Ok(None) => {}
                     Err(error) => return Arrival::Refused(refusal_of_head(error)),
                 }
             }
-            seen = tail.len().saturating_sub(3);
             // One byte past the limit tells a head that is too large from one that fits.
-            let room = (limits.bytes + 1).saturating_sub(tail.len());
-            parse_at = parse_at.min(limits.bytes);
+            let room = (limits.bytes + 1).saturating_sub(self.down.tail().len());
             match self.down.fill(room).await {
                 Ok(1..) => {}
                 Ok(0) => return gone(self.down.tail(), None),
@@ -228,8 +212,7 @@ impl Http1 {
             let set = answer.head_mut().headers.set("Strict-Transport-Security", hsts.as_bytes());
             debug_assert!(set.is_ok());
         }
-        let mut bytes = std::mem::take(&mut self.interim);
-        bytes.append(&mut answer.encode(method, client, close));
+        let bytes = answer.encode(method, client, close);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
         let write = async {
             self.down.write_all(&bytes).await?;

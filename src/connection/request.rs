@@ -178,20 +178,13 @@ impl<'a> Request<'a> {
                 }
                 Err(refusal) => Err(refusal),
             };
-            let (status, ends_with_stream) = (exchange.answered_status(), exchange.ends_with_stream());
+            let (status, may_answer) = (exchange.answered_status(), exchange.may_answer());
             self.record.traffic(exchange.traffic());
+            drop(exchange);
             let answered = match result {
                 Ok(answered) => answered,
-                Err(refusal) if status.is_none() => {
-                    self.connection.interim = exchange.take_interim();
-                    return Err(refusal);
-                }
-                Err(refusal) => {
-                    self.record.cut_short(status, &refusal);
-                    // A client that takes no bytes must not hold the kernel's either.
-                    let stalls = matches!(refusal, Refusal::WriteTimeout);
-                    return Ok(self.connection.cut(ends_with_stream || stalls));
-                }
+                Err(refusal) if may_answer => return Err(refusal),
+                Err(refusal) => return Ok(self.cut_short(status, &refusal)),
             };
             if answered.keeps_upstream {
                 connected.lease.park(connected.stream, answered.max_idle);
@@ -199,6 +192,16 @@ impl<'a> Request<'a> {
             self.record.answered(answered.status);
             return Ok(if answered.keeps_downstream { Next::Request } else { Next::Close });
         }
+    }
+
+    /// Cuts an answer off that has begun: whatever followed now would be taken for a part of it.
+    pub(super) fn cut_short(&mut self, status: Option<u16>, refusal: &Refusal) -> Next {
+        self.record.cut_short(status, refusal);
+        if matches!(refusal, Refusal::WriteTimeout) {
+            // A client that takes no bytes must not hold the kernel's either.
+            self.connection.down.reset_on_drop();
+        }
+        Next::Cut
     }
 
     /// Connects, unless the client leaves meanwhile. What it sends waits in the tail, within bounds.
@@ -295,6 +298,7 @@ impl Way<'_> {
                 hsts: listener.hsts.as_deref(),
             },
             is_offer,
+            expects_continue: request.headers.has_token("expect", "100-continue"),
             early_bytes: listener.config.limits.early_bytes,
             response_limits: listener.head_limits,
             timeouts: Timeouts {
@@ -304,17 +308,6 @@ impl Way<'_> {
                 response_body: config.response_body_timeout,
             },
         }
-    }
-}
-
-impl Http1 {
-    /// Cuts an answer short so that the client can't take it for whole (rule B6): where the end of the stream would be the
-    /// end of the body, it must not look like one.
-    pub(super) fn cut(&mut self, ends_with_stream: bool) -> Next {
-        if ends_with_stream {
-            self.down.reset_on_drop();
-        }
-        Next::Cut
     }
 }
 

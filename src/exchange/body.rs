@@ -130,7 +130,12 @@ impl<'a> Body<'a> {
             }
             self.waits_for = WaitsFor::Sender;
             if from.tail().is_empty() {
-                ready!(self.poll_read(cx, from, to))?;
+                let read = self.poll_read(cx, from, to);
+                if read.is_pending() {
+                    // A quiet stream of events must not hold a buffer for hours.
+                    self.out = Vec::new();
+                }
+                ready!(read)?;
             } else {
                 self.take_tail(from)?;
             }

@@ -29,7 +29,7 @@ use crate::{
     proto::{
         forward::{self, HeaderEdits, ResponseContext, ResponseKind},
         framing::{BodyFraming, response_framing, response_persists},
-        head::{HeadLimits, InvalidHeader, Method, ResponseHead, Version},
+        head::{HeadLimits, HeadProgress, InvalidHeader, Method, ResponseHead, Version},
     },
 };
 
@@ -72,6 +72,8 @@ pub struct Plan<'a> {
     pub response: ResponseContext<'a>,
     /// The request is an opening handshake: the bytes behind it wait for the 101 (rule W7).
     pub is_offer: bool,
+    /// The client sends the body only when it has got a 100 (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
     /// Bytes that a client may send before its answer, held back in the tail.
     pub early_bytes: usize,
     /// Bounds of the response heads.
@@ -113,7 +115,7 @@ enum Request {
 
 /// One request on its way.
 #[derive(Debug)]
-pub struct Exchange<'a, D, U> {
+pub struct Exchange<'a, D: Stream, U: Stream> {
     down: &'a mut Buffered<D>,
     up: &'a mut Buffered<U>,
     plan: Plan<'a>,
@@ -122,6 +124,10 @@ pub struct Exchange<'a, D, U> {
     /// Interim heads on their way to the client.
     interim: Vec<u8>,
     interims: usize,
+    /// Part of `interim` has gone out.
+    interim_begun: bool,
+    /// How far the response head was looked at.
+    progress: HeadProgress,
     upload: Progress,
     download: Progress,
     timer: Timer,
@@ -132,7 +138,17 @@ pub struct Exchange<'a, D, U> {
     answered: u64,
     received: u64,
     status: Option<u16>,
-    ends_with_stream: bool,
+    /// The end of the client's stream would be the end of a response that has not come to its end.
+    until_close: bool,
+}
+
+impl<D: Stream, U: Stream> Drop for Exchange<'_, D, U> {
+    /// Whatever cuts such a response short, the client must not take it for whole (rule B6).
+    fn drop(&mut self) {
+        if self.until_close {
+            self.down.reset_on_drop();
+        }
+    }
 }
 
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
@@ -151,13 +167,15 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             request: Request::Sending,
             interim: Vec::new(),
             interims: 0,
+            interim_begun: false,
+            progress: HeadProgress::default(),
             timer: Timer::default(),
             upstream_moved: Instant::now(),
             upstream_given: 0,
             answered: 0,
             received: 0,
             status: None,
-            ends_with_stream: false,
+            until_close: false,
         }
     }
 
@@ -166,15 +184,14 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         Traffic { sent: self.body.given, received: self.received }
     }
 
-    /// The status of the final response head that was passed to the client, if it came to that: after it nothing else can
-    /// be answered.
+    /// The status of the final response head that was passed to the client, if it came to that.
     pub fn answered_status(&self) -> Option<u16> {
         self.status
     }
 
-    /// Whether the client takes the end of the stream for the end of the response.
-    pub fn ends_with_stream(&self) -> bool {
-        self.ends_with_stream
+    /// Whether something else can still be answered: no final head has gone out, nor part of an interim one.
+    pub fn may_answer(&self) -> bool {
+        self.status.is_none() && !self.interim_begun
     }
 
     /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
@@ -186,8 +203,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
     }
 
-    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to;
-    /// whoever answers otherwise has to.
+    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
     pub fn take_interim(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.interim)
     }
@@ -199,7 +215,27 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         {
             return Err(Refusal::BodyTooLarge);
         }
-        poll_fn(|cx| self.poll_response_head(cx)).await
+        let head = poll_fn(|cx| self.poll_response_head(cx)).await?;
+        if head.status == 101 {
+            // The backend may answer before it has read the whole head (rule W12); it must get the rest before any frame.
+            poll_fn(|cx| self.poll_finish_request(cx)).await?;
+        }
+        Ok(head)
+    }
+
+    fn poll_finish_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        loop {
+            let now = Instant::now();
+            self.poll_request(cx, now)?;
+            match self.request {
+                Request::Sent(_) => return Poll::Ready(Ok(())),
+                Request::Refused => return Poll::Ready(Err(Refusal::UpstreamClosed(None))),
+                Request::Sending => {
+                    let due = self.due_before_response(now)?;
+                    ready!(self.timer.poll(cx, due));
+                }
+            }
+        }
     }
 
     fn poll_response_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Refusal>> {
@@ -278,7 +314,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         if self.interims == 0 {
             return Ok(());
         }
-        match poll_write_all(cx, self.down, &mut self.interim, &mut self.received) {
+        let waiting = self.interim.len();
+        let written = poll_write_all(cx, self.down, &mut self.interim, &mut self.received);
+        self.interim_begun = !self.interim.is_empty() && (self.interim_begun || self.interim.len() < waiting);
+        match written {
             Poll::Ready(Err(error)) => {
                 Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) })
             }
@@ -288,7 +327,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// Takes response heads off the tail: interim ones go to the client, the final one is returned.
     fn take_response_head(&mut self) -> Result<Option<ResponseHead>, Refusal> {
-        while !self.up.tail().is_empty() {
+        while self.progress.is_worth_parsing(self.up.tail(), &self.plan.response_limits) {
             let parsed = ResponseHead::parse(self.up.tail(), &self.plan.response_limits);
             let Some((head, length)) =
                 parsed.map_err(|error| Refusal::BadResponse(UpstreamFault::Head(error)))?
@@ -296,6 +335,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 return Ok(None);
             };
             self.up.consume(length);
+            self.progress = HeadProgress::default();
             if head.status >= 200 || head.status == 101 {
                 return Ok(Some(head));
             }
@@ -319,6 +359,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// When something is due before the response head has come; `Err` if it is now.
     fn due_before_response(&mut self, now: Instant) -> Result<Option<Instant>, Refusal> {
+        if !self.interim.is_empty() {
+            return self.download.watch(self.received, now).map_err(|_| Refusal::WriteTimeout);
+        }
+        self.download.pause();
         let due = self.due_in_request(now)?;
         if self.waits_for_request() {
             return Ok(due);
@@ -335,7 +379,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     }
 
     fn waits_for_request(&self) -> bool {
-        self.request == Request::Sending && self.body.waits_for == WaitsFor::Sender
+        // A client that waits for a 100 is waiting for the upstream, and so is everybody else.
+        let expects = self.plan.expects_continue && self.body.taken == 0;
+        self.request == Request::Sending && self.body.waits_for == WaitsFor::Sender && !expects
     }
 
     /// When the client must have brought more of its request; `Err` if it is now.
@@ -359,8 +405,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let close = close || to_client == BodyFraming::UntilClose;
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
+        let begun = std::mem::take(&mut self.interim_begun);
         let mut out = self.take_interim();
-        let has_interim = !out.is_empty();
         passed.encode(&mut out);
         let mut body = Body::new(out, framing, to_client);
         if self.plan.takes_trailers {
@@ -368,18 +414,18 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         }
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
-        self.ends_with_stream = to_client == BodyFraming::UntilClose;
+        self.until_close = to_client == BodyFraming::UntilClose;
         self.upstream_moved = Instant::now();
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
-        // A body that fails before a byte of its head has gone out can still be refused, unless an interim response is
-        // under way before it.
-        self.status = (body.given > 0 || has_interim).then_some(head.status);
+        // A body that fails before a byte of its head has gone out can still be refused.
+        self.status = (body.given > 0 || begun).then_some(head.status);
+        self.until_close &= result.is_err() && self.status.is_some();
         result?;
         let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {
             status: head.status,
-            keeps_downstream: !close && is_through,
+            keeps_downstream: !close,
             keeps_upstream: is_through && self.up.tail().is_empty() && response_persists(head, framing),
             max_idle: keep_alive_timeout(head),
         })
@@ -419,7 +465,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     ) -> Result<Option<Instant>, Refusal> {
         if body.waits_for == WaitsFor::Receiver {
             self.upstream_moved = now;
-            return self.download.watch(body.given, now).map_err(|_| Refusal::WriteTimeout);
+            // What TLS has sealed and the kernel has not taken, the client has not taken either.
+            let taken = body.given.saturating_sub(self.down.unsent() as u64);
+            return self.download.watch(taken, now).map_err(|_| Refusal::WriteTimeout);
         }
         self.download.pause();
         let Some(due) = quiet.map(|period| self.upstream_moved + period) else { return Ok(None) };

@@ -111,6 +111,7 @@ impl SetUp {
     async fn exchange<D: Stream, U: Stream>(&self, down: &mut Buffered<D>, up: &mut Buffered<U>) -> Over {
         let since = Instant::now();
         let plan = Plan {
+            expects_continue: false,
             head: REQUEST.to_vec(),
             method: &self.method,
             client: self.client,
@@ -133,10 +134,13 @@ impl SetUp {
             }
             Err(refusal) => (None, Err(refusal)),
         };
+        let (status, traffic) = (exchange.answered_status(), exchange.traffic());
+        let may_send_again = result.as_ref().is_err_and(|refusal| exchange.may_send_again(refusal));
+        drop(exchange);
         Over {
-            status: exchange.answered_status(),
-            traffic: exchange.traffic(),
-            may_send_again: result.as_ref().is_err_and(|refusal| exchange.may_send_again(refusal)),
+            status,
+            traffic,
+            may_send_again,
             head,
             result,
             down_tail: down.tail().to_vec(),

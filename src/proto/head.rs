@@ -130,6 +130,34 @@ impl Default for HeadLimits {
     }
 }
 
+/// Tells when a buffer that grows is worth another look for a head, so that one that comes a byte at a time costs no more
+/// than twice what it costs at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadProgress {
+    /// Bytes that have been searched for the end of a head.
+    searched: usize,
+    /// Not worth it below this, unless the end is there.
+    next: usize,
+}
+
+impl HeadProgress {
+    /// Below this many bytes every look is cheap, and finds garbage early.
+    const EAGER: usize = 4096;
+
+    /// Whether `buffer`, which begins as it did at the last call, should be parsed now. Past the bound of `limits` it always
+    /// should.
+    pub fn is_worth_parsing(&mut self, buffer: &[u8], limits: &HeadLimits) -> bool {
+        let searched = self.searched.min(buffer.len());
+        self.searched = buffer.len().saturating_sub(3);
+        let has_end = || memchr::memmem::find(&buffer[searched..], b"\r\n\r\n").is_some();
+        let is_worth = !buffer.is_empty() && (buffer.len() >= self.next.min(limits.bytes) || has_end());
+        if is_worth {
+            self.next = if buffer.len() < Self::EAGER { 0 } else { buffer.len() * 2 };
+        }
+        is_worth
+    }
+}
+
 /// Why bytes are not, and can't become, a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HeadError {
