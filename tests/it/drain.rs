@@ -5,7 +5,7 @@ use std::time::Duration;
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    Backend, HttpBackend, Setup,
+    AGREED, Backend, HttpBackend, OFFER, Setup,
     frames::{self, BINARY, TEXT, server},
     get, ok,
     pki::Pki,
@@ -130,18 +130,41 @@ async fn shutdown_grace_cuts_what_is_left() {
     let mut never_answers = backend.accept().await;
     never_answers.read_head().await;
     // Closes go out, nobody answers.
-    let outcome = gate.drain_and_wait().await;
-    assert_eq!(outcome.0.cut, 2);
-    assert!(
-        outcome.1 >= Duration::from_millis(300) && outcome.1 < Duration::from_secs(10),
-        "{:?}",
-        outcome.1
-    );
+    let (outcome, took, records) = gate.drain_and_wait().await;
+    assert_eq!(outcome.cut, 2);
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(10), "{took:?}");
+    let ends: Vec<_> = records.iter().filter(|record| record.ending.is_some()).collect();
+    assert_eq!(ends.len(), 2);
+    for end in ends {
+        assert_eq!((end.ending, end.ended_by), (Some("drain_timeout"), Some("gate")));
+        assert!(end.phase == Some("tunnel") || end.phase == Some("response"), "{:?}", end.phase);
+    }
     assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
     client_end.expect_gone().await;
     let _ = server_end.read_to_any_end().await;
     waiting.expect_gone().await;
     never_answers.expect_gone().await;
+}
+
+#[tokio::test]
+async fn a_handshake_under_way_becomes_a_tunnel_that_is_drained() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client_end = gate.ask(OFFER).await;
+    let mut server_end = backend.accept().await;
+    server_end.read_head().await;
+    gate.drain();
+    server_end.send([AGREED.as_bytes(), &server(TEXT, "hello")].concat()).await;
+    assert_eq!(client_end.read_head().await.status(), 101);
+    let mut frame = frames::read(&mut client_end).await;
+    if frame.first == 0x81 {
+        frame = frames::read(&mut client_end).await;
+    }
+    assert_eq!(frame.close_code(), 1012);
+    client_end.send(frames::client_close(1012, "")).await;
+    assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+    drop((client_end, server_end));
+    assert_eq!(gate.tunnel_end().await.ending, Some("drained"));
 }
 
 #[tokio::test]

@@ -123,6 +123,7 @@ async fn h9_paths_arrive_byte_by_byte_and_strip_prefix_leaves_one_slash() {
 async fn h10_answers_without_a_body_keep_their_length_and_the_connection() {
     let backend = Backend::listen().await.serve_http(|head, _| match head.target() {
         "/204" => "HTTP/1.1 204 No Content\r\n\r\n".into(),
+        "/chunks" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".into(),
         "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\nETag: \"a\"\r\n\r\n".into(),
         _ if head.start.starts_with("HEAD") => "HTTP/1.1 200 OK\r\nContent-Length: 123456\r\n\r\n".into(),
         _ => ok("body"),
@@ -131,6 +132,7 @@ async fn h10_answers_without_a_body_keep_their_length_and_the_connection() {
     let mut client = gate.client().await;
     for (method, path, status, length) in [
         ("HEAD", "/", 200, Some("123456")),
+        ("HEAD", "/chunks", 200, None),
         ("GET", "/204", 204, None),
         ("GET", "/304", 304, Some("77")),
         ("GET", "/", 200, Some("4")),
@@ -138,7 +140,6 @@ async fn h10_answers_without_a_body_keep_their_length_and_the_connection() {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
         let answer = client.read_response_to(method).await;
         assert_eq!((answer.status(), answer.head.get("content-length")), (status, length), "{method} {path}");
-        assert!(!answer.head.has("transfer-encoding"), "{:?}", answer.head);
     }
     assert_eq!(backend.accepted(), 1, "one connection for all of them");
 }
@@ -347,6 +348,19 @@ async fn h12_pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn h12_five_hundred_requests_in_one_go() {
+    let backend = Backend::listen().await.serve_http(|head, _| ok(head.target()));
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.client().await;
+    let all: Vec<_> = (0..500).map(|number| get(&format!("/{number}"), "")).collect();
+    client.send(all.concat()).await;
+    for number in 0..500 {
+        assert_eq!(client.read_response().await.text(), format!("/{number}"));
+    }
+    assert_eq!(backend.accepted(), 1);
+}
+
+#[tokio::test]
 async fn keep_alive_downstream_is_a_choice_of_the_client_and_has_an_end() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).listener("timeout.keep_alive = \"200ms\"").start();
@@ -385,6 +399,83 @@ async fn h15_events_pass_at_once_and_a_quiet_stream_is_not_cut() {
     assert_eq!((record.ending, record.phase), (Some("response_timeout"), Some("exchange")));
     server.send("data: 2\n\n").await;
     client.expect("data: 2\n\n").await;
+}
+
+#[tokio::test]
+async fn h15_b4_a_client_that_leaves_a_quiet_stream_is_noticed() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let mut client = gate.ask(get("/events", "")).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+        client.read_head().await;
+        client.expect("data: 1\n\n").await;
+        drop(client);
+        server.expect_gone().await;
+        let record = gate.record(|record| record.ending.is_some()).await;
+        assert_eq!((record.ending, record.ended_by), (Some("downstream_gone"), Some("downstream")));
+        assert_eq!((record.status, record.phase), (Some(200), Some("exchange")));
+        gate.at_rest().await;
+    }
+}
+
+#[tokio::test]
+async fn h11_a_body_goes_on_while_its_answer_comes() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.ask("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert!(client.read_head().await.has_token("connection", "close"));
+    for _ in 0..3 {
+        client.send("4\r\nping\r\n").await;
+        server.expect("4\r\nping\r\n").await;
+        server.send("4\r\npong\r\n").await;
+        client.expect("4\r\npong\r\n").await;
+    }
+    client.send("0\r\n\r\n").await;
+    server.expect("0\r\n\r\n").await;
+    server.send("0\r\n\r\n").await;
+    client.expect("0\r\n\r\n").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn h10_a_refusal_of_head_has_no_body_and_keeps_the_connection() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address()).route("path = \"/chat\"").start();
+    let mut client = gate.client().await;
+    for _ in 0..2 {
+        client.send("HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = client.read_response_to("HEAD").await;
+        assert_eq!((answer.status(), answer.head.get("content-length")), (404, Some("14")));
+    }
+    client.send(get("/chat", "")).await;
+    assert_eq!(client.read_response().await.text(), "hello");
+}
+
+#[tokio::test]
+async fn h12_a_chunked_request_and_the_next_one_in_one_segment() {
+    let backend =
+        Backend::listen().await.serve_http(|head, body| ok(&format!("{} {}", head.target(), body.len())));
+    let gate = Setup::to(backend.address()).start();
+    let chunked = "POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for byte_by_byte in [false, true] {
+        let mut client = gate.client().await;
+        let both = [chunked, &get("/two", "")].concat();
+        if byte_by_byte {
+            client.dribble(both).await;
+        } else {
+            client.send(both).await;
+        }
+        assert_eq!(client.read_response().await.text(), "/one 3");
+        assert_eq!(client.read_response().await.text(), "/two 0");
+    }
 }
 
 #[tokio::test]
@@ -480,6 +571,8 @@ async fn routes_by_host_path_and_kind() {
         ("CHAT.example.:80", "/tree/x", "two"),
         ("a.chat.example", "/tree", "two"),
         ("a.chat.example", "//tree//x", "two"),
+        ("chat.example", "/%65xact", "two"),
+        ("chat.example", "/tree%2Fx", "one"),
         ("chat.example", "/exact/x", "one"),
         ("chat.example", "/treex", "one"),
         ("chat.example.com", "/exact", "one"),
@@ -489,7 +582,7 @@ async fn routes_by_host_path_and_kind() {
         assert_eq!(client.read_response().await.text(), expected, "{host} {path}");
     }
     let names: Vec<_> = gate.records().iter().filter_map(|record| record.route.clone()).collect();
-    assert_eq!(names.iter().filter(|name| &***name == "chat").count(), 4);
+    assert_eq!(names.iter().filter(|name| &***name == "chat").count(), 5);
 }
 
 #[tokio::test]

@@ -455,6 +455,8 @@ async fn upstream_closed_by_reset() {
 async fn h1_h2_bad_response() {
     let expected = by_gate(502, "bad_response", "response");
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(70_000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(1000));
+    let endless = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100);
     for answer in [
         "HTTP/1.1 101 Switching",
         "SSH-2.0-OpenSSH_9.6\r\n",
@@ -464,6 +466,7 @@ async fn h1_h2_bad_response() {
         "HTTP/1.1 2000 OK\r\n\r\n",
         "HTTP/2 200 OK\r\n\r\n",
         &large,
+        &many,
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nabcd",
@@ -472,7 +475,46 @@ async fn h1_h2_bad_response() {
     ] {
         answers(true, answer, &expected).await;
     }
-    answers(false, "HTTP/1.1 200 OK\r\nX : a\r\n\r\n", &expected.kept()).await;
+    answers(false, "HTTP/1.1 200 OK\r\nX : a\r\n\r\n", &by_gate(502, "bad_response", "response").kept())
+        .await;
+
+    // Interim responses without an end: those that were passed before are no answer.
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let mut client = gate.ask(OFFER).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(endless).await;
+    let mut status = 103;
+    while status == 103 {
+        status = client.read_head().await.status();
+    }
+    assert_eq!(status, 502);
+    assert_eq!(gate.record(|_| true).await.ending, Some("bad_response"));
+    server.expect_gone().await;
+}
+
+#[tokio::test]
+async fn w11_a_refusal_does_not_go_into_an_interim_response() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address())
+        .upstream("response_timeout = \"300ms\"\nhandshake_timeout = \"300ms\"")
+        .start();
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(60_000));
+    for request in [get("/", ""), OFFER.to_owned()] {
+        let mut client = Peer::dial_narrow(gate.address()).await;
+        client.send(request).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        // More than the client has room for, and then nothing: the time to answer passes within one of them.
+        server.send(hints.repeat(8)).await;
+        server.expect_gone().await;
+        let mut statuses = Vec::new();
+        while statuses.last() != Some(&504) {
+            statuses.push(client.read_head().await.status());
+        }
+        assert!(statuses.len() > 1 && statuses[..statuses.len() - 1].iter().all(|status| *status == 103));
+    }
 }
 
 #[tokio::test]

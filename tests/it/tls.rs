@@ -203,6 +203,17 @@ async fn a_client_that_is_lost_within_the_tls_handshake_is_gone() {
 }
 
 #[tokio::test]
+async fn a_port_check_leaves_no_record() {
+    let (_pki, _backend, gate) = gate("").await;
+    drop(Peer::dial(gate.address()).await);
+    // What came later has its record, so what came before would have one.
+    let mut client = gate.ask(get("/", "")).await;
+    client.read_response().await;
+    gate.record_of(Kind::Exchange).await;
+    assert_eq!(gate.records().len(), 1);
+}
+
+#[tokio::test]
 async fn hsts_is_added_to_every_answer_over_tls() {
     let pki = Pki::new();
     let backend = Backend::listen().await.serve_http(|_, _| {
@@ -219,16 +230,20 @@ async fn hsts_is_added_to_every_answer_over_tls() {
 }
 
 #[tokio::test]
-async fn s2_tls_handshakes_past_their_limit_wait() {
+async fn s2_tls_handshakes_past_their_limit_wait_and_silent_ones_keep_nobody_out() {
     let pki = Pki::new();
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).tls(&pki, "").server("max_tls_handshakes = 1").start();
-    let silent = Peer::dial(gate.address()).await;
+    let _silent = [Peer::dial(gate.address()).await, Peer::dial(gate.address()).await];
     let config = pki.client_config();
+    pki.client(gate.address(), "localhost", &config).await;
+    let mut begun = Peer::dial(gate.address()).await;
+    begun.send([0x16, 3, 1]).await;
+    gate.has_tls_handshakes(1).await;
     let waiting = pki.client(gate.address(), "localhost", &config);
     tokio::pin!(waiting);
     tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.map(drop).expect_err("no room yet");
-    drop(silent);
+    drop(begun);
     let mut client = waiting.await;
     client.send(get("/", "")).await;
     assert_eq!(client.read_response().await.text(), "hello");

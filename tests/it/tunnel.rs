@@ -104,6 +104,18 @@ async fn t4_headers_byte_by_byte_in_all_three_lengths() {
     assert_eq!((from_backend.messages, from_backend.frames, from_backend.longest_message), (6, 7, 70_000));
 }
 
+#[tokio::test]
+async fn t4_a_frame_of_a_terabyte_is_followed_and_not_held() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let beginning = [0x82, 0x7f, 0, 0, 1, 0, 0, 0, 0, 0, b'p', b'a', b'y'];
+    server_end.send(beginning).await;
+    client_end.expect(beginning).await;
+    drop(server_end);
+    client_end.expect_reset().await;
+}
+
 /// What one side takes until it stalls, when the other does not read.
 const BOUND: usize = 24 * 1024 * 1024;
 
@@ -213,6 +225,36 @@ async fn t2_an_end_comes_after_all_that_was_sent_before_it() {
 }
 
 #[tokio::test]
+async fn t2_what_was_sent_before_the_end_is_not_cut_by_a_time_out_of_the_other_way() {
+    for last in [frames::server_close(1000, "bye"), server(TEXT, "bye")] {
+        let backend = Backend::listen().await;
+        let gate = Setup::to(backend.address())
+            .route("websocket.half_close_timeout = \"200ms\"\nwebsocket.close_timeout = \"200ms\"")
+            .start();
+        let mut client_end = Peer::dial_narrow(gate.address()).await;
+        client_end.send(crate::harness::OFFER).await;
+        let mut server_end = backend.accept().await;
+        server_end.read_head().await;
+        server_end.send(AGREED).await;
+        client_end.read_head().await;
+        let frame = server(BINARY, vec![8; 400_000]);
+        server_end.send([frame.clone(), last.clone()].concat()).await;
+        server_end.shutdown().await;
+        // It takes its time: four times as long as either time-out, and far shorter than the time to write.
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(100));
+        let mut left = frame.len();
+        for _ in 0..8 {
+            pace.tick().await;
+            client_end.read_exact(1000).await;
+            left -= 1000;
+        }
+        client_end.read_exact(left).await;
+        client_end.expect(&last).await;
+        client_end.expect_end().await;
+    }
+}
+
+#[tokio::test]
 async fn t2_half_a_tunnel_ends_after_half_close_timeout() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).route("websocket.half_close_timeout = \"200ms\"").start();
@@ -263,6 +305,19 @@ async fn t3_an_end_without_close_stays_one() {
     drop(server_end);
     let record = gate.record(|record| record.ending == Some("downstream_reset")).await;
     assert_eq!(record.ended_by, Some("downstream"));
+}
+
+#[tokio::test]
+async fn t3_a_reset_within_a_frame_is_a_reset() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let frame = client(BINARY, vec![1; 1000]);
+    client_end.send(&frame[..500]).await;
+    server_end.expect(&frame[..500]).await;
+    client_end.reset();
+    server_end.expect_reset().await;
+    assert_eq!(gate.tunnel_end().await.ending, Some("downstream_reset"));
 }
 
 #[tokio::test]

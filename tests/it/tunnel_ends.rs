@@ -5,8 +5,9 @@ use std::time::Duration;
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    Backend, Gate, Peer, Setup,
+    AGREED, Backend, Gate, OFFER, Peer, Setup,
     frames::{self, BINARY, TEXT, client, client_raw, server, server_raw},
+    pki::Pki,
 };
 
 /// An open tunnel through a gate with these lines in its route.
@@ -165,45 +166,66 @@ async fn drained() {
     assert_eq!(outcome.cut, 0);
 }
 
-#[tokio::test]
-async fn write_timeout() {
+/// A tunnel whose client has a small buffer, over TLS or not.
+async fn narrow_tunnel(tls: bool, write: &str) -> (Backend, Gate, Peer, Peer) {
     let backend = Backend::listen().await;
-    let gate = Setup::to(backend.address()).listener("timeout.write = \"300ms\"").start();
+    let setup = Setup::to(backend.address()).listener(&format!("timeout.write = \"{write}\""));
+    let pki = Pki::new();
+    let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
     let mut client_end = Peer::dial_narrow(gate.address()).await;
-    client_end.send(crate::harness::OFFER).await;
+    if tls {
+        client_end = pki.secure(client_end).await;
+    }
+    client_end.send(OFFER).await;
     let mut server_end = backend.accept().await;
     server_end.read_head().await;
-    server_end.send(crate::harness::AGREED).await;
+    server_end.send(AGREED).await;
     client_end.read_head().await;
-    let frame = server(BINARY, vec![0; 40_000_000]);
-    assert!(server_end.offer_bytes(&frame).await.is_err(), "the backend could write it all");
-    let (received, end) = client_end.read_to_any_end().await;
-    assert!(end.is_err(), "an orderly end after {} bytes", received.len());
-    drop(server_end);
-    expect_record(&gate, "write_timeout", "gate").await;
+    (backend, gate, client_end, server_end)
+}
+
+#[tokio::test]
+async fn write_timeout() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) = narrow_tunnel(tls, "300ms").await;
+        let frame = server(BINARY, vec![0; 40_000_000]);
+        assert!(server_end.offer_bytes(&frame).await.is_err(), "the backend could write it all");
+        let (received, end) = client_end.read_to_any_end().await;
+        assert!(end.is_err(), "an orderly end after {} bytes", received.len());
+        drop(server_end);
+        expect_record(&gate, "write_timeout", "gate").await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_fits_the_gate_alone_is_cut_all_the_same() {
+    // Small enough to be read whole from the backend, and too large for the client's buffers.
+    for tls in [false, true] {
+        let (_backend, gate, _client_end, mut server_end) = narrow_tunnel(tls, "300ms").await;
+        server_end.send(server(BINARY, vec![0; 250_000])).await;
+        server_end.expect_gone().await;
+        drop(server_end);
+        let record = gate.tunnel_end().await;
+        assert_eq!((record.ending, record.ended_by), (Some("write_timeout"), Some("gate")));
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_takes_bytes_slowly_but_surely_is_not_cut() {
-    let backend = Backend::listen().await;
-    let gate = Setup::to(backend.address()).listener("timeout.write = \"500ms\"").start();
-    let mut client_end = Peer::dial_narrow(gate.address()).await;
-    client_end.send(crate::harness::OFFER).await;
-    let mut server_end = backend.accept().await;
-    server_end.read_head().await;
-    server_end.send(crate::harness::AGREED).await;
-    client_end.read_head().await;
-    let frame = server(BINARY, vec![0; 6_000_000]);
-    let read = async {
-        // Three periods long it takes a little more than it must.
-        let mut pace = tokio::time::interval(Duration::from_millis(100));
-        for _ in 0..15 {
-            pace.tick().await;
-            client_end.read_exact(64 * 1024).await;
-        }
-        client_end.read_exact(frame.len() - 15 * 64 * 1024).await;
-    };
-    tokio::join!(server_end.send(&frame), read);
+    for tls in [false, true] {
+        let (_backend, _gate, mut client_end, mut server_end) = narrow_tunnel(tls, "500ms").await;
+        let frame = server(BINARY, vec![0; 6_000_000]);
+        let read = async {
+            // Three periods long it takes a little more than it must.
+            let mut pace = tokio::time::interval(Duration::from_millis(100));
+            for _ in 0..15 {
+                pace.tick().await;
+                client_end.read_exact(64 * 1024).await;
+            }
+            client_end.read_exact(frame.len() - 15 * 64 * 1024).await;
+        };
+        tokio::join!(server_end.send(&frame), read);
+    }
 }
 
 #[tokio::test]

@@ -68,6 +68,22 @@ async fn h14_a_pooled_connection_with_unexpected_bytes_is_thrown_away() {
 }
 
 #[tokio::test]
+async fn h14_a_pooled_connection_that_the_server_closed_costs_not_even_a_post() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).start();
+    for _ in 0..5 {
+        let (mut client, server) = pooled(&gate, &backend).await;
+        drop(server);
+        client.send(get("/", "Content-Length: 2\r\n").replacen("GET", "POST", 1) + "hi").await;
+        let mut fresh = backend.accept().await;
+        fresh.read_head().await;
+        fresh.expect("hi").await;
+        fresh.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(client.read_response().await.text(), "ok");
+    }
+}
+
+#[tokio::test]
 async fn h14_a_get_goes_again_over_a_stale_connection_and_a_post_does_not() {
     for (request, again) in [
         (get("/second", ""), true),
@@ -350,6 +366,21 @@ async fn unix_sockets_on_both_sides() {
     assert_eq!((&*record.client, record.endpoint.as_deref()), ("unix", Some(backend.address().as_str())));
     gate.finish().await;
     assert!(!path.exists(), "the socket's file is left behind");
+}
+
+#[tokio::test]
+async fn the_file_that_a_lost_process_left_of_its_unix_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = unix_address(folder.path());
+    drop(std::os::unix::net::UnixListener::bind(address.strip_prefix("unix:").unwrap()).unwrap());
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).listen(&address).start();
+    let mut client = crate::harness::Peer::dial_unix(&gate.path()).await;
+    client.send(get("/", "")).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(ok("anew")).await;
+    assert_eq!(client.read_response().await.text(), "anew");
 }
 
 #[tokio::test]

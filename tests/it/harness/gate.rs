@@ -259,16 +259,26 @@ impl Gate {
         .await;
     }
 
+    /// Waits until so many TLS handshakes are in flight.
+    pub async fn has_tls_handshakes(&self, count: usize) {
+        soon("TLS handshakes to begin", async {
+            while self.server.as_ref().map(Server::tls_handshakes) != Some(count) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.server.as_ref().map_or(0, Server::leases)
     }
 
-    /// Drains, waits for the end and tells how long that took.
-    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration) {
-        let began = Instant::now();
+    /// Drains, waits for the end and tells how long that took, and what was recorded until then.
+    pub async fn drain_and_wait(self) -> (Outcome, std::time::Duration, Vec<Record>) {
+        let (began, records) = (Instant::now(), self.records.clone());
         let outcome = self.finish().await;
-        (outcome, began.elapsed())
+        (outcome, began.elapsed(), records.all())
     }
 
     /// Drains, and waits for the end.

@@ -99,4 +99,12 @@ impl Pki {
         let stream = soon("a TLS handshake", connect).await?;
         Ok(Peer::from(TlsStream::from(stream)))
     }
+
+    /// Takes a client of `localhost` through the TLS handshake.
+    pub async fn secure(&self, peer: Peer) -> Peer {
+        let connector = TlsConnector::from(Arc::new(self.client_config()));
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = soon("a TLS handshake", connector.connect(name, peer.into_tcp())).await;
+        Peer::from(TlsStream::from(stream.expect("a TLS handshake")))
+    }
 }
