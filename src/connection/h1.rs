@@ -32,8 +32,6 @@ pub(super) struct Http1 {
     pub(super) client: Arc<Client>,
     pub(super) listener: Arc<Listener>,
     pub(super) gate: Arc<Gate>,
-    /// What the client has not taken yet of interim responses; an answer goes out behind it.
-    pub(super) interim: Vec<u8>,
     /// When the first byte of the request at hand came.
     pub(super) head_began: Instant,
     /// Requests so far.
@@ -67,15 +65,7 @@ impl Http1 {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
     ) -> Self {
-        Self {
-            down,
-            client: Arc::new(client),
-            listener,
-            gate,
-            interim: Vec::new(),
-            head_began: Instant::now(),
-            served: 0,
-        }
+        Self { down, client: Arc::new(client), listener, gate, head_began: Instant::now(), served: 0 }
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel.
@@ -222,8 +212,7 @@ impl Http1 {
             let set = answer.head_mut().headers.set("Strict-Transport-Security", hsts.as_bytes());
             debug_assert!(set.is_ok());
         }
-        let mut bytes = std::mem::take(&mut self.interim);
-        bytes.append(&mut answer.encode(method, client, close));
+        let bytes = answer.encode(method, client, close);
         let due = self.listener.config.timeout.write.map(|period| Instant::now() + period);
         let write = async {
             self.down.write_all(&bytes).await?;

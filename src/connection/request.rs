@@ -178,13 +178,12 @@ impl<'a> Request<'a> {
                 }
                 Err(refusal) => Err(refusal),
             };
-            let status = exchange.answered_status();
+            let (status, may_answer) = (exchange.answered_status(), exchange.may_answer());
             self.record.traffic(exchange.traffic());
-            self.connection.interim = exchange.take_interim();
             drop(exchange);
             let answered = match result {
                 Ok(answered) => answered,
-                Err(refusal) if status.is_none() => return Err(refusal),
+                Err(refusal) if may_answer => return Err(refusal),
                 Err(refusal) => return Ok(self.cut_short(status, &refusal)),
             };
             if answered.keeps_upstream {

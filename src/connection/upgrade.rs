@@ -58,31 +58,40 @@ pub(super) async fn establish(
     let plan = way.plan(&listener, &request.head, request.body, head, true);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
-    let answer = match exchange.response_head().await {
-        // Relayed as it is, then both connections end (rule W10).
-        Ok(head) if head.status != 101 => {
-            request.record.enter(Phase::Exchange);
-            exchange.relay(&head, false).await.map(|_| head)
-        }
-        answer => answer,
-    };
-    let status = exchange.answered_status();
-    request.record.traffic(exchange.traffic());
-    request.connection.interim = exchange.take_interim();
-    drop(exchange);
+    let answer = exchange.response_head().await;
     let head = match answer {
         Ok(head) if head.status == 101 => head,
         Ok(head) => {
-            request.record.upgrade_refused(head.status);
-            return Ok(Next::Close);
+            request.record.enter(Phase::Exchange);
+            let relayed = exchange.relay(&head, false).await;
+            let (status, may_answer) = (exchange.answered_status(), exchange.may_answer());
+            request.record.traffic(exchange.traffic());
+            drop(exchange);
+            return match relayed {
+                Ok(_) => {
+                    request.record.upgrade_refused(head.status);
+                    Ok(Next::Close)
+                }
+                Err(refusal) => refuse_or_cut(request, may_answer, status, refusal),
+            };
         }
-        Err(refusal) if status.is_none() => return Err(refusal),
-        Err(refusal) => return Ok(request.cut_short(status, &refusal)),
+        Err(refusal) => {
+            let may_answer = exchange.may_answer();
+            request.record.traffic(exchange.traffic());
+            drop(exchange);
+            return refuse_or_cut(request, may_answer, None, refusal);
+        }
     };
-    let agreed = offer.prove(&head, way.route.config.websocket.verify_accept).map_err(Refusal::Disagreed)?;
+    let (may_answer, interim) = (exchange.may_answer(), exchange.take_interim());
+    request.record.traffic(exchange.traffic());
+    drop(exchange);
+    let agreed = match offer.prove(&head, way.route.config.websocket.verify_accept) {
+        Ok(agreed) => agreed,
+        Err(error) => return refuse_or_cut(request, may_answer, None, Refusal::Disagreed(error)),
+    };
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
-    write_upgrade(request.connection, &passed).await?;
+    write_upgrade(request.connection, interim, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
     let record = request.record.open_tunnel(&passed);
     Ok(Next::Tunnel(Box::new(Established {
@@ -94,9 +103,18 @@ pub(super) async fn establish(
     })))
 }
 
+/// A refusal is an answer only as long as nothing else has begun to be one.
+fn refuse_or_cut(
+    request: &mut Request<'_>,
+    may_answer: bool,
+    status: Option<u16>,
+    refusal: Refusal,
+) -> Result<Next, Refusal> {
+    if may_answer { Err(refusal) } else { Ok(request.cut_short(status, &refusal)) }
+}
+
 /// Writes the 101, behind what is left of interim responses: the last HTTP of this connection.
-async fn write_upgrade(connection: &mut Http1, head: &ResponseHead) -> Result<(), Refusal> {
-    let mut out = std::mem::take(&mut connection.interim);
+async fn write_upgrade(connection: &mut Http1, mut out: Vec<u8>, head: &ResponseHead) -> Result<(), Refusal> {
     out.reserve(head.headers.wire_len() + 64);
     head.encode(&mut out);
     let due = connection.listener.config.timeout.write.map(|period| Instant::now() + period);

@@ -124,6 +124,8 @@ pub struct Exchange<'a, D: Stream, U: Stream> {
     /// Interim heads on their way to the client.
     interim: Vec<u8>,
     interims: usize,
+    /// Part of `interim` has gone out.
+    interim_begun: bool,
     /// How far the response head was looked at.
     progress: HeadProgress,
     upload: Progress,
@@ -165,6 +167,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             request: Request::Sending,
             interim: Vec::new(),
             interims: 0,
+            interim_begun: false,
             progress: HeadProgress::default(),
             timer: Timer::default(),
             upstream_moved: Instant::now(),
@@ -186,6 +189,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         self.status
     }
 
+    /// Whether something else can still be answered: no final head has gone out, nor part of an interim one.
+    pub fn may_answer(&self) -> bool {
+        self.status.is_none() && !self.interim_begun
+    }
+
     /// Whether the same request may be sent on another connection (rule H14): this one ended before its first answer byte,
     /// nothing of the body was taken, and the request is idempotent or nothing of it was sent.
     pub fn may_send_again(&self, refusal: &Refusal) -> bool {
@@ -195,8 +203,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
     }
 
-    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to;
-    /// whoever answers otherwise has to.
+    /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
     pub fn take_interim(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.interim)
     }
@@ -307,7 +314,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         if self.interims == 0 {
             return Ok(());
         }
-        match poll_write_all(cx, self.down, &mut self.interim, &mut self.received) {
+        let waiting = self.interim.len();
+        let written = poll_write_all(cx, self.down, &mut self.interim, &mut self.received);
+        self.interim_begun = !self.interim.is_empty() && (self.interim_begun || self.interim.len() < waiting);
+        match written {
             Poll::Ready(Err(error)) => {
                 Err(Refusal::DownstreamGone { phase: Phase::Response, source: Some(error) })
             }
@@ -395,8 +405,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let close = close || to_client == BodyFraming::UntilClose;
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
+        let begun = std::mem::take(&mut self.interim_begun);
         let mut out = self.take_interim();
-        let has_interim = !out.is_empty();
         passed.encode(&mut out);
         let mut body = Body::new(out, framing, to_client);
         if self.plan.takes_trailers {
@@ -408,9 +418,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         self.upstream_moved = Instant::now();
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
-        // A body that fails before a byte of its head has gone out can still be refused, unless an interim response is
-        // under way before it.
-        self.status = (body.given > 0 || has_interim).then_some(head.status);
+        // A body that fails before a byte of its head has gone out can still be refused.
+        self.status = (body.given > 0 || begun).then_some(head.status);
         self.until_close &= result.is_err() && self.status.is_some();
         result?;
         let is_through = matches!(self.request, Request::Sent(_));

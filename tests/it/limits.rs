@@ -158,7 +158,7 @@ impl Program {
     /// `wsgate run` before this backend, with so many file descriptors.
     fn start(folder: &std::path::Path, backend: &str, descriptors: u32) -> Self {
         let toml = format!(
-            "[server]\nworkers = 1\nmax_connections = 100\n[log]\nformat = \"json\"\naccess = \"off\"\n\
+            "[server]\nworkers = 1\nmax_connections = 100\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
              [[route]]\nupstream = \"main\"\n"
         );
@@ -190,9 +190,11 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let pid = rustix::process::Pid::from_child(&self.child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -223,4 +225,35 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = HttpBackend::start().await;
+    let (address, path) = (backend.address(), folder.path().to_owned());
+    let mut program =
+        tokio::task::spawn_blocking(move || Program::start(&path, &address, 1000)).await.unwrap();
+    let mut client = Peer::dial(program.address).await;
+    client.send(get("/?token=secret", "")).await;
+    assert_eq!(client.read_response().await.text(), "hello");
+    client.send("GET /\u{1b}[31m HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(client.read_response().await.status(), 400);
+    let mut idle = Peer::dial(program.address).await;
+    idle.send(get("/", "")).await;
+    idle.read_response().await;
+    let pid = rustix::process::Pid::from_child(&program.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    idle.expect_end().await;
+    drop((client, idle));
+    let status = tokio::task::spawn_blocking(move || program.child.wait());
+    assert_eq!(soon("the program to end", status).await.unwrap().unwrap().code(), Some(0));
+    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
+    let records: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 3);
+    assert_eq!((&records[0]["event"], &records[0]["status"]), (&"exchange".into(), &200.into()));
+    assert_eq!(records[0]["target"], "/?token=***");
+    assert_eq!((&records[1]["ending"], &records[1]["status"]), (&"bad_head".into(), &400.into()));
+    assert!(!log.contains('\u{1b}') && !log.contains("secret"));
 }
