@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use wsgate::tls::development::{Event, Folder, Issued, ServerName};
 
-use super::{Failure, arguments::Cert, trust};
+use super::{Failure, arguments::Cert, say, trust};
 
 pub(super) fn run(arguments: &Cert) -> Result<(), Failure> {
     let folder = Folder::new(&arguments.dir);
@@ -17,10 +17,10 @@ pub(super) fn run(arguments: &Cert) -> Result<(), Failure> {
     for key in &issued.exposed_keys {
         eprintln!("warning: {0} can be read by others; `chmod 600 {0}` keeps them out", trust::shell(key));
     }
-    print!("{}", report(&issued));
+    say(report(&issued));
     match &arguments.client {
-        Some(_) => print!("\n{}", trust::client(&issued)),
-        None => print!("\n{}", trust::server(&issued)),
+        Some(_) => say(format_args!("\n{}", trust::client(&issued))),
+        None => say(format_args!("\n{}", trust::server(&issued))),
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use wsgate::{demo::Backend, tls::development::Folder};
 use super::{
     Failure, arguments, home_folder, parse,
     quick::{Port, Quick},
-    serve, trust,
+    say, serve, trust,
 };
 
 /// How many ports after the usual one are tried before any port will do.
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &arguments::Demo) -> Result<(), Failure> {
         bind: Ipv4Addr::LOCALHOST.into(),
     };
     let loaded = parse("wsgate demo", quick.text() + SERVER).map_err(Failure::usage)?;
-    let ended = serve::serve(loaded, |_| print!("{}", welcome(running.port, tls, plain)));
+    let ended = serve::serve(loaded, |_| say(welcome(running.port, tls, plain)));
     let stopped = running.end().map_err(Failure::runtime);
     ended.and(stopped)
 }

@@ -13,7 +13,13 @@ mod serve;
 mod signals;
 mod trust;
 
-use std::{error::Error, fmt::Write, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    fmt::{Display, Write as _},
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Parser;
 use wsgate::config::{Config, Loaded, Problems, Source};
@@ -76,6 +82,13 @@ fn chain(error: &dyn Error) -> String {
     // The configuration's problems begin with this word already.
     let word = if first.starts_with("error") { "" } else { "error: " };
     format!("{word}{chain}{rest}")
+}
+
+/// Prints to standard output. Whoever reads it may have seen enough, as `head` has.
+fn say(text: impl Display) {
+    let mut out = io::stdout().lock();
+    // There is nobody to tell that nobody listens.
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// The configuration of a text that wsgate wrote itself. In messages it is called `name`.

@@ -7,7 +7,7 @@ use super::{
     arguments::{Ports, Run},
     parse,
     quick::{Port, Quick},
-    serve,
+    say, serve,
 };
 
 pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     let text = Quick { backends: &arguments.to, tls, plain, bind: arguments.bind }.text();
     let loaded = parse("wsgate run --to", text.clone()).map_err(Failure::usage)?;
     if arguments.print_config {
-        print!("{text}");
+        say(text);
         return Ok(());
     }
     serve::serve(loaded, |_| ())

@@ -283,16 +283,20 @@ fn direction(account: &Account) -> Direction {
 }
 
 fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
-    let account = match side {
-        Side::Downstream => &report.client,
-        Side::Upstream | Side::Gate => &report.server,
+    let (code, reason) = match side {
+        Side::Downstream => of_peer(&report.client)?,
+        Side::Upstream => of_peer(&report.server)?,
+        Side::Gate => {
+            let (code, reason) = report.end.close_to(Side::Downstream)?;
+            (Some(code), reason.into())
+        }
     };
+    Some(ClosedBy { side: side.label(), code, reason })
+}
+
+fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
     let close = account.close.as_ref()?;
-    Some(ClosedBy {
-        side: side.label(),
-        code: close.code.map(|code| code.0),
-        reason: String::from_utf8_lossy(&close.reason).into(),
-    })
+    Some((close.code.map(|code| code.0), String::from_utf8_lossy(&close.reason).into()))
 }
 
 /// Writes the record of a TLS handshake that failed.

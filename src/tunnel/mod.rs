@@ -65,7 +65,7 @@ pub struct Report {
     pub end: TunnelEnd,
     /// Who.
     pub ended_by: Side,
-    /// Whose Close frame came first.
+    /// Whose Close frame came first; the gate, if it decided to send its own before a peer's came.
     pub first_close: Option<Side>,
     /// What the client sent.
     pub client: Account,
@@ -240,6 +240,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     }
 
     fn close_both(&mut self, end: &TunnelEnd, to_client: Place, to_backend: Place) {
+        // What the peers answer is not what closed the tunnel (rule T11).
+        self.first_close.get_or_insert(Side::Gate);
         for (direction, place, receiver) in
             [(&mut self.server, to_client, Side::Downstream), (&mut self.client, to_backend, Side::Upstream)]
         {
