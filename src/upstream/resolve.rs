@@ -20,6 +20,8 @@ pub(super) struct Name {
     host: String,
     port: u16,
     answer: Mutex<Option<Answer>>,
+    /// The turn to ask while there is no answer yet.
+    first: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ struct Answer {
 
 impl Name {
     pub(super) fn new(host: String, port: u16) -> Self {
-        Self { host, port, answer: Mutex::new(None) }
+        Self { host, port, answer: Mutex::new(None), first: tokio::sync::Mutex::new(()) }
     }
 
     /// Its addresses, never none. An error only if the name never had an answer.
@@ -51,12 +53,22 @@ impl Name {
         if let Some(known) = self.known_or_ours_to_ask() {
             return Ok(known);
         }
+        // A look-up can't be called off, so while the name has no answer there is one at a time: else the requests for a name
+        // that nobody knows would leave as many look-ups behind as they are.
+        let mut turn = None;
+        if lock(&self.answer).is_none() {
+            turn = Some(self.first.lock().await);
+            if let Some(known) = self.known_or_ours_to_ask() {
+                return Ok(known);
+            }
+        }
         let found = lookup.await.and_then(|found| {
             if found.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
             }
             Ok(Arc::from(found))
         });
+        drop(turn);
         let mut answer = lock(&self.answer);
         match (found, &*answer) {
             (Ok(addresses), _) => {
@@ -100,6 +112,21 @@ mod tests {
 
     fn name() -> Name {
         Name::new("backend.example".into(), 80)
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_answer_is_asked_for_by_one_at_a_time() {
+        let name = name();
+        let asked = std::cell::Cell::new(0);
+        let ask = || async {
+            asked.set(asked.get() + 1);
+            tokio::task::yield_now().await;
+            answer(7).await
+        };
+        let (one, two, three) =
+            tokio::join!(name.addresses_by(ask()), name.addresses_by(ask()), name.addresses_by(ask()));
+        assert!([one, two, three].into_iter().all(|found| found.unwrap()[0].port() == 7));
+        assert_eq!(asked.get(), 1);
     }
 
     #[tokio::test(start_paused = true)]

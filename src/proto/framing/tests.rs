@@ -1,3 +1,5 @@
+//! Rules H1, H4 and H10: what delimits a body, and chunks in any split.
+
 use proptest::prelude::*;
 
 use super::*;

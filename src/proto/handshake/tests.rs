@@ -1,3 +1,5 @@
+//! Rules W1, W2, W3, W4, W5, W8 and W9, and what any bytes must not do.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
