@@ -11,7 +11,7 @@ use crate::{
     exchange::Traffic,
     proto::{
         forward::ForwardedRequest,
-        head::{RequestHead, ResponseHead},
+        head::{Method, RequestHead, ResponseHead},
     },
     route::Target,
     telemetry::{
@@ -50,12 +50,7 @@ impl ExchangeRecord {
                 record.method = head.method.as_str().into();
                 record.target = mask_target(&head.target, &gate.redact).into();
             }
-            record.tls = client.tls.as_ref().map(|tls| TlsFields {
-                version: tls.version,
-                cipher: tls.cipher_suite,
-                sni: tls.sni.clone(),
-                resumed: tls.resumed,
-            });
+            record.tls = tls_fields(client);
             Box::new(record)
         });
         let phase = if head.is_some() { Phase::Route } else { Phase::Head };
@@ -198,7 +193,11 @@ impl ExchangeRecord {
     }
 
     /// The exchange became a tunnel: writes the record of its opening, and returns what will be that of its end.
-    pub(super) fn open_tunnel(&mut self, answer: &ResponseHead) -> Option<Box<TunnelRecord>> {
+    pub(super) fn open_tunnel(
+        &mut self,
+        answer: &ResponseHead,
+        client: &Arc<Client>,
+    ) -> Option<Box<TunnelRecord>> {
         let mut record = self.record.take()?;
         record.kind = Kind::TunnelOpen;
         record.time = OffsetDateTime::now_utc();
@@ -209,8 +208,16 @@ impl ExchangeRecord {
         self.access.record(&record);
         Some(Box::new(TunnelRecord {
             access: self.access.clone(),
-            record: Some(record),
+            client: Arc::clone(client),
+            words: [&*record.host, &record.target, record.subprotocol.as_deref().unwrap_or_default()]
+                .join(TunnelRecord::BETWEEN)
+                .into(),
+            listener: record.listener,
+            route: record.route,
+            endpoint: record.endpoint,
+            request_id: record.request_id,
             opened: Instant::now(),
+            ended: false,
         }))
     }
 }
@@ -229,47 +236,79 @@ impl Drop for ExchangeRecord {
     }
 }
 
-/// What a tunnel's record will say at its end.
+/// What a tunnel's record will say at its end. It stands as long as the tunnel, so it keeps no more than can't be had
+/// elsewhere.
 pub(super) struct TunnelRecord {
     access: AccessSink,
-    record: Option<Box<AccessRecord>>,
+    listener: Arc<str>,
+    client: Arc<Client>,
+    route: Option<Arc<str>>,
+    endpoint: Option<Arc<str>>,
+    request_id: Box<str>,
+    /// Host, target and subprotocol.
+    words: Box<str>,
     opened: Instant,
+    ended: bool,
 }
 
 impl Drop for TunnelRecord {
     /// Writes the record of a tunnel that was dropped with its task.
     fn drop(&mut self) {
-        if let Some(mut record) = self.record.take() {
-            record.kind = Kind::TunnelEnd;
-            record.time = OffsetDateTime::now_utc();
-            record.duration = Some(self.opened.elapsed());
+        if !self.ended {
+            let mut record = self.record();
             record.ending = Some("drain_timeout");
             record.ended_by = Some(Side::Gate.label());
-            record.phase = Some(Phase::Tunnel.label());
             self.access.record(&record);
         }
     }
 }
 
 impl TunnelRecord {
+    /// Can stand in neither a head's line nor what was parsed out of one.
+    const BETWEEN: &str = "\n";
+
     /// Writes the record.
     pub(super) fn end(&mut self, report: &Report) {
-        let Some(mut record) = self.record.take() else { return };
-        record.kind = Kind::TunnelEnd;
-        record.time = OffsetDateTime::now_utc();
-        record.duration = Some(self.opened.elapsed());
-        record.sent = None;
-        record.received = None;
+        let mut record = self.record();
         record.ending = Some(report.end.label());
         record.ended_by = Some(report.ended_by.label());
-        record.phase = Some(Phase::Tunnel.label());
         record.error = std::error::Error::source(&report.end).map(|_| chain(&report.end).into());
         record.from_client = Some(direction(&report.client));
         record.from_backend = Some(direction(&report.server));
         record.close = report.first_close.and_then(|side| closed_by(side, report));
         record.truncated = report.truncated;
         self.access.record(&record);
+        self.ended = true;
     }
+
+    /// The record as far as it does not depend on the end.
+    fn record(&self) -> AccessRecord {
+        let client = name_of(self.client.address);
+        let mut record = AccessRecord::new(Kind::TunnelEnd, Arc::clone(&self.listener), client);
+        let mut words = self.words.split(Self::BETWEEN);
+        let mut word = || words.next().unwrap_or_default();
+        record.method = Method::GET.as_str().into();
+        record.host = word().into();
+        record.target = word().into();
+        record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
+        record.request_id.clone_from(&self.request_id);
+        record.route.clone_from(&self.route);
+        record.endpoint.clone_from(&self.endpoint);
+        record.status = Some(101);
+        record.duration = Some(self.opened.elapsed());
+        record.phase = Some(Phase::Tunnel.label());
+        record.tls = tls_fields(&self.client);
+        record
+    }
+}
+
+fn tls_fields(client: &Client) -> Option<TlsFields> {
+    client.tls.as_ref().map(|tls| TlsFields {
+        version: tls.version,
+        cipher: tls.cipher_suite,
+        sni: tls.sni.clone(),
+        resumed: tls.resumed,
+    })
 }
 
 fn direction(account: &Account) -> Direction {

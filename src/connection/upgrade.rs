@@ -93,7 +93,7 @@ pub(super) async fn establish(
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, interim, &passed).await?;
     let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
-    let record = request.record.open_tunnel(&passed);
+    let record = request.record.open_tunnel(&passed, &request.connection.client);
     Ok(Next::Tunnel(Box::new(Established {
         up: connected.stream,
         lease: connected.lease,
