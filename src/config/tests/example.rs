@@ -1,6 +1,6 @@
 //! The proxy.toml of the repository: what it says is true, in its comments too.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, path::Path};
 
 use super::{
     super::{Config, Upstream, keys},
@@ -78,4 +78,12 @@ fn it_names_every_key() {
         let forms = [format!("{key} ="), format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
         assert!(forms.iter().any(|form| FILE.contains(form)), "{key} is not in proxy.toml");
     }
+}
+
+#[test]
+fn the_configuration_of_the_compose_file_is_fine() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose/proxy.toml");
+    let loaded = Config::load(&path).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert_eq!(loaded.config.upstreams[0].servers.len(), 2);
 }
