@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     thread::JoinHandle,
 };
 
@@ -13,7 +15,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
 use crate::{
-    connection::{Connection, Gate},
+    connection::Gate,
     lifecycle::{Tracked, Tracker},
     tunnel, upstream,
 };
@@ -80,7 +82,7 @@ impl WorkerHandle {
     }
 
     /// Hands a connection to this worker for good.
-    pub(super) fn spawn(&self, connection: Connection, open: Tracked) {
+    pub(super) fn spawn(&self, connection: impl Future<Output = ()> + Unpin + Send + 'static, open: Tracked) {
         let task =
             Task { connection, _here: self.open.track(), _open: open, panicked: Arc::clone(&self.panicked) };
         self.runtime.spawn(task);
@@ -88,26 +90,78 @@ impl WorkerHandle {
 }
 
 /// A connection with what counts it. A panic ends the task alone, and is counted (rule S4).
-struct Task {
-    connection: Connection,
+struct Task<C> {
+    connection: C,
     panicked: Arc<AtomicUsize>,
     _here: Tracked,
     _open: Tracked,
 }
 
-impl Future for Task {
+impl<C: Future<Output = ()> + Unpin> Future for Task<C> {
     type Output = ();
 
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        std::pin::Pin::new(&mut self.get_mut().connection).poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.get_mut().connection).poll(cx)
     }
 }
 
-impl Drop for Task {
+impl<C> Drop for Task<C> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.panicked.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a connection panicked, which is a defect of wsgate");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        connection::Snapshot,
+        lifecycle::{Drain, DrainHandle, TlsPermits},
+        telemetry::AccessSink,
+    };
+
+    fn worker() -> (Worker, DrainHandle, Tracker) {
+        let text =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
+        let source = crate::config::Source { name: "test".into(), text: text.into(), folder: ".".into() };
+        let config = crate::config::Config::parse(&source, &|_| None).unwrap().config;
+        let (order, drain) = Drain::new();
+        let gate = Arc::new(Gate {
+            snapshot: Arc::new(Snapshot::new(&config)),
+            drain,
+            access: AccessSink::memory().0,
+            tls_permits: TlsPermits::new(1),
+            redact: Arc::new([]),
+        });
+        let open = Tracker::new();
+        (Worker::start(0, &gate, &open).unwrap(), order, open)
+    }
+
+    #[test]
+    fn s4_a_panic_ends_one_connection_and_is_counted() {
+        let (worker, order, open) = worker();
+        let handle = worker.handle();
+        let (done, outcome) = mpsc::channel();
+        let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+        handle.spawn(
+            Box::pin(async move {
+                wait.await.unwrap();
+                done.send("served").unwrap();
+            }),
+            open.track(),
+        );
+        handle.spawn(Box::pin(async { panic!("a defect") }), open.track());
+        while handle.load() > 1 {
+            std::thread::yield_now();
+        }
+        go_on.send(()).unwrap();
+        assert_eq!(outcome.recv(), Ok("served"));
+        order.shutdown();
+        assert_eq!((worker.join(), open.count()), (1, 0));
     }
 }
