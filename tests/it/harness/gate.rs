@@ -294,7 +294,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.order.drain();
+        // Which implies a drain. Given before it, the order to drain would reach some tunnels as one.
         self.order.shutdown();
         let Some(server) = self.server.take() else { return };
         if std::thread::panicking() {
