@@ -388,3 +388,34 @@ fn refusal_of_connect(failure: ConnectFailure) -> Refusal {
         ConnectFailure::NoEndpoint => Refusal::NoEndpoint,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::head::HeadLimits;
+
+    fn target(text: &str) -> Target {
+        let head = RequestHead::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap().0;
+        Target::parse(&head).unwrap()
+    }
+
+    #[test]
+    fn h3_a_redirect_to_the_requests_host_needs_one() {
+        let nameless = target("GET /evil.example/ HTTP/1.0\r\n\r\n");
+        assert!(matches!(https_location(&nameless, 443), Err(Refusal::BadHost(_))));
+        assert!(matches!(location("https://{host}{path}", &nameless), Err(Refusal::BadHost(_))));
+        assert_eq!(location("https://a{path}", &nameless).unwrap(), "https://a/evil.example/");
+    }
+
+    #[test]
+    fn h9_a_redirect_leads_nowhere_that_the_path_says() {
+        let of = |line: &str| target(&format!("{line} HTTP/1.1\r\nHost: A.example:80\r\n\r\n"));
+        assert_eq!(location("{path}", &of("GET //evil.example/")).unwrap(), "/evil.example/");
+        assert_eq!(
+            location("https://{host}{path}", &of("GET /{host}?q")).unwrap(),
+            "https://a.example/{host}?q"
+        );
+        assert_eq!(https_location(&of("OPTIONS *"), 443).unwrap(), "https://a.example/");
+        assert_eq!(https_location(&of("GET /x?y=z"), 8443).unwrap(), "https://a.example:8443/x?y=z");
+    }
+}
