@@ -89,6 +89,24 @@ async fn a_101_is_a_final_head_and_what_follows_it_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn w12_a_101_that_comes_early_does_not_lose_the_rest_of_the_offer() {
+    let set_up = SetUp { is_offer: true, up: Pace::pipe(3), ..SetUp::default() };
+    let (over, ()) = set_up
+        .run(async |client, mut upstream| {
+            // The pipe back holds as little, so the answer goes out while the offer still waits.
+            upstream.expect(&REQUEST[..1]).await;
+            upstream.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
+            upstream.expect(&REQUEST[1..]).await;
+            upstream.expect_end(b"").await;
+            drop(client);
+        })
+        .await;
+    assert_eq!(over.head.as_ref().map(|head| head.status), Some(101));
+    assert!(matches!(over.result, Ok(None)));
+    assert_eq!(over.traffic.sent, REQUEST.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn w7_early_bytes_are_bounded_and_wait() {
     let set_up = SetUp { is_offer: true, ..SetUp::default() };
     let (over, ()) = set_up
