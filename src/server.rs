@@ -75,7 +75,7 @@ impl Server {
                 .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
             bound.push(Bound { socket, listener: Arc::new(listener) });
         }
-        let (order, drain) = Drain::new();
+        let (order, drain) = Drain::new(Duration::ZERO);
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(config)),
             drain,

@@ -143,5 +143,6 @@ pub(super) fn tunnel_limits(route: &config::WebSocket, listener: &config::Listen
         half_close: route.half_close_timeout,
         close: route.close_timeout,
         write: listener.timeout.write,
+        ..tunnel::Limits::OFF
     }
 }

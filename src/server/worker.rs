@@ -116,7 +116,7 @@ impl<C> Drop for Task<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, time::Duration};
 
     use super::*;
     use crate::{
@@ -130,7 +130,7 @@ mod tests {
             "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
         let source = crate::config::Source { name: "test".into(), text: text.into(), folder: ".".into() };
         let config = crate::config::Config::parse(&source, &|_| None).unwrap().config;
-        let (order, drain) = Drain::new();
+        let (order, drain) = Drain::new(Duration::ZERO);
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(&config)),
             drain,
