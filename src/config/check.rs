@@ -69,17 +69,15 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
 
 fn server(table: &Table<'_>) -> Server {
     let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let server =
-        Server {
-            workers: table
-                .get("workers", cpus, |value| if value.is_word("auto") { Ok(cpus) } else { workers(value) }),
-            max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
-            max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
-            shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
-            drain_spread: table.get("drain_spread", Duration::from_secs(10), |value| {
-                values::period(value).map(Option::unwrap_or_default)
-            }),
-        };
+    let spread = |value| values::period(value).map(Option::unwrap_or_default);
+    let workers = |value: Value<'_>| if value.is_word("auto") { Ok(cpus) } else { workers(value) };
+    let server = Server {
+        workers: table.get("workers", cpus, workers),
+        max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
+        max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
+        shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
+        drain_spread: table.get("drain_spread", Duration::from_secs(10), spread),
+    };
     warn_of_a_long_spread(table, &server);
     server
 }

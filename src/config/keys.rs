@@ -81,16 +81,17 @@ const FOREIGN: &[(&str, &str)] = &[
     ("threads", "workers"),
     ("access_log", "access"),
     ("max_body_size", "request_body"),
-    ("read_timeout", "idle_timeout"),
     ("timeout_tunnel", "idle_timeout"),
     ("tunnel_timeout", "idle_timeout"),
     ("stream_idle_timeout", "idle_timeout"),
     ("heartbeat", "ping_interval"),
     ("heartbeat_interval", "ping_interval"),
+    ("keepalive", "keep_alive"),
     ("keepalive", "ping_interval"),
     ("keepalive_interval", "ping_interval"),
     ("ping_period", "ping_interval"),
     ("heartbeat_timeout", "pong_timeout"),
+    ("keepalive_timeout", "keep_alive"),
     ("keepalive_timeout", "pong_timeout"),
     ("tcp_user_timeout", "pong_timeout"),
     ("pings", "ping"),
@@ -103,7 +104,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("max_message_size", "max_message"),
     ("max_received_message_size", "max_message"),
     ("message_size_limit", "max_message"),
-    ("max_size", "max_message"),
     ("rate_limit", "message_rate"),
     ("rate", "message_rate"),
     ("max_rate", "message_rate"),
@@ -153,9 +153,8 @@ impl Shape {
         if let Some(places) = places(key) {
             return format!("`{key}` belongs in {places}");
         }
-        let foreign = self.foreign(key);
         let everywhere = || nearest(key, ALL.iter().flat_map(|shape| shape.keys).copied());
-        match foreign.or(here).or_else(everywhere) {
+        match self.foreign(key).or(here).or_else(everywhere) {
             Some(meant) if self.keys.contains(&meant) => format!("did you mean `{meant}`?"),
             Some(meant) => {
                 let places = places(meant).unwrap_or_else(|| ROOT.shown());
@@ -164,19 +163,14 @@ impl Shape {
             None => format!("the keys of {} are {}", self.shown(), self.keys.join(", ")),
         }
     }
-}
 
-impl Shape {
-    /// The key that does the job of another program's word.
+    /// The key that does the job of another program's word: one of this table, if there is one.
     fn foreign(&self, word: &str) -> Option<&'static str> {
         let plain = |word: &str| word.replace(['_', '-'], "").to_lowercase();
-        let mut meant = FOREIGN.iter().filter(|(known, _)| plain(known) == plain(word)).map(|(_, key)| *key);
-        let first = meant.next()?;
-        Some(if self.keys.contains(&first) {
-            first
-        } else {
-            meant.find(|key| self.keys.contains(key)).unwrap_or(first)
-        })
+        let same = |(known, _): &&(&str, &str)| plain(known) == plain(word);
+        let mut meant = FOREIGN.iter().filter(same).map(|(_, key)| *key);
+        let first = meant.clone().next();
+        meant.find(|key| self.keys.contains(key)).or(first)
     }
 }
 

@@ -327,8 +327,8 @@ pub struct WebSocket {
     pub ping: Ping,
     /// A side that sent no byte for so long is asked; `None` asks nobody.
     pub ping_interval: Option<Duration>,
-    /// No byte by then from a side that has answered before: it is dead. Also TCP_USER_TIMEOUT of both sides; at
-    /// most a day, so that it fits there in milliseconds.
+    /// No byte by then from a side that has answered before: it is dead. Also `TCP_USER_TIMEOUT` of both sides;
+    /// at most a day, so that it fits there in milliseconds.
     pub pong_timeout: Option<Duration>,
     /// How long a tunnel stands of which one direction has ended.
     pub half_close_timeout: Option<Duration>,

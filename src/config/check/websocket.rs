@@ -66,10 +66,8 @@ fn meant(value: Value<'_>, finding: Finding) -> Finding {
     if values::duration(value).is_ok() {
         return finding.help(format!("how often: `ping_interval = {}`", value.raw()));
     }
-    match ["on", "true", "yes", "all"].into_iter().any(|word| value.is_word(word)) {
-        true => finding.help("did you mean \"both\"?"),
-        false => finding,
-    }
+    let is_yes = ["on", "true", "yes", "all"].into_iter().any(|word| value.is_word(word));
+    if is_yes { finding.help("did you mean \"both\"?") } else { finding }
 }
 
 fn unproven(value: Value<'_>) -> Finding {

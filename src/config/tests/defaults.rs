@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{super::*, parse};
 
-const SMALLEST: &str = "
+pub(super) const SMALLEST: &str = "
 [[listener]]
 address = \"0.0.0.0:80\"
 [upstream.websocket]
@@ -192,8 +192,8 @@ fn websocket(keys: &str) -> (WebSocket, Vec<String>) {
     (loaded.config.routes[0].websocket, warnings)
 }
 
-fn rate(count: u32, period: u64) -> Option<Rate> {
-    Some(Rate { count: count.try_into().unwrap(), period: seconds(period) })
+fn rate(count: u32, period: u64) -> Rate {
+    Rate { count: count.try_into().unwrap(), period: seconds(period) }
 }
 
 #[test]
@@ -205,9 +205,12 @@ fn pings_of_either_side() {
         assert_eq!((websocket.ping.clients(), websocket.ping.upstreams()), (clients, upstreams), "{word}");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
-    let (websocket, warnings) = websocket("ping_interval = \"off\"\npong_timeout = \"off\"");
-    assert_eq!((websocket.ping_interval, websocket.pong_timeout), (None, None));
+    let (silent, warnings) = websocket("ping_interval = \"off\"\npong_timeout = \"off\"");
+    assert_eq!((silent.ping_interval, silent.pong_timeout), (None, None));
     assert!(warnings.is_empty(), "{warnings:?}");
+    let (longest, _) = websocket("pong_timeout = \"1d\"");
+    let milliseconds = longest.pong_timeout.unwrap().as_millis();
+    assert!(u32::try_from(milliseconds).is_ok(), "TCP_USER_TIMEOUT takes no more than 32 bits");
 }
 
 #[test]
@@ -215,7 +218,7 @@ fn limits_of_tunnels() {
     let (set, warnings) =
         websocket("max_frame = 125\nmax_message = \"1MiB\"\nmessage_rate = \"1_000/m\"\nmax_age = \"12h\"");
     assert_eq!((set.max_frame, set.max_message), (Some(125), Some(1 << 20)));
-    assert_eq!((set.message_rate, set.max_age), (rate(1000, 60), Some(seconds(43_200))));
+    assert_eq!((set.message_rate, set.max_age), (Some(rate(1000, 60)), Some(seconds(43_200))));
     assert!(warnings.is_empty(), "{warnings:?}");
     let off =
         websocket("max_frame = \"off\"\nmax_message = \"off\"\nmessage_rate = \"off\"\nmax_age = \"off\"").0;
@@ -228,8 +231,8 @@ fn rates_are_written_back_as_they_stand() {
         [("100/s", rate(100, 1)), ("600/m", rate(600, 60)), ("4294967295/h", rate(u32::MAX, 3600))]
     {
         let found = websocket(&format!("message_rate = \"{text}\"")).0.message_rate;
-        assert_eq!(found, expected);
-        assert_eq!(found.unwrap().to_string(), text);
+        assert_eq!(found, Some(expected));
+        assert_eq!(expected.to_string(), text);
     }
 }
 
