@@ -18,6 +18,7 @@ use crate::{
     connection::{Gate, Listener, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
+    upstream::Surroundings,
 };
 
 /// How long connections that were cut may take to be gone.
@@ -78,9 +79,11 @@ impl Server {
                 .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
             bound.push(Bound { socket, listener: Arc::new(listener) });
         }
-        let (order, drain) = Drain::new(spread(&config.server));
+        let drain_spread = spread(&config.server);
+        let (order, drain) = Drain::new(drain_spread);
+        let place = Surroundings { workers: config.server.workers.get(), drain: drain.clone(), drain_spread };
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(config)),
+            snapshot: Arc::new(Snapshot::new(config, &place)),
             drain,
             access,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),

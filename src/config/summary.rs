@@ -103,6 +103,8 @@ fn upstream_rows(upstream: &Upstream) -> Vec<Row> {
     let balance = match upstream.balance {
         Balance::LeastConnections => "least_connections",
         Balance::RoundRobin => "round_robin",
+        Balance::RandomTwo => "random_two",
+        Balance::ConsistentHash(_) => "consistent_hash",
     };
     let row = |(index, server): (usize, &UpstreamServer)| {
         let first = |text: &str| if index == 0 { text.to_owned() } else { String::new() };
@@ -208,6 +210,7 @@ impl fmt::Display for ServerAddress {
             Self::Inet(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Srv(name) => write!(f, "dns+srv://{name}"),
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     telemetry::AccessSink,
     tls::{self, Acceptor, TlsInfo},
     tunnel::Tunnel,
-    upstream::Lease,
+    upstream::{Lease, Transport},
 };
 
 pub use self::snapshot::{Listener, Snapshot, TlsSetupError};
@@ -73,7 +73,7 @@ enum State {
 
 /// A tunnel, what it holds at its upstream, and what its record will say.
 struct OpenTunnel {
-    tunnel: Tunnel<Downstream, Socket>,
+    tunnel: Tunnel<Downstream, Transport>,
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
     _lease: Lease,

@@ -24,7 +24,7 @@ use crate::{
         head::{HeadError, InvalidHeader, RequestHead, Version},
     },
     route::{Found, Target, TargetError, strip_prefix},
-    upstream::{ConnectFailure, Connected, Pool, Want},
+    upstream::{Caller, ConnectFailure, Connected, Pool, Want},
 };
 
 /// A request whose head is complete.
@@ -152,7 +152,7 @@ impl<'a> Request<'a> {
 
     /// A plain exchange with the pool.
     async fn exchange(&mut self, way: &Way<'_>) -> Result<Next, Refusal> {
-        let mut attempt = way.pool.attempt(Instant::now());
+        let mut attempt = way.pool.attempt(Caller::default(), Instant::now());
         let mut want = Want::Reuse;
         loop {
             let mut connected = self.connect(way, &mut attempt, want).await?;

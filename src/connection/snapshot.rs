@@ -8,7 +8,7 @@ use crate::{
     route::{Matcher, RouteTable},
     tls::{self, Acceptor, development},
     tunnel,
-    upstream::Pool,
+    upstream::{Pool, Surroundings},
 };
 
 /// Routes, pools and listeners of one configuration. Immutable; what changes behind it counts for itself.
@@ -73,9 +73,8 @@ pub enum TlsSetupError {
 }
 
 impl Snapshot {
-    /// The snapshot that `config` describes, for a process of its number of workers.
-    pub fn new(config: &Config) -> Self {
-        let workers = config.server.workers.get();
+    /// The snapshot that `config` describes, at this place.
+    pub fn new(config: &Config, place: &Surroundings) -> Self {
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
@@ -85,7 +84,7 @@ impl Snapshot {
         Self {
             table: RouteTable::new(matchers.collect()),
             routes: config.routes.iter().map(|route| Route::new(route, &config.listeners)).collect(),
-            pools: config.upstreams.iter().map(|upstream| Pool::new(upstream, workers)).collect(),
+            pools: config.upstreams.iter().map(|upstream| Pool::new(upstream, place)).collect(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
     request::{Request, Way},
 };
 use crate::{
-    buffered::{Buffered, Socket, Stream},
+    buffered::{Buffered, Stream},
     ending::{Phase, Refusal, UpstreamFault},
     exchange::Exchange,
     proto::{
@@ -20,12 +20,12 @@ use crate::{
         head::ResponseHead,
     },
     tunnel::{Limits, Tunnel},
-    upstream::{Lease, Want},
+    upstream::{Caller, Lease, Transport, Want},
 };
 
 /// A handshake that was proven on both sides, the client's 101 written.
 pub(super) struct Established {
-    up: Buffered<Socket>,
+    up: Buffered<Transport>,
     lease: Lease,
     agreed: Agreed,
     limits: Arc<Limits>,
@@ -35,7 +35,7 @@ pub(super) struct Established {
 impl Established {
     /// Makes the tunnel of it.
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
-        let drain = connection.gate.drain.clone();
+        let drain = self.lease.drain();
         OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
@@ -50,7 +50,7 @@ pub(super) async fn establish(
     way: &Way<'_>,
     offer: &Offer,
 ) -> Result<Next, Refusal> {
-    let mut attempt = way.pool.attempt(Instant::now());
+    let mut attempt = way.pool.attempt(Caller::default(), Instant::now());
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
     let listener = Arc::clone(&request.connection.listener);
     let head = request.forwarded(way, &connected, Kind::Handshake)?;

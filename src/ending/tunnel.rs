@@ -35,6 +35,9 @@ pub enum TunnelEnd {
     /// wsgate is going down.
     #[error("drained")]
     Drained,
+    /// Its server was removed or failed its checks, and `on_removed` says so.
+    #[error("server removed")]
+    Removed,
     /// One side has vanished (rule T6).
     #[error("{0} is dead")]
     Dead(Side, #[source] Death),
@@ -84,6 +87,7 @@ impl TunnelEnd {
             Self::Idle => "idle",
             Self::MaxAge => "max_age",
             Self::Drained => "drained",
+            Self::Removed => "removed",
             Self::Dead(..) => "pong_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::DrainTimeout => "drain_timeout",
@@ -104,7 +108,7 @@ impl TunnelEnd {
             Self::TooLarge(..) => Some((1009, "message too large")),
             Self::MessageRate(_) => Some((1008, "too many frames")),
             Self::Idle => Some((1001, "idle")),
-            Self::MaxAge | Self::Drained => match side {
+            Self::MaxAge | Self::Drained | Self::Removed => match side {
                 Side::Downstream => Some((1012, "service restart")),
                 Side::Upstream | Side::Gate => Some((1001, "going away")),
             },
@@ -122,6 +126,7 @@ impl TunnelEnd {
             | Self::Idle
             | Self::MaxAge
             | Self::Drained
+            | Self::Removed
             | Self::Dead(..)
             | Self::WriteTimeout
             | Self::DrainTimeout => Side::Gate,

@@ -51,10 +51,7 @@ impl Worker {
         let run = move || {
             upstream::enter_worker(id);
             runtime.block_on(async {
-                drain.draining().await;
-                tunnel::wake_all();
-                drain.shutdown().await;
-                tunnel::wake_all();
+                drain.orders(tunnel::wake_all).await;
                 // The last ones write their records; whoever can't is dropped with the runtime.
                 let _ = timeout(CUT, open.empty()).await;
             });
@@ -131,8 +128,9 @@ mod tests {
         let source = crate::config::Source { name: "test".into(), text: text.into(), folder: ".".into() };
         let config = crate::config::Config::parse(&source, &|_| None).unwrap().config;
         let (order, drain) = Drain::new(Duration::ZERO);
+        let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config)),
+            snapshot: Arc::new(Snapshot::new(&config, &place)),
             drain,
             access: AccessSink::memory().0,
             tls_permits: TlsPermits::new(1),

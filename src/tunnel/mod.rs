@@ -360,7 +360,10 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Whether the tunnel must be cut now.
     fn must_end(&mut self, now: Moment) -> bool {
         if self.drain.is_shutdown() {
-            let leaves = matches!(self.end.as_deref(), Some(TunnelEnd::Drained | TunnelEnd::MaxAge));
+            let leaves = matches!(
+                self.end.as_deref(),
+                Some(TunnelEnd::Drained | TunnelEnd::MaxAge | TunnelEnd::Removed)
+            );
             if self.end.is_none() || leaves {
                 self.end = Some(Box::new(TunnelEnd::DrainTimeout));
             }
@@ -387,8 +390,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         self.draw_lot();
         let is_due = |at: Option<Moment>| at.is_some_and(|at| at <= now);
         if is_due(self.leaves_at) {
-            let end = if self.drain.is_draining() { TunnelEnd::Drained } else { TunnelEnd::MaxAge };
-            self.begin_leave(end, now);
+            self.begin_leave(self.reason_to_leave(), now);
         } else if is_due(self.idle_at()) {
             self.begin_close(TunnelEnd::Idle, now);
         } else if is_due(self.dies_at(Side::Downstream)) {
@@ -398,6 +400,16 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         } else {
             self.ask(Side::Downstream, now);
             self.ask(Side::Upstream, now);
+        }
+    }
+
+    fn reason_to_leave(&self) -> TunnelEnd {
+        if self.drain.is_removed() {
+            TunnelEnd::Removed
+        } else if self.drain.is_draining() {
+            TunnelEnd::Drained
+        } else {
+            TunnelEnd::MaxAge
         }
     }
 

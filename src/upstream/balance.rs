@@ -27,9 +27,11 @@ pub(super) enum Balancer {
 
 impl Balancer {
     /// For a pool of `endpoints`.
-    pub(super) fn new(balance: config::Balance, endpoints: usize) -> Self {
+    pub(super) fn new(balance: &config::Balance, endpoints: usize) -> Self {
         match balance {
-            config::Balance::LeastConnections => Self::LeastConnections,
+            config::Balance::LeastConnections
+            | config::Balance::RandomTwo
+            | config::Balance::ConsistentHash(_) => Self::LeastConnections,
             config::Balance::RoundRobin => Self::RoundRobin(Mutex::new(vec![0; endpoints])),
         }
     }
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     fn least_connections_fills_open_leases_by_weight() {
-        let balancer = Balancer::new(config::Balance::LeastConnections, 4);
+        let balancer = Balancer::new(&config::Balance::LeastConnections, 4);
         let mut open = [0; 4];
         for _ in 0..PICKS {
             open[balancer.pick(candidates(open)).unwrap()] += 1;
@@ -120,7 +122,7 @@ mod tests {
 
     #[test]
     fn least_connections_draws_by_weight_on_a_quiet_pool() {
-        let balancer = Balancer::new(config::Balance::LeastConnections, 4);
+        let balancer = Balancer::new(&config::Balance::LeastConnections, 4);
         let mut counts = [0; 4];
         for _ in 0..PICKS {
             counts[balancer.pick(candidates([0; 4])).unwrap()] += 1;
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn least_connections_prefers_who_lost_its_tunnels() {
-        let balancer = Balancer::new(config::Balance::LeastConnections, 4);
+        let balancer = Balancer::new(&config::Balance::LeastConnections, 4);
         assert_eq!(balancer.pick(candidates([5, 0, 15, 20])), Some(1));
         assert_eq!(balancer.pick(candidates([5, 9, 15, 20])), Some(1));
         assert_eq!(balancer.pick(candidates([4, 10, 15, 20])), Some(0));
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn round_robin_is_exact_and_smooth() {
-        let balancer = Balancer::new(config::Balance::RoundRobin, 4);
+        let balancer = Balancer::new(&config::Balance::RoundRobin, 4);
         let mut counts = [0; 4];
         let mut order = Vec::new();
         for _ in 0..PICKS {
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn round_robin_keeps_the_shares_of_those_that_are_left() {
-        let balancer = Balancer::new(config::Balance::RoundRobin, 4);
+        let balancer = Balancer::new(&config::Balance::RoundRobin, 4);
         let mut counts = [0_usize; 4];
         for _ in 0..6_000 {
             let left = candidates([0; 4]).filter(|candidate| candidate.index != 3);
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn nothing_to_choose_from() {
         for balance in [config::Balance::LeastConnections, config::Balance::RoundRobin] {
-            assert_eq!(Balancer::new(balance, 0).pick(std::iter::empty()), None);
+            assert_eq!(Balancer::new(&balance, 0).pick(std::iter::empty()), None);
         }
     }
 }

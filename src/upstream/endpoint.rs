@@ -6,17 +6,20 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
-    ConnectFailure,
+    ConnectFailure, Transport,
     connect::{Bounds, Fault, Target},
     idle::Idle,
+    pool::Surroundings,
     resolve::Name,
+    status::Status,
 };
 use crate::{
-    buffered::Socket,
-    config::{ServerAddress, UpstreamServer},
+    config::{self, OnRemoved, ServerAddress, UpstreamServer},
+    lifecycle::{Drain, DrainHandle},
 };
 
 /// A server of a pool, with its counts and its idle connections.
@@ -26,12 +29,19 @@ pub(super) struct Endpoint {
     authority: String,
     target: Target,
     pub(super) weight: u32,
+    pub(super) is_backup: bool,
+    max_connections: Option<usize>,
     open: AtomicUsize,
     pub(super) idle: Idle,
+    pub(super) status: Status,
+    /// Ends its tunnels.
+    order: DrainHandle,
 }
 
 impl Endpoint {
-    pub(super) fn new(server: &UpstreamServer, keep_alive: usize, workers: usize) -> Self {
+    pub(super) fn new(server: &UpstreamServer, upstream: &config::Upstream, place: &Surroundings) -> Self {
+        let spread =
+            if upstream.on_removed == OnRemoved::Close { Duration::ZERO } else { place.drain_spread };
         Self {
             name: name(&server.address).into(),
             authority: authority(&server.address),
@@ -39,11 +49,22 @@ impl Endpoint {
                 ServerAddress::Inet(address) => Target::Inet(*address),
                 ServerAddress::Name { host, port } => Target::Name(Name::new(host.clone(), *port)),
                 ServerAddress::Unix(path) => Target::Unix(path.clone()),
+                // What a list of servers holds are endpoints of their own.
+                ServerAddress::Srv(name) => Target::Name(Name::new(name.clone(), 0)),
             },
             weight: server.weight,
+            is_backup: server.backup,
+            max_connections: server.max_connections,
             open: AtomicUsize::new(0),
-            idle: Idle::new(keep_alive, workers),
+            idle: Idle::new(upstream.keep_alive, place.workers),
+            status: Status::new(),
+            order: place.drain.part(spread),
         }
+    }
+
+    /// The signal to its tunnels.
+    pub(super) fn drain(&self) -> Drain {
+        self.order.signal()
     }
 
     /// As logs name it.
@@ -61,8 +82,16 @@ impl Endpoint {
         self.open.load(Ordering::Relaxed)
     }
 
-    pub(super) fn lease_begins(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+    /// Whether it holds as many as it may (rule B8).
+    pub(super) fn is_full(&self) -> bool {
+        self.max_connections.is_some_and(|most| self.open() >= most)
+    }
+
+    /// Counts one more; `false` if it was full.
+    pub(super) fn lease_begins(&self) -> bool {
+        let most = self.max_connections.unwrap_or(usize::MAX);
+        let more = |open: usize| (open < most).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     pub(super) fn lease_ends(&self) {
@@ -70,8 +99,8 @@ impl Endpoint {
     }
 
     /// A new connection to it.
-    pub(super) async fn connect(&self, bounds: Bounds) -> Result<Socket, ConnectFailure> {
-        self.target.connect(bounds).await.map_err(|fault| {
+    pub(super) async fn connect(&self, bounds: Bounds) -> Result<Transport, ConnectFailure> {
+        self.target.connect(bounds).await.map(Transport::from).map_err(|fault| {
             let endpoint = self.name.to_string();
             match fault {
                 Fault::Failed(source) => ConnectFailure::Failed { endpoint, source },
@@ -86,6 +115,7 @@ fn name(address: &ServerAddress) -> String {
         ServerAddress::Inet(address) => address.to_string(),
         ServerAddress::Name { host, port } => format!("{host}:{port}"),
         ServerAddress::Unix(path) => format!("unix:{}", path.display()),
+        ServerAddress::Srv(name) => format!("dns+srv://{name}"),
     }
 }
 
@@ -95,7 +125,7 @@ fn authority(address: &ServerAddress) -> String {
         ServerAddress::Inet(SocketAddr::V4(address)) if address.port() == 80 => address.ip().to_string(),
         ServerAddress::Inet(SocketAddr::V6(address)) if address.port() == 80 => format!("[{}]", address.ip()),
         ServerAddress::Name { host, port: 80 } => host.clone(),
-        ServerAddress::Inet(_) | ServerAddress::Name { .. } => name(address),
+        ServerAddress::Inet(_) | ServerAddress::Name { .. } | ServerAddress::Srv(_) => name(address),
         ServerAddress::Unix(_) => "localhost".to_owned(),
     }
 }

@@ -14,7 +14,7 @@ use rustix::{
 };
 use tokio::time::Instant;
 
-use super::lock;
+use super::{Transport, lock};
 use crate::buffered::Socket;
 
 /// The idle connections of one endpoint: a list per worker, and one bound over all of them.
@@ -29,7 +29,7 @@ pub(super) struct Idle {
 
 #[derive(Debug)]
 struct Parked {
-    socket: Socket,
+    stream: Transport,
     /// `None` stays until the server closes it.
     expires: Option<Instant>,
 }
@@ -58,15 +58,15 @@ impl Idle {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Keeps `socket`; `false` if it was closed instead, for there are as many as may be.
-    pub(super) fn put(&self, worker: usize, socket: Socket, expires: Option<Instant>) -> bool {
+    /// Keeps `stream`; `false` if it was closed instead, for there are as many as may be.
+    pub(super) fn put(&self, worker: usize, stream: Transport, expires: Option<Instant>) -> bool {
         self.change(worker, |list| {
             let room = |count: usize| (count < self.bound).then_some(count + 1);
             // `closed` is read under the lock that `close` takes after it was set, so that nothing stays behind.
             let keeps = !self.closed.load(Ordering::Acquire)
                 && self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
             if keeps {
-                list.push(Parked { socket, expires });
+                list.push(Parked { stream, expires });
             }
             (keeps, 0)
         })
@@ -74,12 +74,12 @@ impl Idle {
 
     /// The one that was used last, as it is the least likely to be closed by the server next. Those that are
     /// found to be of no use are closed.
-    pub(super) fn take(&self, worker: usize) -> Option<Socket> {
+    pub(super) fn take(&self, worker: usize) -> Option<Transport> {
         let now = Instant::now();
         self.change(worker, |list| {
             let before = list.len();
             let found = std::iter::from_fn(|| list.pop()).find(|parked| parked.is_usable(now));
-            (found.map(|parked| parked.socket), before - list.len())
+            (found.map(|parked| parked.stream), before - list.len())
         })
     }
 
@@ -115,9 +115,10 @@ impl Parked {
     /// Not expired, not ended, and with nothing on it that was not asked for (rule H14).
     fn is_usable(&self, now: Instant) -> bool {
         self.expires.is_none_or(|expires| now < expires)
-            && match &self.socket {
-                Socket::Tcp(stream) => is_quiet(stream.as_fd()),
-                Socket::Unix(stream) => is_quiet(stream.as_fd()),
+            && match &self.stream {
+                Transport::Plain(Socket::Tcp(stream)) => is_quiet(stream.as_fd()),
+                Transport::Plain(Socket::Unix(stream)) => is_quiet(stream.as_fd()),
+                Transport::Tls(_) => false,
             }
     }
 }

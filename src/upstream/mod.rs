@@ -10,8 +10,11 @@ mod endpoint;
 mod idle;
 mod pool;
 mod resolve;
+mod set;
+mod status;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::{
     cell::Cell,
@@ -19,7 +22,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-pub use pool::{Attempt, Connected, Lease, Pool, Want};
+pub use pool::{Attempt, Connected, Lease, Pool, Surroundings, Want};
+pub use set::Caller;
+pub use transport::Transport;
 
 thread_local! {
     static WORKER: Cell<usize> = const { Cell::new(0) };

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     runtime::Handle,
     task::AbortHandle,
@@ -13,16 +14,14 @@ use tokio::{
 };
 
 use super::{
-    ConnectFailure,
-    balance::{Balancer, Candidate},
+    ConnectFailure, Transport,
     connect::Bounds,
     endpoint::Endpoint,
-    lock, worker,
+    lock,
+    set::{Caller, Set},
+    worker,
 };
-use crate::{
-    buffered::{Buffered, Socket},
-    config,
-};
+use crate::{buffered::Buffered, config, lifecycle::Drain};
 
 /// The longest time between two looks at idle connections, so that one that never expires by itself does not
 /// stay half-closed for good.
@@ -39,10 +38,20 @@ pub struct Pool {
 #[derive(Debug)]
 struct Inner {
     config: config::Upstream,
-    endpoints: Vec<Endpoint>,
-    balancer: Balancer,
+    set: ArcSwap<Set>,
     /// The task of each worker that closes expired connections, while it has some.
     reapers: Vec<Mutex<Option<AbortHandle>>>,
+}
+
+/// Where a pool stands in its process.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Worker threads.
+    pub workers: usize,
+    /// The drain of the whole process.
+    pub drain: Drain,
+    /// The window in which tunnels of a server that left are drained.
+    pub drain_spread: Duration,
 }
 
 /// Which connections will do.
@@ -58,6 +67,8 @@ pub enum Want {
 /// The tries of one request: which endpoints it had, how many are left and until when.
 #[derive(Debug)]
 pub struct Attempt {
+    set: Arc<Set>,
+    caller: Caller,
     retries_left: u32,
     deadline: Option<Instant>,
     /// The endpoint of the last try. It is not yet among `tried`, so that one try, as most requests need,
@@ -70,7 +81,7 @@ pub struct Attempt {
 #[derive(Debug)]
 pub struct Connected {
     /// The stream; nothing has been read from it for this request.
-    pub stream: Buffered<Socket>,
+    pub stream: Buffered<Transport>,
     /// What holds its place at the endpoint.
     pub lease: Lease,
     /// Whether it served another request before: then the server may have closed it just now.
@@ -80,18 +91,17 @@ pub struct Connected {
 /// The use of an endpoint while it lasts. Its drop is the end of the use.
 pub struct Lease {
     pool: Arc<Inner>,
-    endpoint: usize,
+    endpoint: Arc<Endpoint>,
 }
 
 impl Pool {
-    /// The pool that `config` describes, for a process of `workers` worker threads.
-    pub fn new(config: &config::Upstream, workers: usize) -> Self {
-        let endpoints: Vec<_> =
-            config.servers.iter().map(|server| Endpoint::new(server, config.keep_alive, workers)).collect();
+    /// The pool that `config` describes.
+    pub fn new(config: &config::Upstream, place: &Surroundings) -> Self {
+        let endpoint = |server| Arc::new(Endpoint::new(server, config, place));
+        let set = Set::new(config.servers.iter().map(endpoint).collect(), &config.balance);
         let inner = Inner {
-            balancer: Balancer::new(config.balance, endpoints.len()),
-            endpoints,
-            reapers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            set: ArcSwap::from_pointee(set),
+            reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
             config: config.clone(),
         };
         Self { inner: Arc::new(inner) }
@@ -109,18 +119,20 @@ impl Pool {
 
     /// Leases that are out, over all endpoints.
     pub fn open(&self) -> usize {
-        self.inner.endpoints.iter().map(Endpoint::open).sum()
+        self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.open()).sum()
     }
 
     /// Idle connections, over all endpoints and workers.
     pub fn idle(&self) -> usize {
-        self.inner.endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
+        self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
     }
 
     /// The tries of a request that came at `now`.
-    pub fn attempt(&self, now: Instant) -> Attempt {
-        let Inner { config, .. } = &*self.inner;
+    pub fn attempt(&self, caller: Caller, now: Instant) -> Attempt {
+        let Inner { config, set, .. } = &*self.inner;
         Attempt {
+            set: set.load_full(),
+            caller,
             retries_left: config.retries,
             deadline: config.retry_deadline.and_then(|after| now.checked_add(after)),
             current: None,
@@ -144,12 +156,12 @@ impl Pool {
                 return Err(failure.unwrap_or(ConnectFailure::NoEndpoint));
             };
             if want == Want::Reuse
-                && let Some(socket) = lease.endpoint().idle.take(worker())
+                && let Some(stream) = lease.endpoint().idle.take(worker())
             {
-                return Ok(Connected { stream: Buffered::new(socket), lease, reused: true });
+                return Ok(Connected { stream: Buffered::new(stream), lease, reused: true });
             }
             match lease.endpoint().connect(bounds).await {
-                Ok(socket) => return Ok(Connected { stream: Buffered::new(socket), lease, reused: false }),
+                Ok(stream) => return Ok(Connected { stream: Buffered::new(stream), lease, reused: false }),
                 Err(its_failure) => failure = Some(its_failure),
             }
         }
@@ -157,7 +169,7 @@ impl Pool {
 
     /// Closes the idle connections, ends the tasks that watch them, and keeps no connection from now on.
     pub fn close_idle(&self) {
-        for endpoint in &self.inner.endpoints {
+        for endpoint in &self.inner.set.load().endpoints {
             endpoint.idle.close();
         }
         for reaper in &self.inner.reapers {
@@ -200,22 +212,18 @@ impl Inner {
         if !attempt.begin_try() {
             return None;
         }
-        let candidates = || {
-            self.endpoints.iter().enumerate().map(|(index, endpoint)| Candidate {
-                index,
-                weight: endpoint.weight,
-                open: endpoint.open(),
-            })
-        };
-        let untried = candidates().filter(|candidate| !attempt.tried.contains(&candidate.index));
-        let mut picked = self.balancer.pick(untried);
-        if picked.is_none() && again {
-            picked = self.balancer.pick(candidates());
+        loop {
+            let mut picked = attempt.set.pick(&attempt.caller, &attempt.tried);
+            if picked.is_none() && again {
+                picked = attempt.set.pick(&attempt.caller, &[]);
+            }
+            let endpoint = &attempt.set.endpoints[picked?];
+            // It may have become full just now; then it is seen to be.
+            if endpoint.lease_begins() {
+                attempt.current = picked;
+                return Some(Lease { pool: Arc::clone(self), endpoint: Arc::clone(endpoint) });
+            }
         }
-        let endpoint = picked?;
-        attempt.current = Some(endpoint);
-        self.endpoints[endpoint].lease_begins();
-        Some(Lease { pool: Arc::clone(self), endpoint })
     }
 
     /// Sees to it that a task of this worker closes what expires.
@@ -231,7 +239,8 @@ impl Inner {
     fn sweep(&self, worker: usize) -> Option<Instant> {
         // Held throughout: whoever parks meanwhile is either seen by the sweep or finds that there is no task.
         let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
-        let swept: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.idle.sweep(worker)).collect();
+        let set = self.set.load();
+        let swept: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.idle.sweep(worker)).collect();
         if !swept.iter().any(|swept| swept.any_left) {
             *reaper = None;
             return None;
@@ -253,6 +262,11 @@ impl Lease {
         self.endpoint().name()
     }
 
+    /// The signal to the tunnels of this endpoint.
+    pub fn drain(&self) -> Drain {
+        self.endpoint.drain()
+    }
+
     /// The endpoint as a Host header names it: without port 80, and `localhost` for a unix socket.
     pub fn authority(&self) -> &str {
         self.endpoint().authority()
@@ -263,20 +277,20 @@ impl Lease {
     ///
     /// Only after a whole, good exchange (rule B7). A stream with a tail holds bytes that no request asked
     /// for and is closed, as one more than `keep_alive` is.
-    pub fn park(self, stream: Buffered<Socket>, max_idle: Option<Duration>) {
-        let (socket, tail) = stream.into_parts();
+    pub fn park(self, stream: Buffered<Transport>, max_idle: Option<Duration>) {
+        let (stream, tail) = stream.into_parts();
         if !tail.is_empty() {
             return;
         }
         let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();
         let expires = stay.and_then(|stay| Instant::now().checked_add(stay));
-        if self.endpoint().idle.put(worker(), socket, expires) {
+        if self.endpoint().idle.put(worker(), stream, expires) {
             self.pool.watch_idle(worker());
         }
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.pool.endpoints[self.endpoint]
+        &self.endpoint
     }
 }
 

@@ -20,12 +20,16 @@ use super::*;
 use crate::{
     buffered::{Buffered, Socket},
     config::{self, ServerAddress, UpstreamServer},
+    lifecycle::Drain,
 };
 
 fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     config::Upstream {
         name: "websocket".into(),
-        servers: servers.into_iter().map(|address| UpstreamServer { address, weight: 1 }).collect(),
+        servers: servers
+            .into_iter()
+            .map(|address| UpstreamServer { address, weight: 1, backup: false, max_connections: None })
+            .collect(),
         balance: config::Balance::RoundRobin,
         connect_timeout: Some(Duration::from_secs(3)),
         handshake_timeout: None,
@@ -35,11 +39,26 @@ fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
         retry_deadline: Some(Duration::from_secs(10)),
         keep_alive: 64,
         keep_alive_timeout: Some(Duration::from_secs(4)),
+        sticky: None,
+        source_addresses: Vec::new(),
+        retry_handshakes: false,
+        dns_refresh: Some(Duration::from_secs(30)),
+        slow_start: None,
+        max_fails: None,
+        fail_timeout: Duration::from_secs(10),
+        on_removed: config::OnRemoved::Keep,
+        proxy_protocol: None,
+        tls: None,
+        health: None,
     }
 }
 
+fn place() -> Surroundings {
+    Surroundings { workers: 1, drain: Drain::new(Duration::ZERO).1, drain_spread: Duration::ZERO }
+}
+
 fn pool(servers: Vec<ServerAddress>) -> Pool {
-    Pool::new(&upstream(servers), 1)
+    Pool::new(&upstream(servers), &place())
 }
 
 /// A server that accepts, with its address.
@@ -67,7 +86,7 @@ fn silent() -> ((socket2::Socket, std::net::TcpStream), ServerAddress) {
 }
 
 async fn connect(pool: &Pool, want: Want) -> Result<Connected, ConnectFailure> {
-    pool.connect(&mut pool.attempt(Instant::now()), want).await
+    pool.connect(&mut pool.attempt(Caller::default(), Instant::now()), want).await
 }
 
 /// A connection that was used once and parked, with the server's end of it.
@@ -116,7 +135,7 @@ async fn tunnels_draw_new_ones_to_the_other_endpoints() {
     let ((_a, a), (_b, b)) = (server().await, server().await);
     let mut config = upstream(vec![a.clone(), b]);
     config.balance = config::Balance::LeastConnections;
-    let pool = Pool::new(&config, 1);
+    let pool = Pool::new(&config, &place());
     let mut held = Vec::new();
     for _ in 0..20 {
         held.push(connect(&pool, Want::Fresh).await.unwrap());
@@ -159,7 +178,7 @@ async fn retries_are_bounded() {
 async fn one_endpoint_that_refuses_is_not_asked_again_at_once() {
     let (_socket, address) = refusing();
     let pool = pool(vec![address]);
-    let mut attempt = pool.attempt(Instant::now());
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
     pool.connect(&mut attempt, Want::Fresh).await.unwrap_err();
     assert!(attempt.may_retry(Instant::now()), "no retry was spent on it");
 }
@@ -174,13 +193,13 @@ async fn h14_the_second_send_prefers_another_endpoint_and_a_fresh_connection() {
     let ((a, a_address), (_b, b_address)) = (server().await, server().await);
     let one = pool(vec![a_address.clone()]);
     let _a = park_one(&one, &a).await;
-    let mut attempt = one.attempt(Instant::now());
+    let mut attempt = one.attempt(Caller::default(), Instant::now());
     assert!(one.connect(&mut attempt, Want::Reuse).await.unwrap().reused);
     let second = one.connect(&mut attempt, Want::Fresh).await.unwrap();
     assert!(!second.reused, "the only endpoint may be tried again, on a new connection");
 
     let two = pool(vec![a_address, b_address]);
-    let mut attempt = two.attempt(Instant::now());
+    let mut attempt = two.attempt(Caller::default(), Instant::now());
     let first = two.connect(&mut attempt, Want::Reuse).await.unwrap();
     let second = two.connect(&mut attempt, Want::Fresh).await.unwrap();
     assert_ne!(first.lease.endpoint_name(), second.lease.endpoint_name());
@@ -209,8 +228,8 @@ async fn the_retry_deadline_cuts_all_tries() {
     let (_silent, addresses): (Vec<_>, Vec<_>) = (0..8).map(|_| silent()).unzip();
     let mut config = upstream(addresses);
     config.retries = 7;
-    let pool = Pool::new(&config, 1);
-    let mut attempt = pool.attempt(Instant::now());
+    let pool = Pool::new(&config, &place());
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
     let begun = Instant::now();
     let failure = pool.connect(&mut attempt, Want::Fresh).await;
     assert!(matches!(failure, Err(ConnectFailure::TimedOut { .. })));
@@ -224,7 +243,7 @@ async fn the_retry_deadline_cuts_all_tries() {
 async fn a_connect_that_is_dropped_leaves_nothing() {
     let (_silent, address) = silent();
     let pool = pool(vec![address]);
-    let mut attempt = pool.attempt(Instant::now());
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
     {
         let mut connecting = pin!(pool.connect(&mut attempt, Want::Fresh));
         assert!(connecting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -253,9 +272,9 @@ async fn the_last_used_is_taken_first() {
     let (one, _first_end) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
     let (two, _second_end) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
     let (one, two) = (one.unwrap(), two.unwrap());
-    let port = |stream: &Buffered<Socket>| match stream.get_ref() {
-        Socket::Tcp(stream) => stream.local_addr().unwrap().port(),
-        Socket::Unix(_) => unreachable!(),
+    let port = |stream: &Buffered<Transport>| match stream.get_ref() {
+        Transport::Plain(Socket::Tcp(stream)) => stream.local_addr().unwrap().port(),
+        _ => unreachable!(),
     };
     let last = port(&two.stream);
     one.lease.park(one.stream, None);
@@ -287,7 +306,7 @@ async fn h14_ended_or_surplus_connections_are_thrown_away() {
             drop(accepted);
             None
         };
-        let Socket::Tcp(socket) = stream.get_ref() else { unreachable!() };
+        let Transport::Plain(Socket::Tcp(socket)) = stream.get_ref() else { unreachable!() };
         socket.readable().await.unwrap();
         lease.park(stream, None);
         assert!(!connect(&pool, Want::Reuse).await.unwrap().reused);
@@ -335,7 +354,7 @@ async fn idle_connections_are_bounded_over_all_workers() {
     let (listener, address) = server().await;
     let mut config = upstream(vec![address]);
     config.keep_alive = 2;
-    let pool = Pool::new(&config, 2);
+    let pool = Pool::new(&config, &Surroundings { workers: 2, ..place() });
     let mut all = Vec::new();
     for _ in 0..4 {
         let (connected, accepted) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
@@ -392,7 +411,7 @@ async fn an_ended_connection_without_expiry_is_closed_by_the_sweep() {
     let (listener, address) = server().await;
     let mut config = upstream(vec![address]);
     config.keep_alive_timeout = None;
-    let pool = Pool::new(&config, 1);
+    let pool = Pool::new(&config, &place());
     let accepted = park_one(&pool, &listener).await;
     pause();
     yield_now().await;
@@ -480,6 +499,6 @@ async fn a_name_that_does_not_exist_fails() {
 fn connecting_can_move_to_a_worker() {
     fn assert_send<T: Send>(_: &T) {}
     let pool = pool(vec![]);
-    let mut attempt = pool.attempt(Instant::now());
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
     assert_send(&pool.connect(&mut attempt, Want::Fresh));
 }

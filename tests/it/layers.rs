@@ -25,13 +25,15 @@ const LAYERS: [(&str, u8); 14] = [
 ];
 
 /// Imports within a layer that are meant, with the reason.
-const WITHIN_A_LAYER: [(&str, &str, &str); 6] = [
+const WITHIN_A_LAYER: [(&str, &str, &str); 8] = [
     ("route", "proto", "a target is read off a request head, and an offer selects a route"),
     ("tls", "buffered", "it wraps the trait of a stream and is one"),
     ("tunnel", "buffered", "it takes two streams with their tails"),
     ("exchange", "buffered", "it takes two streams with their tails"),
     ("upstream", "buffered", "it hands out streams with their tails"),
+    ("upstream", "tls", "it speaks TLS to servers"),
     ("tunnel", "lifecycle", "it listens to the drain signal"),
+    ("upstream", "lifecycle", "an endpoint that leaves drains its tunnels"),
 ];
 
 fn layer_of(module: &str) -> u8 {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use super::listener::Addresses;
 use crate::config::{
-    Balance, ListenAddress, ServerAddress, Upstream, UpstreamServer, address,
+    Balance, ListenAddress, OnRemoved, ServerAddress, Upstream, UpstreamServer, address,
     file::{Entry, Table, Value},
     keys,
     report::{Finding, nearest, shown},
@@ -98,8 +98,9 @@ fn is_table(entry: &Entry<'_>) -> bool {
 
 /// Reads one upstream. `None` only where an error was recorded.
 fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
-    const BALANCES: [(&str, Balance); 2] =
-        [("least_connections", Balance::LeastConnections), ("round_robin", Balance::RoundRobin)];
+    type Made = fn() -> Balance;
+    const BALANCES: [(&str, Made); 2] =
+        [("least_connections", || Balance::LeastConnections), ("round_robin", || Balance::RoundRobin)];
     let reader = entry.value.reader;
     reader.recorded(name(entry.name, entry.name_span.clone()));
     let table = entry.value.table(&keys::UPSTREAM).map_err(|finding| finding.help(NAME_HELP));
@@ -108,7 +109,7 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     Some(Upstream {
         name: entry.name.to_owned(),
-        balance: table.get("balance", Balance::LeastConnections, values::choice(&BALANCES)),
+        balance: table.get("balance", BALANCES[0].1, values::choice(&BALANCES))(),
         connect_timeout: table.get("connect_timeout", seconds(3), timeout),
         handshake_timeout: table.get("handshake_timeout", seconds(10), timeout),
         response_timeout: table.get("response_timeout", seconds(60), timeout),
@@ -117,6 +118,17 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         retry_deadline: table.get("retry_deadline", seconds(10), timeout),
         keep_alive: table.get("keep_alive", 64, values::count(0..=100_000)),
         keep_alive_timeout: table.get("keep_alive_timeout", seconds(4), timeout),
+        sticky: None,
+        source_addresses: Vec::new(),
+        retry_handshakes: false,
+        dns_refresh: seconds(30),
+        slow_start: None,
+        max_fails: Some(3),
+        fail_timeout: Duration::from_secs(10),
+        on_removed: OnRemoved::Keep,
+        proxy_protocol: None,
+        tls: None,
+        health: None,
         servers: servers?,
     })
 }
@@ -150,12 +162,12 @@ fn servers(value: Value<'_>, listeners: &Addresses) -> Result<Vec<UpstreamServer
 fn server(value: Value<'_>) -> Option<UpstreamServer> {
     if !value.node.get_ref().is_table() {
         let address = value.reader.recorded(address::server(value))?;
-        return Some(UpstreamServer { address, weight: 1 });
+        return Some(UpstreamServer { address, weight: 1, backup: false, max_connections: None });
     }
     let table = value.reader.recorded(value.table(&keys::UPSTREAM_SERVER))?;
     let address = table.required("address", "\"192.168.1.141:80\"", address::server);
     let weight = table.get("weight", 1, values::count(1..=10_000));
-    Some(UpstreamServer { address: address?, weight })
+    Some(UpstreamServer { address: address?, weight, backup: false, max_connections: None })
 }
 
 /// Warns about a server that stands twice, and one that is wsgate itself.

@@ -71,7 +71,10 @@ fn defaults_of_an_upstream() {
     let upstream = smallest().upstreams.remove(0);
     assert_eq!(upstream.name, "websocket");
     let address = ServerAddress::Inet("192.168.1.141:80".parse().unwrap());
-    assert_eq!(upstream.servers, [UpstreamServer { address, weight: 1 }]);
+    assert_eq!(
+        upstream.servers,
+        [UpstreamServer { address, weight: 1, backup: false, max_connections: None }]
+    );
     assert_eq!(upstream.balance, Balance::LeastConnections);
     assert_eq!(upstream.connect_timeout, Some(seconds(3)));
     assert_eq!(upstream.handshake_timeout, Some(seconds(10)));

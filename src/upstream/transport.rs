@@ -1,0 +1,78 @@
+//! The stream to a server, with or without TLS.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    buffered::{Socket, Stream},
+    tls::ClientStream,
+};
+
+/// A stream to a server.
+#[derive(Debug)]
+pub enum Transport {
+    /// A bare socket.
+    Plain(Socket),
+    /// TLS over one.
+    Tls(Box<ClientStream>),
+}
+
+/// Calls the same method on whichever stream it is.
+macro_rules! either {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Transport::Plain($stream) => $call,
+            Transport::Tls($stream) => $call,
+        }
+    };
+}
+
+impl From<Socket> for Transport {
+    fn from(socket: Socket) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Stream for Transport {
+    fn reset_on_drop(&mut self) {
+        either!(self, stream => stream.reset_on_drop());
+    }
+
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        either!(self, stream => stream.bound_unacknowledged(period));
+    }
+
+    fn was_truncated(&self) -> bool {
+        either!(self, stream => stream.was_truncated())
+    }
+
+    fn unsent(&self) -> usize {
+        either!(self, stream => stream.unsent())
+    }
+}
