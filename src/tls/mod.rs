@@ -7,6 +7,6 @@ mod downstream;
 mod pki;
 mod store;
 
-pub use connector::{ClientStream, Connector};
+pub use connector::{ClientStream, Connector, ConnectorError};
 pub use downstream::{Accepted, Acceptor, TlsInfo, TlsStream};
 pub use store::{Tickets, acceptor};
