@@ -15,7 +15,7 @@ pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
 use crate::{
     config::{self, Config, ListenAddress},
-    connection::{Gate, Listener, Snapshot, TlsSetupError},
+    connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
     upstream::Surroundings,
@@ -53,6 +53,9 @@ pub enum StartError {
         #[source]
         source: TlsSetupError,
     },
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// A thread or its runtime.
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
@@ -83,7 +86,7 @@ impl Server {
         let (order, drain) = Drain::new(drain_spread);
         let place = Surroundings { workers: config.server.workers.get(), drain: drain.clone(), drain_spread };
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(config, &place)),
+            snapshot: Arc::new(Snapshot::new(config, &place)?),
             drain,
             access,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),

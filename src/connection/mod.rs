@@ -34,7 +34,7 @@ use crate::{
     upstream::{Lease, Transport},
 };
 
-pub use self::snapshot::{Listener, Snapshot, TlsSetupError};
+pub use self::snapshot::{Listener, PoolError, Snapshot, TlsSetupError};
 
 /// What all connections share.
 #[derive(Debug)]

@@ -383,6 +383,7 @@ fn refusal_of_target(error: TargetError) -> Refusal {
 fn refusal_of_connect(failure: ConnectFailure) -> Refusal {
     match failure {
         ConnectFailure::Failed { endpoint, source } => Refusal::ConnectFailed { endpoint, source },
+        ConnectFailure::Tls { endpoint, source } => Refusal::UpstreamTls { endpoint, source },
         ConnectFailure::TimedOut { endpoint } => Refusal::ConnectTimeout { endpoint },
         ConnectFailure::Deadline => Refusal::ConnectTimeout { endpoint: "any endpoint".to_owned() },
         ConnectFailure::NoEndpoint => Refusal::NoEndpoint,

@@ -72,20 +72,32 @@ pub enum TlsSetupError {
     Rustls(#[from] rustls::Error),
 }
 
+/// Why a pool can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the TLS of upstream {name}")]
+pub struct PoolError {
+    name: String,
+    source: tls::ConnectorError,
+}
+
+fn pool(config: &config::Upstream, place: &Surroundings) -> Result<Pool, PoolError> {
+    Pool::new(config, place).map_err(|source| PoolError { name: config.name.clone(), source })
+}
+
 impl Snapshot {
     /// The snapshot that `config` describes, at this place.
-    pub fn new(config: &Config, place: &Surroundings) -> Self {
+    pub fn new(config: &Config, place: &Surroundings) -> Result<Self, PoolError> {
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
             subprotocol: None,
             kind: route.kind,
         });
-        Self {
+        Ok(Self {
             table: RouteTable::new(matchers.collect()),
             routes: config.routes.iter().map(|route| Route::new(route, &config.listeners)).collect(),
-            pools: config.upstreams.iter().map(|upstream| Pool::new(upstream, place)).collect(),
-        }
+            pools: config.upstreams.iter().map(|upstream| pool(upstream, place)).collect::<Result<_, _>>()?,
+        })
     }
 
     /// The pools, for their counts.

@@ -83,6 +83,15 @@ pub enum Refusal {
         #[source]
         source: io::Error,
     },
+    /// The TLS handshake with the last server tried failed.
+    #[error("TLS with {endpoint} failed")]
+    UpstreamTls {
+        /// The endpoint.
+        endpoint: String,
+        /// What the connect said.
+        #[source]
+        source: io::Error,
+    },
     /// The last endpoint tried did not answer the connect in time.
     #[error("connect to {endpoint} timed out")]
     ConnectTimeout {
@@ -159,7 +168,10 @@ impl Refusal {
             Self::UpgradeRequired | Self::Handshake(OfferError::Version) => 426,
             Self::Handshake(OfferError::Malformed(_)) => 400,
             Self::Overload | Self::Draining | Self::NoEndpoint => 503,
-            Self::ConnectFailed { .. } | Self::UpstreamClosed(_) | Self::BadResponse(_) => 502,
+            Self::ConnectFailed { .. }
+            | Self::UpstreamTls { .. }
+            | Self::UpstreamClosed(_)
+            | Self::BadResponse(_) => 502,
             Self::Disagreed(_) | Self::UnaskedUpgrade => 502,
             Self::ConnectTimeout { .. } | Self::ResponseTimeout | Self::HandshakeTimeout => 504,
         })
@@ -189,6 +201,7 @@ impl Refusal {
             Self::Draining => "draining",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed { .. } => "connect_failed",
+            Self::UpstreamTls { .. } => "upstream_tls",
             Self::ConnectTimeout { .. } => "connect_timeout",
             Self::UpstreamClosed(_) => "upstream_closed",
             Self::BadResponse(_) => "bad_response",
@@ -229,6 +242,7 @@ impl Refusal {
             | Self::UpgradeRequired
             | Self::NoEndpoint
             | Self::ConnectFailed { .. }
+            | Self::UpstreamTls { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamClosed(_)
             | Self::BadResponse(_)
@@ -271,7 +285,7 @@ impl Refusal {
             | Self::BadResponse(_)
             | Self::Disagreed(_)
             | Self::UnaskedUpgrade => Side::Gate,
-            Self::ConnectFailed { .. } | Self::UpstreamClosed(_) => Side::Upstream,
+            Self::ConnectFailed { .. } | Self::UpstreamTls { .. } | Self::UpstreamClosed(_) => Side::Upstream,
             Self::DownstreamGone { .. } => Side::Downstream,
         }
     }
@@ -291,7 +305,10 @@ impl Refusal {
             | Self::BadHost(_)
             | Self::BadPath(_) => Phase::Head,
             Self::NoRoute | Self::UpgradeRequired | Self::Handshake(_) | Self::Draining => Phase::Route,
-            Self::NoEndpoint | Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } => Phase::Connect,
+            Self::NoEndpoint
+            | Self::ConnectFailed { .. }
+            | Self::UpstreamTls { .. }
+            | Self::ConnectTimeout { .. } => Phase::Connect,
             Self::UpstreamClosed(_)
             | Self::BadResponse(_)
             | Self::ResponseTimeout

@@ -56,7 +56,10 @@ fn next(refusal: &Refusal) -> Option<Refusal> {
         R::Overload => R::Draining,
         R::Draining => R::NoEndpoint,
         R::NoEndpoint => R::ConnectFailed { endpoint: endpoint(), source: io::ErrorKind::Other.into() },
-        R::ConnectFailed { .. } => R::ConnectTimeout { endpoint: endpoint() },
+        R::ConnectFailed { .. } => {
+            R::UpstreamTls { endpoint: endpoint(), source: io::ErrorKind::Other.into() }
+        }
+        R::UpstreamTls { .. } => R::ConnectTimeout { endpoint: endpoint() },
         R::ConnectTimeout { .. } => R::UpstreamClosed(None),
         R::UpstreamClosed(_) => R::BadResponse(UpstreamFault::Cut),
         R::BadResponse(_) => R::ResponseTimeout,

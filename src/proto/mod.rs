@@ -10,3 +10,4 @@ pub mod handshake;
 pub mod head;
 #[doc(hidden)]
 pub mod laws;
+pub mod proxy_protocol;

@@ -130,7 +130,7 @@ mod tests {
         let (order, drain) = Drain::new(Duration::ZERO);
         let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place)),
+            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
             drain,
             access: AccessSink::memory().0,
             tls_permits: TlsPermits::new(1),

@@ -1,19 +1,186 @@
 //! The one place where connections to upstreams are made.
 
 use std::{
+    collections::VecDeque,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    task::Poll,
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use tokio::{
-    net::{TcpStream, UnixStream},
-    time::{Instant, timeout_at},
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream, UnixStream},
+    time::{Instant, Sleep, sleep, timeout_at},
 };
 
-use super::resolve::Name;
-use crate::buffered::Socket;
+use super::{Transport, resolve::Name};
+use crate::{
+    buffered::Socket,
+    config::{self, ProxyProtocol},
+    proto::proxy_protocol::{self, Route},
+    tls::{Connector, ConnectorError},
+};
+
+/// How long one address of a name has before the next is tried beside it (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How the servers of a pool are spoken to.
+#[derive(Debug)]
+pub(super) struct Dial {
+    /// `None` speaks plain TCP.
+    tls: Option<Tls>,
+    proxy_protocol: Option<ProxyProtocol>,
+    /// Empty leaves the choice to the system.
+    sources: Vec<IpAddr>,
+    /// Whose turn among them it is.
+    turn: AtomicUsize,
+}
+
+/// A connect to one of several addresses.
+type Try<'a> = Pin<Box<dyn Future<Output = Result<Socket, Fault>> + Send + 'a>>;
+
+#[derive(Debug)]
+struct Tls {
+    connector: Connector,
+    /// The name that each server must prove; `None` is its own.
+    name: Option<rustls::pki_types::ServerName<'static>>,
+}
+
+impl Dial {
+    /// As `config` says. Fails where its TLS can't be set up.
+    pub(super) fn new(config: &config::Upstream) -> Result<Self, ConnectorError> {
+        let tls = |tls: &config::UpstreamTls| {
+            Ok::<_, ConnectorError>(Tls { connector: Connector::new(tls)?, name: tls.server_name.clone() })
+        };
+        Ok(Self {
+            tls: config.tls.as_ref().map(tls).transpose()?,
+            proxy_protocol: config.proxy_protocol,
+            sources: config.source_addresses.clone(),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// A connection may serve requests of different clients one after the other.
+    pub(super) fn may_be_shared(&self) -> bool {
+        self.proxy_protocol.is_none()
+    }
+
+    /// Connects to `target`, and says there what stands before the first request. `route` is whom it is for; `None` for
+    /// wsgate's own.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        bounds: Bounds,
+        route: Option<&Route>,
+    ) -> Result<Transport, Fault> {
+        let mut socket = target.connect(self, bounds).await?;
+        if let Some(version) = self.proxy_protocol {
+            let mut header = Vec::new();
+            match version {
+                ProxyProtocol::V1 => proxy_protocol::encode_v1(route, &mut header),
+                ProxyProtocol::V2 => proxy_protocol::encode_v2(route, &mut header),
+            }
+            bounds.apply(socket.write_all(&header)).await?;
+        }
+        let Some(tls) = &self.tls else { return Ok(socket.into()) };
+        let name = tls.name.clone().or_else(|| target.server_name());
+        let name =
+            name.ok_or_else(|| Fault::Failed(io::Error::other("the server has no name to be verified")))?;
+        match bounds.apply(tls.connector.connect(socket, name)).await {
+            Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
+            Err(Fault::Failed(error)) => Err(Fault::Tls(error)),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A connected TCP socket, from the next of the own addresses that are of the server's family.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that sets deadline and options")]
+    async fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
+        let stream = match self.source_for(address) {
+            None => TcpStream::connect(address).await?,
+            Some(source) => {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                // The port is chosen at the connect, so that one port serves connections to several servers.
+                setsockopt(&socket, IpBindAddressNoPort, &true)?;
+                socket.bind(SocketAddr::new(source, 0))?;
+                socket.connect(address).await?
+            }
+        };
+        // On the own host, the port chosen for a connection to a server that is down can be that server's, and
+        // TCP's simultaneous open then connects the socket to itself.
+        if stream.local_addr()? == address {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Socket::tcp(stream)
+    }
+
+    fn source_for(&self, address: SocketAddr) -> Option<IpAddr> {
+        let fitting = || self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting().count())?;
+        fitting().nth(turn).copied()
+    }
+
+    /// The first of `addresses` that takes a connection. Each has a head start before the next is tried beside it; one that
+    /// fails hands over at once (RFC 8305).
+    async fn first_of(&self, addresses: &[SocketAddr], bounds: Bounds) -> Result<Socket, Fault> {
+        let mut waiting = interleaved(addresses);
+        let mut tries: Vec<Try<'_>> = Vec::new();
+        let mut head_start: Option<Pin<Box<Sleep>>> = None;
+        let mut fault = Fault::TimedOut;
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut index = 0;
+                while index < tries.len() {
+                    match tries[index].as_mut().poll(cx) {
+                        Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
+                        Poll::Ready(Err(its_fault)) => {
+                            fault = its_fault;
+                            drop(tries.swap_remove(index));
+                            head_start = None;
+                        }
+                        Poll::Pending => index += 1,
+                    }
+                }
+                if let Some(running) = &mut head_start
+                    && running.as_mut().poll(cx).is_pending()
+                {
+                    return Poll::Pending;
+                }
+                let next = waiting.pop_front().filter(|_| !bounds.have_passed());
+                match next {
+                    Some(address) => {
+                        tries.push(Box::pin(bounds.apply(self.tcp(address))));
+                        head_start = Some(Box::pin(sleep(HEAD_START)));
+                    }
+                    None if tries.is_empty() => {
+                        return Poll::Ready(Err(std::mem::replace(&mut fault, Fault::TimedOut)));
+                    }
+                    None => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// The resolver's order, but the families by turns (RFC 8305 §4).
+fn interleaved(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
+        addresses.iter().partition(|address| address.is_ipv6() == first_is_ipv6);
+    let mut order = VecDeque::with_capacity(addresses.len());
+    while let Some(address) = one.pop_front() {
+        order.push_back(address);
+        order.extend(other.pop_front());
+    }
+    order.append(&mut other);
+    order
+}
 
 /// Where an endpoint is reached.
 #[derive(Debug)]
@@ -36,28 +203,30 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) enum Fault {
     Failed(io::Error),
+    /// The TLS handshake.
+    Tls(io::Error),
     TimedOut,
 }
 
 impl Target {
-    /// Connects, trying all addresses of a name in turn. Dropping the future closes what was begun.
-    pub(super) async fn connect(&self, bounds: Bounds) -> Result<Socket, Fault> {
+    /// Connects; to a name at the first of its addresses that takes it. Dropping the future closes what was begun.
+    async fn connect(&self, dial: &Dial, bounds: Bounds) -> Result<Socket, Fault> {
         match self {
-            Self::Inet(address) => bounds.apply(tcp(*address)).await,
+            Self::Inet(address) => bounds.apply(dial.tcp(*address)).await,
             Self::Unix(path) => bounds.apply(unix(path)).await,
             Self::Name(name) => {
-                let mut fault = Fault::TimedOut;
-                for address in bounds.apply(name.addresses()).await?.iter() {
-                    match bounds.apply(tcp(*address)).await {
-                        Ok(socket) => return Ok(socket),
-                        Err(its_fault) => fault = its_fault,
-                    }
-                    if bounds.have_passed() {
-                        break;
-                    }
-                }
-                Err(fault)
+                let addresses = bounds.apply(name.addresses()).await?;
+                dial.first_of(&addresses, bounds).await
             }
+        }
+    }
+
+    /// The name that a server proves by its certificate, if none is configured; a unix socket has none.
+    fn server_name(&self) -> Option<rustls::pki_types::ServerName<'static>> {
+        match self {
+            Self::Inet(address) => Some(address.ip().into()),
+            Self::Name(name) => name.host().trim_end_matches('.').to_owned().try_into().ok(),
+            Self::Unix(_) => None,
         }
     }
 }
@@ -78,17 +247,20 @@ impl Bounds {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the place that sets deadline and options")]
-async fn tcp(address: SocketAddr) -> io::Result<Socket> {
-    let stream = TcpStream::connect(address).await?;
-    // On the own host, the port chosen for a connection to a server that is down can be that server's, and
-    // TCP's simultaneous open then connects the socket to itself.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Socket::tcp(stream)
-}
-
 async fn unix(path: &Path) -> io::Result<Socket> {
     UnixStream::connect(path).await.map(Socket::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_keep_their_order() {
+        let addresses =
+            ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse().unwrap());
+        let order: Vec<_> = interleaved(&addresses).iter().map(ToString::to_string).collect();
+        assert_eq!(order, ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"]);
+        assert!(interleaved(&[]).is_empty());
+    }
 }

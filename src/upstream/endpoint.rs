@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     ConnectFailure, Transport,
-    connect::{Bounds, Fault, Target},
+    connect::{Bounds, Dial, Fault, Target},
     idle::Idle,
     pool::Surroundings,
     resolve::Name,
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::{self, OnRemoved, ServerAddress, UpstreamServer},
     lifecycle::{Drain, DrainHandle},
+    proto::proxy_protocol::Route,
 };
 
 /// A server of a pool, with its counts and its idle connections.
@@ -98,12 +99,18 @@ impl Endpoint {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A new connection to it.
-    pub(super) async fn connect(&self, bounds: Bounds) -> Result<Transport, ConnectFailure> {
-        self.target.connect(bounds).await.map(Transport::from).map_err(|fault| {
+    /// A new connection to it, for `route`.
+    pub(super) async fn connect(
+        &self,
+        dial: &Dial,
+        bounds: Bounds,
+        route: Option<&Route>,
+    ) -> Result<Transport, ConnectFailure> {
+        dial.connect(&self.target, bounds, route).await.map_err(|fault| {
             let endpoint = self.name.to_string();
             match fault {
                 Fault::Failed(source) => ConnectFailure::Failed { endpoint, source },
+                Fault::Tls(source) => ConnectFailure::Tls { endpoint, source },
                 Fault::TimedOut => ConnectFailure::TimedOut { endpoint },
             }
         })

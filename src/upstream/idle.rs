@@ -2,20 +2,25 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Waker},
 };
 
 use rustix::{
     io::Errno,
     net::{RecvFlags, recv},
 };
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncRead as _, ReadBuf},
+    time::Instant,
+};
 
 use super::{Transport, lock};
-use crate::buffered::Socket;
+use crate::{buffered::Socket, tls::ClientStream};
 
 /// The idle connections of one endpoint: a list per worker, and one bound over all of them.
 #[derive(Debug)]
@@ -78,7 +83,8 @@ impl Idle {
         let now = Instant::now();
         self.change(worker, |list| {
             let before = list.len();
-            let found = std::iter::from_fn(|| list.pop()).find(|parked| parked.is_usable(now));
+            let found = std::iter::from_fn(|| list.pop())
+                .find_map(|mut parked| parked.is_usable(now).then_some(parked));
             (found.map(|parked| parked.stream), before - list.len())
         })
     }
@@ -88,7 +94,7 @@ impl Idle {
         let now = Instant::now();
         self.change(worker, |list| {
             let before = list.len();
-            list.retain(|parked| parked.is_usable(now));
+            list.retain_mut(|parked| parked.is_usable(now));
             let next_expiry = list.iter().filter_map(|parked| parked.expires).min();
             (Swept { any_left: !list.is_empty(), next_expiry }, before - list.len())
         })
@@ -113,14 +119,21 @@ impl Idle {
 
 impl Parked {
     /// Not expired, not ended, and with nothing on it that was not asked for (rule H14).
-    fn is_usable(&self, now: Instant) -> bool {
+    fn is_usable(&mut self, now: Instant) -> bool {
         self.expires.is_none_or(|expires| now < expires)
-            && match &self.stream {
+            && match &mut self.stream {
                 Transport::Plain(Socket::Tcp(stream)) => is_quiet(stream.as_fd()),
                 Transport::Plain(Socket::Unix(stream)) => is_quiet(stream.as_fd()),
-                Transport::Tls(_) => false,
+                Transport::Tls(stream) => is_waiting(stream),
             }
     }
+}
+
+/// Whether a read would have to wait. What TLS itself says, such as a session ticket, is no unasked answer and is taken in.
+fn is_waiting(stream: &mut ClientStream) -> bool {
+    let mut byte = [0];
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
 }
 
 /// Whether a read would have to wait. The kernel is asked, not the runtime, which knows of an end of stream

@@ -60,6 +60,15 @@ pub enum ConnectFailure {
         /// The endpoint's name.
         endpoint: String,
     },
+    /// The TLS handshake with the last endpoint tried failed.
+    #[error("TLS with {endpoint} failed")]
+    Tls {
+        /// The endpoint's name.
+        endpoint: String,
+        /// What TLS said.
+        #[source]
+        source: io::Error,
+    },
     /// The pool has no endpoint, or the attempt has no retry left.
     #[error("no endpoint left to try")]
     NoEndpoint,

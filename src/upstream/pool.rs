@@ -15,13 +15,13 @@ use tokio::{
 
 use super::{
     ConnectFailure, Transport,
-    connect::Bounds,
+    connect::{Bounds, Dial},
     endpoint::Endpoint,
     lock,
     set::{Caller, Set},
     worker,
 };
-use crate::{buffered::Buffered, config, lifecycle::Drain};
+use crate::{buffered::Buffered, config, lifecycle::Drain, tls::ConnectorError};
 
 /// The longest time between two looks at idle connections, so that one that never expires by itself does not
 /// stay half-closed for good.
@@ -38,6 +38,7 @@ pub struct Pool {
 #[derive(Debug)]
 struct Inner {
     config: config::Upstream,
+    dial: Dial,
     set: ArcSwap<Set>,
     /// The task of each worker that closes expired connections, while it has some.
     reapers: Vec<Mutex<Option<AbortHandle>>>,
@@ -95,16 +96,17 @@ pub struct Lease {
 }
 
 impl Pool {
-    /// The pool that `config` describes.
-    pub fn new(config: &config::Upstream, place: &Surroundings) -> Self {
+    /// The pool that `config` describes. Fails where its TLS can't be set up.
+    pub fn new(config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
         let endpoint = |server| Arc::new(Endpoint::new(server, config, place));
         let set = Set::new(config.servers.iter().map(endpoint).collect(), &config.balance);
         let inner = Inner {
+            dial: Dial::new(config)?,
             set: ArcSwap::from_pointee(set),
             reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
             config: config.clone(),
         };
-        Self { inner: Arc::new(inner) }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Its name in routes, logs and metrics.
@@ -160,7 +162,7 @@ impl Pool {
             {
                 return Ok(Connected { stream: Buffered::new(stream), lease, reused: true });
             }
-            match lease.endpoint().connect(bounds).await {
+            match lease.endpoint().connect(&pool.dial, bounds, attempt.caller.route.as_ref()).await {
                 Ok(stream) => return Ok(Connected { stream: Buffered::new(stream), lease, reused: false }),
                 Err(its_failure) => failure = Some(its_failure),
             }
@@ -279,7 +281,7 @@ impl Lease {
     /// for and is closed, as one more than `keep_alive` is.
     pub fn park(self, stream: Buffered<Transport>, max_idle: Option<Duration>) {
         let (stream, tail) = stream.into_parts();
-        if !tail.is_empty() {
+        if !tail.is_empty() || !self.pool.dial.may_be_shared() {
             return;
         }
         let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();

@@ -37,6 +37,11 @@ impl Name {
         Self { host, port, answer: Mutex::new(None), first: tokio::sync::Mutex::new(()) }
     }
 
+    /// The name as configured.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Its addresses, never none. An error only if the name never had an answer.
     pub(super) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
         let lookup = async {

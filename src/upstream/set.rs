@@ -6,7 +6,7 @@ use super::{
     balance::{Balancer, Candidate},
     endpoint::Endpoint,
 };
-use crate::config;
+use crate::{config, proto::proxy_protocol::Route};
 
 /// The endpoints of a pool at one time. Places in it are stable.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Caller {
     pub hash: Option<u64>,
     /// The value of its sticky cookie.
     pub sticky: Option<Box<str>>,
+    /// Whom a PROXY header names.
+    pub route: Option<Route>,
 }
 
 impl Set {

@@ -58,7 +58,7 @@ fn place() -> Surroundings {
 }
 
 fn pool(servers: Vec<ServerAddress>) -> Pool {
-    Pool::new(&upstream(servers), &place())
+    Pool::new(&upstream(servers), &place()).unwrap()
 }
 
 /// A server that accepts, with its address.
@@ -135,7 +135,7 @@ async fn tunnels_draw_new_ones_to_the_other_endpoints() {
     let ((_a, a), (_b, b)) = (server().await, server().await);
     let mut config = upstream(vec![a.clone(), b]);
     config.balance = config::Balance::LeastConnections;
-    let pool = Pool::new(&config, &place());
+    let pool = Pool::new(&config, &place()).unwrap();
     let mut held = Vec::new();
     for _ in 0..20 {
         held.push(connect(&pool, Want::Fresh).await.unwrap());
@@ -228,7 +228,7 @@ async fn the_retry_deadline_cuts_all_tries() {
     let (_silent, addresses): (Vec<_>, Vec<_>) = (0..8).map(|_| silent()).unzip();
     let mut config = upstream(addresses);
     config.retries = 7;
-    let pool = Pool::new(&config, &place());
+    let pool = Pool::new(&config, &place()).unwrap();
     let mut attempt = pool.attempt(Caller::default(), Instant::now());
     let begun = Instant::now();
     let failure = pool.connect(&mut attempt, Want::Fresh).await;
@@ -354,7 +354,7 @@ async fn idle_connections_are_bounded_over_all_workers() {
     let (listener, address) = server().await;
     let mut config = upstream(vec![address]);
     config.keep_alive = 2;
-    let pool = Pool::new(&config, &Surroundings { workers: 2, ..place() });
+    let pool = Pool::new(&config, &Surroundings { workers: 2, ..place() }).unwrap();
     let mut all = Vec::new();
     for _ in 0..4 {
         let (connected, accepted) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
@@ -411,7 +411,7 @@ async fn an_ended_connection_without_expiry_is_closed_by_the_sweep() {
     let (listener, address) = server().await;
     let mut config = upstream(vec![address]);
     config.keep_alive_timeout = None;
-    let pool = Pool::new(&config, &place());
+    let pool = Pool::new(&config, &place()).unwrap();
     let accepted = park_one(&pool, &listener).await;
     pause();
     yield_now().await;
