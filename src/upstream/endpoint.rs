@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     ConnectFailure, Transport,
+    balance::EarlyEnds,
     connect::{Bounds, Fault, Target},
     idle::Idle,
     pool::Surroundings,
@@ -34,6 +35,7 @@ pub(super) struct Endpoint {
     open: AtomicUsize,
     pub(super) idle: Idle,
     pub(super) status: Status,
+    pub(super) early_ends: EarlyEnds,
     /// Ends its tunnels.
     order: DrainHandle,
 }
@@ -58,6 +60,7 @@ impl Endpoint {
             open: AtomicUsize::new(0),
             idle: Idle::new(upstream.keep_alive, place.workers),
             status: Status::new(),
+            early_ends: EarlyEnds::new(),
             order: place.drain.part(spread),
         }
     }

@@ -98,7 +98,7 @@ impl Pool {
     /// The pool that `config` describes.
     pub fn new(config: &config::Upstream, place: &Surroundings) -> Self {
         let endpoint = |server| Arc::new(Endpoint::new(server, config, place));
-        let set = Set::new(config.servers.iter().map(endpoint).collect(), &config.balance);
+        let set = Set::new(config.servers.iter().map(endpoint).collect(), config);
         let inner = Inner {
             set: ArcSwap::from_pointee(set),
             reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
@@ -192,6 +192,12 @@ impl Attempt {
         self.retries_left > 0 && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
+    /// The Set-Cookie that makes the client come back to the endpoint of the last try; `None` if it does already, or nothing
+    /// is sticky here. `secure` if the client speaks TLS.
+    pub fn set_cookie(&self, secure: bool) -> Option<String> {
+        self.set.set_cookie(&self.caller, self.current?, secure)
+    }
+
     /// Counts the next try; `false` if it may not be.
     fn begin_try(&mut self) -> bool {
         let Some(last) = self.current.take() else { return self.tried.is_empty() };
@@ -265,6 +271,12 @@ impl Lease {
     /// The signal to the tunnels of this endpoint.
     pub fn drain(&self) -> Drain {
         self.endpoint.drain()
+    }
+
+    /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
+    /// fewer of them for a while.
+    pub fn server_ended_tunnel(&self, after: Duration) {
+        self.endpoint().early_ends.ended_after(after);
     }
 
     /// The endpoint as a Host header names it: without port 80, and `localhost` for a unix socket.

@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Drain,
 };
 
-fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
+pub(super) fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     config::Upstream {
         name: "websocket".into(),
         servers: servers
@@ -53,7 +53,7 @@ fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     }
 }
 
-fn place() -> Surroundings {
+pub(super) fn place() -> Surroundings {
     Surroundings { workers: 1, drain: Drain::new(Duration::ZERO).1, drain_spread: Duration::ZERO }
 }
 
