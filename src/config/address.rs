@@ -119,7 +119,7 @@ fn srv(value: Value<'_>, name: &str) -> Result<String, Finding> {
         Ok(HostPattern::Exact(_)) if bare == name => return Ok(name.to_owned()),
         Ok(HostPattern::Exact(_)) => {
             return Err(srv_finding(value, name)
-                .label("the ports of the servers stand in the record")
+                .label("it stands alone: the ports of the servers are in the record")
                 .help(format!("the name alone: \"dns+srv://{}\"", shown(bare))));
         }
         Ok(_) => "a record has one name, without `*`",

@@ -77,8 +77,10 @@ pub(super) fn load_ca(value: Value<'_>) -> Result<Option<Arc<[CertificateDer<'st
     let certificates = read_chain(value, &path(value)?)?;
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
-        roots.add(certificate.clone()).map_err(|error| {
-            value.finding("a certificate of this file cannot be used").label(error.to_string())
+        roots.add(certificate.clone()).map_err(|_| {
+            value
+                .finding("a certificate of this file cannot be used")
+                .label("it is malformed, or not one of X.509 version 3")
         })?;
     }
     Ok(Some(certificates.into()))

@@ -61,17 +61,18 @@ shapes! {
     ];
 }
 
-/// Words of other programs, with the key that does their job here, which may have the name of its sub-table of an
-/// upstream before it. Of several with the same word, the one that the table has is meant, or else the first. Case, `-`
-/// and `_` don't count: `maxPayload` is `max_payload`.
+/// Words of other programs, with the key that does their job here, which may have the name of its table before it. Of
+/// several with the same word, the one that the table has is meant, or else the first. Case, `-` and `_` don't count:
+/// `maxPayload` is `max_payload`.
 const FOREIGN: &[(&str, &str)] = &[
     ("listen", "address"),
     ("bind", "address"),
     ("port", "address"),
-    ("location", "path"),
-    ("server_name", "host"),
-    ("hosts", "host"),
-    ("domain", "host"),
+    ("location", "route.path"),
+    ("server_name", "route.host"),
+    ("server_name", "health.host"),
+    ("hosts", "route.host"),
+    ("domain", "route.host"),
     ("backend", "upstream"),
     ("proxy_pass", "upstream"),
     ("ssl", "tls"),
@@ -260,27 +261,55 @@ impl Shape {
         if let Some(meant) = foreign.filter(|meant| self.keys.contains(meant)) {
             return format!("did you mean `{meant}`?");
         }
+        if let Some(places) = shown(self.below().filter(|shape| shape.keys.contains(&key))) {
+            return format!("`{key}` belongs in {places}");
+        }
+        if let Some(meant) = foreign {
+            return self.elsewhere(meant);
+        }
         if let Some(places) = places(key) {
             return format!("`{key}` belongs in {places}");
         }
         let everywhere = || nearest(key, ALL.iter().flat_map(|shape| shape.keys).copied());
-        match foreign.or(here).or_else(everywhere) {
+        match here.or_else(everywhere) {
             Some(meant) if self.keys.contains(&meant) => format!("did you mean `{meant}`?"),
-            Some(meant) if meant.contains('.') => {
-                let (table, meant) = meant.split_once('.').unwrap_or_default();
-                format!("did you mean `{meant}`? It belongs in `[upstream.NAME.{table}]`")
-            }
-            Some(meant) => {
-                let places = places(meant).unwrap_or_else(|| ROOT.shown());
-                format!("did you mean `{meant}`? It belongs in {places}")
-            }
+            Some(meant) => self.elsewhere(meant),
             None => format!("the keys of {} are {}", self.shown(), self.keys.join(", ")),
         }
+    }
+
+    /// A key of another table that may have been meant.
+    fn elsewhere(&self, meant: &str) -> String {
+        let named = meant.split_once('.');
+        let of_table = named.and_then(|(table, key)| {
+            ALL.iter()
+                .find(|shape| shape.is_called(table) && shape.keys.contains(&key))
+                .map(|shape| (shape.shown(), key))
+        });
+        let below = || shown(self.below().filter(|shape| shape.keys.contains(&meant)));
+        let (places, key) = of_table
+            .unwrap_or_else(|| (below().or_else(|| places(meant)).unwrap_or_else(|| ROOT.shown()), meant));
+        format!("did you mean `{key}`? It belongs in {places}")
+    }
+
+    /// The tables below this one.
+    fn below(&self) -> impl Iterator<Item = &'static Shape> {
+        let start = format!("[{}.", self.header.trim_matches(['[', ']']));
+        ALL.iter().copied().filter(move |shape| shape.header.starts_with(&start))
+    }
+
+    /// Whether this is the table of that name, as [`FOREIGN`] writes it.
+    fn is_called(&self, name: &str) -> bool {
+        let header = self.header.trim_matches(['[', ']']);
+        header == name || header.strip_prefix("upstream.NAME.") == Some(name)
     }
 
     /// The key that does the job of another program's word: one of this table, if there is one.
     fn foreign(&self, word: &str) -> Option<&'static str> {
         let plain = |word: &str| word.replace(['_', '-'], "").to_lowercase();
+        if let Some(key) = self.keys.iter().find(|key| plain(key) == plain(word)) {
+            return Some(key);
+        }
         let same = |(known, _): &&(&str, &str)| plain(known) == plain(word);
         let mut meant = FOREIGN.iter().filter(same).map(|(_, key)| self.bare(key));
         let first = meant.clone().next();
@@ -290,24 +319,23 @@ impl Shape {
     /// A key of [`FOREIGN`] without its table, if that is this one.
     fn bare(&self, key: &'static str) -> &'static str {
         match key.split_once('.') {
-            Some((table, bare)) if self.header.ends_with(&format!(".{table}]")) => bare,
+            Some((table, bare)) if self.is_called(table) => bare,
             _ => key,
         }
     }
-
-    /// Whether `key` is a table of its own below this one.
-    fn has_sub_table(&self, key: &str) -> bool {
-        let header = format!("[{}.{key}]", self.header.trim_matches(['[', ']']));
-        ALL.iter().any(|shape| shape.header == header)
-    }
 }
 
-/// Where `key` is known: as a sub-table of its own, or as a key of these tables.
+/// Where `key` is known: as a table of its own, or as a key of these.
 fn places(key: &str) -> Option<String> {
+    let of_its_own = |shape: &Shape| shape.below().any(|below| below.header.ends_with(&format!(".{key}]")));
     let sub_table = format!(".{key}]");
-    let sub_tables = ALL.iter().filter(|shape| shape.header.ends_with(&sub_table));
-    let is_key =
-        |shape: &&&Shape| !shape.header.is_empty() && shape.keys.contains(&key) && !shape.has_sub_table(key);
-    let shown: Vec<_> = sub_tables.chain(ALL.iter().filter(is_key)).map(|shape| shape.shown()).collect();
+    let sub_tables = ALL.iter().copied().filter(|shape| shape.header.ends_with(&sub_table));
+    let has_key =
+        |shape: &&Shape| !shape.header.is_empty() && shape.keys.contains(&key) && !of_its_own(shape);
+    shown(sub_tables.chain(ALL.iter().copied().filter(has_key)))
+}
+
+fn shown(shapes: impl Iterator<Item = &'static Shape>) -> Option<String> {
+    let shown: Vec<_> = shapes.map(Shape::shown).collect();
     (!shown.is_empty()).then(|| shown.join(" or "))
 }

@@ -48,18 +48,23 @@ impl fmt::Display for Summary<'_> {
 
 type Row = Vec<String>;
 
-/// Writes rows of the same length in columns as wide as their widest cell; empty columns are left out.
+/// Writes rows in columns as wide as their widest cell; empty columns are left out. The first row has all columns; the
+/// last cell of one that has fewer may be longer than its column.
 fn table(f: &mut fmt::Formatter<'_>, groups: impl Iterator<Item = Vec<Row>>) -> fmt::Result {
     let rows: Vec<_> = groups.flatten().collect();
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let in_column = |row: &&Row, column| row.len() == columns || column + 1 < row.len();
+    let width = |column: usize| {
+        let rows = rows.iter().filter(|row| in_column(row, column));
+        rows.map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<_> = (0..columns).map(width).collect();
     for (index, row) in rows.iter().enumerate() {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             line.push_str("  ");
             line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width - cell.chars().count()));
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
         }
         let separator = if index == 0 { "" } else { "\n" };
         write!(f, "{separator}{}", line.trim_end())?;
@@ -118,7 +123,7 @@ fn upstream_rows(upstream: &Upstream) -> Vec<Row> {
     let details =
         [upstream_tls, health, sticky, unusual_of_pool].into_iter().filter_map(|show| show(upstream));
     let empty = || String::new();
-    servers.chain(details.map(|text| vec![empty(), empty(), empty(), text])).collect()
+    servers.chain(details.map(|text| vec![empty(), empty(), format!("   {text}")])).collect()
 }
 
 fn balance(balance: &Balance) -> String {

@@ -53,9 +53,6 @@ fn check(value: Value<'_>) -> Result<Check, Finding> {
         let text = value.text().unwrap_or_default().to_ascii_lowercase();
         finding.maybe_help(match &*text {
             "ws" | "wss" | "handshake" => Some("did you mean \"websocket\"?".to_owned()),
-            "https" => {
-                Some("\"http\": whether it is spoken over TLS is said by the upstream's `tls`".to_owned())
-            }
             "connect" | "tls" | "ssl" => Some("\"tcp\" connects, and no more than that".to_owned()),
             "off" | "none" => Some("without the table `health` there are no checks".to_owned()),
             _ => None,
