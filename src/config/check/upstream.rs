@@ -146,7 +146,9 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         health: table.optional("health", health::health),
         servers: known.iter().map(|placed| placed.server.clone()).collect(),
     };
-    for finding in [unused_retry, unused_refresh, unused_fail_timeout].map(|find| find(&table, &upstream)) {
+    for finding in [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive]
+        .map(|find| find(&table, &upstream))
+    {
         finding.into_iter().for_each(|finding| reader.record(finding.warning()));
     }
     if table.value("tls").is_none() {
@@ -208,6 +210,16 @@ fn unused_fail_timeout(table: &Table<'_>, upstream: &Upstream) -> Option<Finding
             .finding("`fail_timeout` has no effect here")
             .label("no server is taken out for its failures")
             .context(max_fails.span(), "because of this")
+    })
+}
+
+fn unused_keep_alive(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let (value, proxy) = (table.value("keep_alive")?, table.value("proxy_protocol")?);
+    (upstream.proxy_protocol.is_some() && upstream.keep_alive > 0).then(|| {
+        value
+            .finding("`keep_alive` has no effect here")
+            .label("no connection is kept, as each is for one client")
+            .context(proxy.span(), "because of this")
     })
 }
 

@@ -168,9 +168,9 @@ fn meant(text: &str) -> Option<String> {
     OTHER_PREFIXES.iter().find_map(prefixed)
 }
 
-/// The name of a query parameter as it stands in a URL.
+/// The name of a query parameter, decoded. One with separators or percent signs is taken for a slip.
 fn is_parameter(name: &str) -> bool {
-    let is_separator = |c: char| matches!(c, '&' | '=' | '#' | '+');
+    let is_separator = |c: char| matches!(c, '&' | '=' | '#' | '+' | '%');
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || is_separator(c))
 }
 

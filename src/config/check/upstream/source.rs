@@ -87,7 +87,7 @@ fn unreachable(value: Value<'_>, sources: &[Source], servers: &[Placed]) -> Opti
     let finding = Finding::new(placed.span.clone(), "no source address fits this server")
         .label(format!("it has an {family} address"))
         .context(value.span(), format!("none of these is {family}"));
-    Some(finding.help(format!("add an {family} address of this machine to `source_addresses`")))
+    Some(finding.help(format!("the system chooses one for it, unless the list has an {family} address too")))
 }
 
 /// The first source address of a family that no server has, where others are used.

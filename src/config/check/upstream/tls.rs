@@ -77,7 +77,7 @@ fn trust(table: &Table<'_>) -> Trust {
     let finding = unverified
         .finding("`verify` is off")
         .label("whoever answers at a server's address is trusted, with any certificate")
-        .help("`ca` names a PEM file with the certificates that are trusted, which may be the server's own");
+        .help("`ca` names a PEM file with the certificates that are trusted instead of the system's");
     table.reader.record(finding.warning());
     if let Some(value) = table.value("ca").filter(|value| !value.is_word("")) {
         let finding = value
