@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use super::{
     balance::{self, Balancer, Candidate, Member},
     endpoint::Endpoint,
