@@ -146,10 +146,9 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         health: table.optional("health", health::health),
         servers: known.iter().map(|placed| placed.server.clone()).collect(),
     };
-    for finding in [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive]
-        .map(|find| find(&table, &upstream))
-    {
-        finding.into_iter().for_each(|finding| reader.record(finding.warning()));
+    let unused = [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive];
+    for finding in unused.into_iter().filter_map(|find| find(&table, &upstream)) {
+        reader.record(finding.warning());
     }
     if table.value("tls").is_none() {
         warn_of_plain_443(entry, known);

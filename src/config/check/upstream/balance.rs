@@ -190,7 +190,9 @@ pub(super) fn sticky(table: &Table<'_>, listeners: &Addresses) -> Option<Sticky>
     };
     let sticky = Sticky { cookie: table.reader.recorded(cookie_name(value))?, same_site };
     let warnings = [needs_tls(table, &sticky, listeners), hashes_itself(table, &sticky)];
-    warnings.into_iter().flatten().for_each(|finding| table.reader.record(finding.warning()));
+    for finding in warnings.into_iter().flatten() {
+        table.reader.record(finding.warning());
+    }
     Some(sticky)
 }
 
