@@ -179,7 +179,8 @@ pub(super) fn sticky(table: &Table<'_>, listeners: &Addresses) -> Option<Sticky>
     let same_site = table.get("sticky_same_site", SameSite::Lax, values::choice(&SAME_SITES));
     let cookie = table.value("sticky_cookie").filter(|value| !value.is_word(""));
     let Some(value) = cookie else {
-        if let Some(value) = table.value("sticky_same_site") {
+        let unused = table.value("sticky_same_site").filter(|_| same_site != SameSite::Lax);
+        if let Some(value) = unused {
             let finding = value
                 .finding("`sticky_same_site` has no effect here")
                 .label("no cookie is set")
