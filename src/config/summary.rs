@@ -182,7 +182,7 @@ fn health(upstream: &Upstream) -> Option<String> {
     } = upstream.health.as_ref()?;
     let mut parts = vec![format!("{} every {}", word(&CHECKS, check), show_duration(*interval))];
     if *check != Check::Tcp {
-        parts[0].push_str(&format!(" at {path}"));
+        parts.push(format!("path {path}"));
         parts.extend(host.as_ref().map(|host| format!("host {host}")));
         let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
         parts.extend((!names.is_empty()).then(|| format!("headers {}", names.join(" "))));

@@ -20,6 +20,8 @@ use crate::config::{
 
 pub(in crate::config) use self::{balance::SAME_SITES, health::CHECKS};
 
+/// The default of `dns_refresh`.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
 const NAME_HELP: &str = "every upstream is a table with a name: `[upstream.websocket]`";
 
 /// The upstreams by name.
@@ -136,7 +138,7 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         sticky: balance::sticky(&table, listeners),
         source_addresses: source::addresses(&table, known),
         retry_handshakes: table.get("retry_handshakes", false, Value::switch),
-        dns_refresh: table.get("dns_refresh", seconds(30), timeout),
+        dns_refresh: table.get("dns_refresh", Some(DNS_REFRESH), timeout),
         slow_start: table.get("slow_start", None, timeout),
         max_fails: table.get("max_fails", Some(3), values::count_or_off(1..=1_000_000)),
         fail_timeout: table.get("fail_timeout", Duration::from_secs(10), fail_timeout),
@@ -146,10 +148,9 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         health: table.optional("health", health::health),
         servers: known.iter().map(|placed| placed.server.clone()).collect(),
     };
-    for finding in [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive]
-        .map(|find| find(&table, &upstream))
-    {
-        finding.into_iter().for_each(|finding| reader.record(finding.warning()));
+    let unused = [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive];
+    for finding in unused.into_iter().filter_map(|find| find(&table, &upstream)) {
+        reader.record(finding.warning());
     }
     if table.value("tls").is_none() {
         warn_of_plain_443(entry, known);
@@ -200,7 +201,9 @@ fn unused_refresh(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
     };
     let named =
         upstream.servers.is_empty() || upstream.servers.iter().any(|server| has_name(&server.address));
-    (!named).then(|| value.finding("`dns_refresh` has no effect here").label("no server is given by a name"))
+    let is_default = upstream.dns_refresh == Some(DNS_REFRESH);
+    (!named && !is_default)
+        .then(|| value.finding("`dns_refresh` has no effect here").label("no server is given by a name"))
 }
 
 fn unused_fail_timeout(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {

@@ -179,7 +179,8 @@ pub(super) fn sticky(table: &Table<'_>, listeners: &Addresses) -> Option<Sticky>
     let same_site = table.get("sticky_same_site", SameSite::Lax, values::choice(&SAME_SITES));
     let cookie = table.value("sticky_cookie").filter(|value| !value.is_word(""));
     let Some(value) = cookie else {
-        if let Some(value) = table.value("sticky_same_site") {
+        let unused = table.value("sticky_same_site").filter(|_| same_site != SameSite::Lax);
+        if let Some(value) = unused {
             let finding = value
                 .finding("`sticky_same_site` has no effect here")
                 .label("no cookie is set")
@@ -190,7 +191,9 @@ pub(super) fn sticky(table: &Table<'_>, listeners: &Addresses) -> Option<Sticky>
     };
     let sticky = Sticky { cookie: table.reader.recorded(cookie_name(value))?, same_site };
     let warnings = [needs_tls(table, &sticky, listeners), hashes_itself(table, &sticky)];
-    warnings.into_iter().flatten().for_each(|finding| table.reader.record(finding.warning()));
+    for finding in warnings.into_iter().flatten() {
+        table.reader.record(finding.warning());
+    }
     Some(sticky)
 }
 

@@ -18,9 +18,8 @@ pub(super) fn tls(value: Value<'_>, servers: &[Placed]) -> Option<UpstreamTls> {
     let table = table.map_err(|finding| finding.help("`tls = {}` is TLS that trusts the system's roots"));
     let table = reader.recorded(table)?;
     let is_given = table.value("server_name").is_some_and(|value| !value.is_word(""));
-    if !is_given {
-        let nameless = servers.iter().find_map(|placed| nameless(&table, placed));
-        nameless.into_iter().for_each(|finding| reader.record(finding));
+    if let Some(finding) = servers.iter().find_map(|placed| nameless(&table, placed)).filter(|_| !is_given) {
+        reader.record(finding);
     }
     Some(UpstreamTls {
         server_name: table.optional("server_name", server_name).flatten(),
