@@ -184,6 +184,7 @@ impl<'a> Request<'a> {
                 {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
+                    attempt.stay_if_bound();
                     continue;
                 }
                 Err(refusal) => Err(refusal),

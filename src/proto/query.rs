@@ -69,8 +69,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_escaped_come_back(bytes in proptest::collection::vec(any::<u8>(), 0..30)) {
-            let escaped: String = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
-            prop_assert_eq!(value(&format!("a=b&k={escaped}"), "k"), Some(bytes));
+            let mut query = "a=b&k=".to_owned();
+            for byte in &bytes {
+                query.extend(["%", &format!("{byte:02X}")]);
+            }
+            prop_assert_eq!(value(&query, "k"), Some(bytes));
         }
 
         #[test]

@@ -74,6 +74,8 @@ pub struct Attempt {
     /// The endpoint of the last try. It is not yet among `tried`, so that one try, as most requests need,
     /// allocates nothing.
     current: Option<usize>,
+    /// The next try may go there again.
+    stays: bool,
     tried: Vec<usize>,
 }
 
@@ -136,6 +138,7 @@ impl Pool {
             retries_left: config.retries,
             deadline: config.retry_deadline.and_then(|after| now.checked_add(after)),
             current: None,
+            stays: false,
             tried: Vec::new(),
         }
     }
@@ -198,10 +201,18 @@ impl Attempt {
         self.set.set_cookie(&self.caller, self.current?, secure)
     }
 
+    /// Lets the next try go to the endpoint of the last one again if the request belongs there, by its cookie or its hash: that
+    /// an idle connection had ended says nothing of the server, and must cost nobody his session.
+    pub fn stay_if_bound(&mut self) {
+        self.stays = self.current.is_some_and(|current| self.set.binds(&self.caller, current));
+    }
+
     /// Counts the next try; `false` if it may not be.
     fn begin_try(&mut self) -> bool {
         let Some(last) = self.current.take() else { return self.tried.is_empty() };
-        self.tried.push(last);
+        if !std::mem::take(&mut self.stays) {
+            self.tried.push(last);
+        }
         match self.retries_left.checked_sub(1) {
             Some(left) => {
                 self.retries_left = left;

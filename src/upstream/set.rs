@@ -89,6 +89,11 @@ impl Set {
         None
     }
 
+    /// Whether the request belongs to the endpoint at `used`, and is there not by chance.
+    pub(super) fn binds(&self, caller: &Caller, used: usize) -> bool {
+        caller.hash.is_some() || self.stuck_to(caller) == Some(used)
+    }
+
     /// The Set-Cookie for an answer of the endpoint at `used`; `None` if the client knows already.
     pub(super) fn set_cookie(&self, caller: &Caller, used: usize, secure: bool) -> Option<String> {
         let Stickiness { config, ids } = self.sticky.as_ref()?;

@@ -210,6 +210,29 @@ async fn h14_the_second_send_prefers_another_endpoint_and_a_fresh_connection() {
     assert!(matches!(exhausted, Err(ConnectFailure::NoEndpoint)));
 }
 
+#[tokio::test]
+async fn h14_a_request_that_belongs_to_an_endpoint_stays_there_over_a_stale_connection() {
+    let ((_a, a), (_b, b)) = (server().await, server().await);
+    let mut config = upstream(vec![a, b]);
+    config.balance = config::Balance::ConsistentHash(config::HashKey::Path);
+    let pool = Pool::new(&config, &place());
+    for key in 0..20_u64 {
+        let caller = Caller { hash: Some(Caller::hash(&key.to_be_bytes())), sticky: None };
+        let mut attempt = pool.attempt(caller, Instant::now());
+        let name = |connected: Connected| connected.lease.endpoint_name().clone();
+        let first = name(pool.connect(&mut attempt, Want::Reuse).await.unwrap());
+        attempt.stay_if_bound();
+        assert_eq!(name(pool.connect(&mut attempt, Want::Fresh).await.unwrap()), first);
+        assert_ne!(name(pool.connect(&mut attempt, Want::Fresh).await.unwrap()), first);
+        assert!(!attempt.may_retry(Instant::now()), "staying was a retry too");
+    }
+    let mut unbound = pool.attempt(Caller::default(), Instant::now());
+    let first = pool.connect(&mut unbound, Want::Reuse).await.unwrap();
+    unbound.stay_if_bound();
+    let second = pool.connect(&mut unbound, Want::Fresh).await.unwrap();
+    assert_ne!(first.lease.endpoint_name(), second.lease.endpoint_name());
+}
+
 #[tokio::test(start_paused = true)]
 async fn s1_a_connect_that_is_not_answered_times_out() {
     let (_silent, address) = silent();

@@ -136,6 +136,28 @@ async fn a_cookie_of_a_dead_server_falls_back_and_is_set_anew() {
 }
 
 #[tokio::test]
+async fn h14_a_stale_connection_costs_nobody_the_session() {
+    let backends = [Backend::listen().await, Backend::listen().await];
+    let keys = "balance = \"round_robin\"\nsticky_cookie = \"srv\"";
+    let gate = Setup::before(backends.iter().map(Backend::address)).upstream(keys).start();
+    let mut client = gate.ask(get("/first", "")).await;
+    let mut server = backends[0].accept().await;
+    server.read_head().await;
+    server.send(ok("first")).await;
+    let set = client.read_response().await.head.get("set-cookie").expect("a cookie").to_owned();
+    client.send(get("/second", &shown(&set))).await;
+    // The server had closed the connection, and the request met the end on its way.
+    server.read_head().await;
+    drop(server);
+    let mut fresh = backends[0].accept().await;
+    assert_eq!(fresh.read_head().await.target(), "/second");
+    fresh.send(ok("second")).await;
+    let second = client.read_response().await;
+    assert_eq!((second.text(), second.head.get("set-cookie")), ("second", None));
+    backends[1].expect_untouched();
+}
+
+#[tokio::test]
 async fn replicas_lead_a_key_and_a_cookie_to_the_same_server() {
     let servers = three().await;
     let keys = "balance = \"consistent_hash\"\nhash_key = \"query:room\"\nsticky_cookie = \"srv\"";
@@ -234,7 +256,6 @@ async fn a_server_that_ends_its_tunnels_at_once_does_not_draw_everybody() {
     }
     // By open tunnels alone it would get all but the first.
     let drawn = broken.accepted();
-    println!("{drawn} of 60 tunnels went to the server that ends them");
     assert!((1..=20).contains(&drawn), "{drawn}");
     let by_server = |record: &Record| record.ended_by == Some("upstream");
     assert_eq!(gate.records().iter().filter(|record| by_server(record)).count(), drawn);
