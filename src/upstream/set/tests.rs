@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
@@ -276,4 +277,45 @@ async fn a_server_that_ends_its_tunnels_at_once_does_not_draw_everybody() {
     // It has recovered: its next tunnels stand, and after a while it is the least loaded again.
     tokio::time::advance(Duration::from_secs(20)).await;
     assert_eq!(fill(&set, 100), [100, 0, 0, 0]);
+}
+
+proptest! {
+    /// Rule B8, whatever opens and ends in whatever order.
+    #[test]
+    fn b8_only_who_has_room_is_picked_and_somebody_is_while_somebody_has(
+        rooms in proptest::collection::vec((0_usize..5, any::<bool>()), 1..6),
+        steps in proptest::collection::vec((any::<bool>(), any::<u64>(), 0_usize..6), 0..200),
+    ) {
+        for balance in balances() {
+            let hosts = (1..).zip(&rooms);
+            let servers = hosts.map(|(host, &(room, backup))| {
+                UpstreamServer { backup, max_connections: Some(room), ..server(host) }
+            });
+            let set = set(&sticky(balance, servers.collect()));
+            for &(opens, key, named) in &steps {
+                let named = set.endpoints.get(named);
+                if !opens {
+                    named.filter(|endpoint| endpoint.open() > 0).inspect(|endpoint| endpoint.lease_ends());
+                    continue;
+                }
+                let id = named.map(|endpoint| StickyId::of(endpoint.name()));
+                let caller = Caller { sticky: id.filter(|_| key % 3 == 0), ..caller(key) };
+                let has_room = |backup| {
+                    set.endpoints.iter().any(|endpoint| endpoint.is_backup == backup && !endpoint.is_full())
+                };
+                let Some(index) = set.pick(&caller, &[]) else {
+                    prop_assert!(!has_room(false) && !has_room(true));
+                    continue;
+                };
+                let endpoint = &set.endpoints[index];
+                prop_assert!(!endpoint.is_full());
+                let is_named = caller.sticky == Some(StickyId::of(endpoint.name()));
+                prop_assert!(!endpoint.is_backup || is_named || !has_room(false));
+                if caller.sticky.is_some() && named.is_some_and(|named| !named.is_full()) {
+                    prop_assert!(is_named);
+                }
+                prop_assert!(endpoint.lease_begins());
+            }
+        }
+    }
 }
