@@ -217,7 +217,7 @@ async fn h14_a_request_that_belongs_to_an_endpoint_stays_there_over_a_stale_conn
     config.balance = config::Balance::ConsistentHash(config::HashKey::Path);
     let pool = Pool::new(&config, &place());
     for key in 0..20_u64 {
-        let caller = Caller { hash: Some(Caller::hash(&key.to_be_bytes())), sticky: None };
+        let caller = Caller { hash: Some(Caller::hash(&key.to_be_bytes())), ..Caller::default() };
         let mut attempt = pool.attempt(caller, Instant::now());
         let name = |connected: Connected| connected.lease.endpoint_name().clone();
         let first = name(pool.connect(&mut attempt, Want::Reuse).await.unwrap());

@@ -55,7 +55,7 @@ fn balances() -> [Balance; 4] {
 }
 
 fn caller(key: u64) -> Caller {
-    Caller { hash: Some(Caller::hash(&key.to_be_bytes())), sticky: None }
+    Caller { hash: Some(Caller::hash(&key.to_be_bytes())), ..Caller::default() }
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn sticky(balance: Balance, servers: Vec<UpstreamServer>) -> config::Upstream {
 /// A client with the cookie that it was given.
 fn returning(set_cookie: &str) -> Caller {
     let value = set_cookie.strip_prefix("srv=").unwrap().split(';').next().unwrap();
-    Caller { hash: None, sticky: StickyId::parse(value.as_bytes()) }
+    Caller { sticky: StickyId::parse(value.as_bytes()), ..Caller::default() }
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_cookie_for_a_server_that_is_full_tried_or_gone_falls_back_and_is_set_anew()
     assert_eq!(set.pick(&caller, &[]), Some(1));
     let anew = set.set_cookie(&caller, 1, false).unwrap();
     assert_eq!(set.pick(&returning(&anew), &[]), Some(1));
-    let stranger = Caller { hash: None, sticky: Some(StickyId::of("10.9.9.9:80")) };
+    let stranger = Caller { sticky: Some(StickyId::of("10.9.9.9:80")), ..Caller::default() };
     assert_eq!(set.pick(&stranger, &[]), Some(1));
     assert_eq!(set.pick(&stranger, &[1]), None, "nothing outside of the pool");
 }
@@ -191,7 +191,7 @@ fn a_session_on_a_backup_stays_there() {
 #[test]
 fn without_sticky_cookie_nobody_is_led_and_nothing_is_set() {
     let set = set(&config(Balance::LeastConnections, vec![server(1), server(2)]));
-    let caller = Caller { hash: None, sticky: Some(StickyId::of("10.0.0.1:80")) };
+    let caller = Caller { sticky: Some(StickyId::of("10.0.0.1:80")), ..Caller::default() };
     assert!(set.endpoints[0].lease_begins());
     assert_eq!(set.pick(&caller, &[]), Some(1));
     assert_eq!(set.set_cookie(&caller, 1, true), None);
