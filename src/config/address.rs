@@ -93,12 +93,53 @@ pub(super) fn server(value: Value<'_>) -> Result<ServerAddress, Finding> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(value, path).map(ServerAddress::Unix);
     }
+    if let Some(name) = text.strip_prefix("dns+srv://") {
+        return srv(value, name).map(ServerAddress::Srv);
+    }
     tcp_server(&text).map_err(|help| {
         value
             .finding(format!("`{}` is not the address of a server", shown(&text)))
-            .label("expected \"host:port\", \"[ipv6]:port\" or \"unix:/path\"")
+            .label("expected \"host:port\", \"[ipv6]:port\", \"unix:/path\" or \"dns+srv://name\"")
             .help(help)
     })
+}
+
+/// The name of an SRV record. Most begin with `_service._proto`, which is not asked for: Consul answers for others too.
+fn srv(value: Value<'_>, name: &str) -> Result<String, Finding> {
+    const LABEL_MAX: usize = 63;
+    let bare = name.split(['/', '?']).next().unwrap_or_default();
+    let bare = bare.rsplit_once(':').map_or(bare, |(bare, _)| bare);
+    let reason = match bare.parse() {
+        Ok(HostPattern::Exact(_)) if bare.starts_with('[') || ends_in_number(bare) => {
+            "an address has no records"
+        }
+        Ok(HostPattern::Exact(_)) if bare.split('.').any(|label| label.len() > LABEL_MAX) => {
+            "a label between dots is longer than 63 characters"
+        }
+        Ok(HostPattern::Exact(_)) if bare == name => return Ok(name.to_owned()),
+        Ok(HostPattern::Exact(_)) => {
+            return Err(srv_finding(value, name)
+                .label("it stands alone: the ports of the servers are in the record")
+                .help(format!("the name alone: \"dns+srv://{}\"", shown(bare))));
+        }
+        Ok(_) => "a record has one name, without `*`",
+        Err(reason) => return Err(srv_finding(value, name).label(reason.to_string())),
+    };
+    Err(srv_finding(value, name).label(reason))
+}
+
+fn srv_finding(value: Value<'_>, name: &str) -> Finding {
+    value.finding(format!("`{}` is not the name of an SRV record", shown(name)))
+}
+
+/// Whether this is a host with or without its port.
+pub(super) fn is_host(text: &str) -> bool {
+    let bracket = text.rfind(']').unwrap_or(0);
+    let (host, port) = match text[bracket..].find(':') {
+        Some(colon) => (&text[..bracket + colon], Some(&text[bracket + colon + 1..])),
+        None => (text, None),
+    };
+    matches!(host.parse(), Ok(HostPattern::Exact(_))) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 /// A server's host and port, or what is to be done about the text.
@@ -138,20 +179,18 @@ fn tcp_server(text: &str) -> Result<ServerAddress, String> {
 
 /// What is said to a URL where an address belongs.
 fn url_help(scheme: &str, rest: &str) -> String {
-    if scheme == "dns+srv" {
-        return "SRV records are not known yet: name the servers with their ports".to_owned();
+    if matches!(scheme, "srv" | "dns" | "dnssrv" | "dns-srv") {
+        return format!("the servers of an SRV record are \"dns+srv://{}\"", shown(rest));
     }
     let host = rest.split(['/', '?']).next().unwrap_or_default();
     let host = host.rsplit('@').next().unwrap_or_default();
     let Some((_, tls, port)) = SCHEMES.iter().find(|(name, ..)| *name == scheme) else {
         return "a server is named by host and port alone".to_owned();
     };
-    if *tls {
-        return "TLS to servers is not known yet: name the server's port for plain HTTP".to_owned();
-    }
     let bracket = host.rfind(']').unwrap_or(0);
     let address = if host[bracket..].contains(':') { host.to_owned() } else { format!("{host}:{port}") };
-    format!("without the scheme and the path: \"{}\"", shown(&address))
+    let how = if *tls { ", and `tls = {}` beside `servers` makes it TLS" } else { "" };
+    format!("without the scheme and the path: \"{}\"{how}", shown(&address))
 }
 
 /// A unix socket's path, which starts at the file's folder if it is relative.

@@ -3,7 +3,7 @@
 mod listener;
 mod route;
 mod shadow;
-mod upstream;
+pub(super) mod upstream;
 pub(super) mod websocket;
 
 use std::{num::NonZeroUsize, thread, time::Duration};

@@ -1,6 +1,6 @@
 //! Edits of headers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use toml::de::DeValue;
 
@@ -16,7 +16,7 @@ use crate::proto::{
 /// Reads `set` and `remove`.
 pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     let edits = HeaderEdits {
-        set: table.get("set", Vec::new(), set),
+        set: table.get("set", Vec::new(), |value| set(value, may_be_edited)),
         remove: table.get("remove", Vec::new(), |value| value.list(removed)),
     };
     if let Some(value) = table.value("remove") {
@@ -31,8 +31,16 @@ pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     edits
 }
 
-fn set(value: Value<'_>) -> Result<Vec<(String, String)>, Finding> {
-    let mut seen: HashMap<String, std::ops::Range<usize>> = HashMap::new();
+/// What refuses a header's name.
+type Judge = fn(&str, Range<usize>) -> Result<(), Finding>;
+
+/// The headers that are sent with a health check.
+pub(super) fn of_a_check(value: Value<'_>) -> Result<Vec<(String, String)>, Finding> {
+    set(value, may_be_sent)
+}
+
+fn set(value: Value<'_>, judge: Judge) -> Result<Vec<(String, String)>, Finding> {
+    let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     let mut headers = Vec::new();
     for entry in value.entries()? {
         let span = entry.name_span.clone();
@@ -42,13 +50,14 @@ fn set(value: Value<'_>) -> Result<Vec<(String, String)>, Finding> {
                 .context(earlier, "first here");
             value.reader.record(finding);
         }
-        headers.extend(value.reader.recorded(header(&entry)));
+        headers.extend(value.reader.recorded(header(&entry, judge)));
     }
     Ok(headers)
 }
 
-fn header(entry: &Entry<'_>) -> Result<(String, String), Finding> {
+fn header(entry: &Entry<'_>, judge: Judge) -> Result<(String, String), Finding> {
     check_name(entry.name, entry.name_span.clone())?;
+    judge(entry.name, entry.name_span.clone())?;
     let text = entry.value.text()?;
     // The value may be a secret of the environment, so it is not repeated.
     if text.chars().any(|c| c.is_control() && c != '\t') {
@@ -66,14 +75,22 @@ fn removed(value: Value<'_>) -> Result<String, Finding> {
     }
     let name = value.text()?;
     check_name(&name, value.span())?;
+    may_be_edited(&name, value.span())?;
     Ok(name.into_owned())
 }
 
-fn check_name(name: &str, span: std::ops::Range<usize>) -> Result<(), Finding> {
-    if !is_token(name.as_bytes()) {
-        return Err(Finding::new(span, format!("`{}` is not a header's name", shown(name)))
-            .label("expected letters, digits and `-`, without spaces or a colon"));
+fn check_name(name: &str, span: Range<usize>) -> Result<(), Finding> {
+    if is_token(name.as_bytes()) {
+        return Ok(());
     }
+    Err(Finding::new(span, format!("`{}` is not a header's name", shown(name)))
+        .label("expected letters, digits and `-`, without spaces or a colon"))
+}
+
+/// Beside what its table says of other keys, a header is wsgate's own for this reason.
+const OWN: &str = "wsgate writes what frames a message or upgrades a connection";
+
+fn may_be_edited(name: &str, span: Range<usize>) -> Result<(), Finding> {
     if may_edit(name) {
         return Ok(());
     }
@@ -81,6 +98,19 @@ fn check_name(name: &str, span: std::ops::Range<usize>) -> Result<(), Finding> {
     Err(if name.eq_ignore_ascii_case("host") {
         finding.label("it has a key of its own").help("`host_header` of the route says what goes upstream")
     } else {
-        finding.label("wsgate writes what frames a message or upgrades a connection")
+        finding.label(OWN)
     })
+}
+
+fn may_be_sent(name: &str, span: Range<usize>) -> Result<(), Finding> {
+    if may_edit(name) {
+        return Ok(());
+    }
+    let finding = Finding::new(span, format!("the header `{name}` cannot be set for a check"));
+    let key = match &*name.to_ascii_lowercase() {
+        "host" => "host",
+        "sec-websocket-protocol" => "subprotocol",
+        _ => return Err(finding.label(OWN)),
+    };
+    Err(finding.label("it has a key of its own").help(format!("`{key}` of this table says what is sent")))
 }

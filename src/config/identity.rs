@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustls::{
+    RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
@@ -28,8 +29,27 @@ use super::{
 /// A PEM file larger than this is some other file.
 const PEM_MAX: u64 = 1024 * 1024;
 
+/// In which role wsgate shows a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// To clients, as their server.
+    Server,
+    /// To servers, as their client.
+    Client,
+}
+
+impl Role {
+    /// What happens to a certificate that is out of its time.
+    fn refusal(self) -> &'static str {
+        match self {
+            Self::Server => "clients refuse it",
+            Self::Client => "servers refuse it",
+        }
+    }
+}
+
 /// Loads the pair that two values name. What is wrong is recorded.
-pub(super) fn load(cert: Value<'_>, key: Value<'_>) -> Option<Identity> {
+pub(super) fn load(cert: Value<'_>, key: Value<'_>, role: Role) -> Option<Identity> {
     let reader = cert.reader;
     let cert_path = reader.recorded(path(cert));
     let key_path = reader.recorded(path(key));
@@ -43,10 +63,27 @@ pub(super) fn load(cert: Value<'_>, key: Value<'_>) -> Option<Identity> {
     let private_key = reader.recorded(read_key(key, &pair.1));
     let (chain, private_key) = (chain?, private_key?);
     let certified = reader.recorded(certify(cert, key, chain, private_key))?;
-    let identity = reader.recorded(describe(cert, pair.clone(), certified))?;
-    judge(cert, key, &identity);
+    let identity = reader.recorded(describe(cert, pair.clone(), certified, role))?;
+    judge(cert, key, &identity, role);
     reader.identities.borrow_mut().insert(pair, identity.clone());
     Some(identity)
+}
+
+/// The certificates that a value's PEM file says to trust, of which there is at least one; `""` is none.
+pub(super) fn load_ca(value: Value<'_>) -> Result<Option<Arc<[CertificateDer<'static>]>>, Finding> {
+    if value.is_word("") {
+        return Ok(None);
+    }
+    let certificates = read_chain(value, &path(value)?)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|_| {
+            value
+                .finding("a certificate of this file cannot be used")
+                .label("it is malformed, or not one of X.509 version 3")
+        })?;
+    }
+    Ok(Some(certificates.into()))
 }
 
 fn path(value: Value<'_>) -> Result<PathBuf, Finding> {
@@ -67,7 +104,7 @@ fn read_chain(value: Value<'_>, path: &Path) -> Result<Vec<CertificateDer<'stati
         _ if holds(&pem, "PRIVATE KEY-----") => Err(value
             .finding("this file holds a private key and no certificate")
             .label("expected a certificate in PEM")
-            .help("are `cert` and `key` exchanged?")),
+            .maybe_help((value.key == "cert").then(|| "are `cert` and `key` exchanged?".to_owned()))),
         _ => Err(not_pem(value, &pem, "a certificate", "BEGIN CERTIFICATE")),
     }
 }
@@ -171,6 +208,7 @@ fn describe(
     value: Value<'_>,
     (cert, key): (PathBuf, PathBuf),
     certified: CertifiedKey,
+    role: Role,
 ) -> Result<Identity, Finding> {
     let leaf = certified.cert.first().map(CertificateDer::as_ref).unwrap_or_default();
     let Ok((_, leaf)) = X509Certificate::from_der(leaf) else {
@@ -186,7 +224,7 @@ fn describe(
         value.reader.record(
             value
                 .finding(format!("this certificate is not valid before {from}"))
-                .label("clients refuse it")
+                .label(role.refusal())
                 .warning(),
         );
     }
@@ -205,18 +243,18 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// Warns about a pair that loads and yet serves nobody, or everybody.
-fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity) {
+fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity, role: Role) {
     let reader = cert.reader;
     if identity.not_after < reader.now {
         let since = date(identity.not_after);
         reader.record(
             cert.finding(format!("this certificate expired on {since}"))
-                .label("clients refuse it")
+                .label(role.refusal())
                 .help("renew it; `wsgate cert` renews one of its own with --force")
                 .warning(),
         );
     }
-    if identity.names.is_empty() {
+    if identity.names.is_empty() && role == Role::Server {
         reader.record(
             cert.finding("this certificate names no host")
                 .label("it has no subjectAltName")

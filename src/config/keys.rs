@@ -36,9 +36,16 @@ shapes! {
     CERTIFICATE = "an entry of `certificates`" ["cert", "key"];
     UPSTREAM = "[upstream.NAME]" [
         "servers", "balance", "connect_timeout", "handshake_timeout", "response_timeout",
-        "response_body_timeout", "retries", "retry_deadline", "keep_alive", "keep_alive_timeout",
+        "response_body_timeout", "retries", "retry_deadline", "keep_alive", "keep_alive_timeout", "hash_key",
+        "sticky_cookie", "sticky_same_site", "source_addresses", "retry_handshakes", "dns_refresh", "slow_start",
+        "max_fails", "fail_timeout", "on_removed", "proxy_protocol", "tls", "health",
     ];
-    UPSTREAM_SERVER = "an entry of `servers`" ["address", "weight"];
+    UPSTREAM_SERVER = "an entry of `servers`" ["address", "weight", "backup", "max_connections"];
+    UPSTREAM_TLS = "[upstream.NAME.tls]" ["server_name", "ca", "cert", "key", "verify"];
+    UPSTREAM_HEALTH = "[upstream.NAME.health]" [
+        "check", "path", "host", "headers", "subprotocol", "expect_status", "ping", "interval", "timeout", "rise",
+        "fall",
+    ];
     ROUTE = "[[route]]" [
         "name", "host", "path", "kind", "upstream", "redirect", "respond", "strip_prefix", "host_header",
         "via", "request_headers", "response_headers", "limits", "websocket",
@@ -54,16 +61,18 @@ shapes! {
     ];
 }
 
-/// Words of other programs, with the key that does their job here. Of several with the same word, the one that the
-/// table has is meant, or else the first. Case and `_` don't count: `maxPayload` is `max_payload`.
+/// Words of other programs, with the key that does their job here, which may have the name of its table before it. Of
+/// several with the same word, the one that the table has is meant, or else the first. Case, `-` and `_` don't count:
+/// `maxPayload` is `max_payload`.
 const FOREIGN: &[(&str, &str)] = &[
     ("listen", "address"),
     ("bind", "address"),
     ("port", "address"),
-    ("location", "path"),
-    ("server_name", "host"),
-    ("hosts", "host"),
-    ("domain", "host"),
+    ("location", "route.path"),
+    ("server_name", "route.host"),
+    ("server_name", "health.host"),
+    ("hosts", "route.host"),
+    ("domain", "route.host"),
     ("backend", "upstream"),
     ("proxy_pass", "upstream"),
     ("ssl", "tls"),
@@ -123,6 +132,104 @@ const FOREIGN: &[(&str, &str)] = &[
     ("stop_grace_period", "shutdown_grace"),
     ("stream_close_delay", "shutdown_grace"),
     ("worker_shutdown_timeout", "shutdown_grace"),
+    ("to", "servers"),
+    ("endpoints", "servers"),
+    ("load_assignment", "servers"),
+    ("server_template", "servers"),
+    ("max_conns", "max_connections"),
+    ("maxconn", "max_connections"),
+    ("unhealthy_request_count", "max_connections"),
+    ("load_balancing_weight", "weight"),
+    ("least_conn", "balance"),
+    ("least_request", "balance"),
+    ("ip_hash", "balance"),
+    ("hash", "balance"),
+    ("random", "balance"),
+    ("maglev", "balance"),
+    ("ring_hash", "balance"),
+    ("hash_type", "balance"),
+    ("lb_policy", "balance"),
+    ("load_balancer", "balance"),
+    ("strategy", "balance"),
+    ("hash_policy", "hash_key"),
+    ("hash_on", "hash_key"),
+    ("sticky", "sticky_cookie"),
+    ("cookie", "sticky_cookie"),
+    ("stick_table", "sticky_cookie"),
+    ("session_affinity", "sticky_cookie"),
+    ("same_site", "sticky_same_site"),
+    ("proxy_bind", "source_addresses"),
+    ("local_address", "source_addresses"),
+    ("source_address", "source_addresses"),
+    ("upstream_bind_config", "source_addresses"),
+    ("timeout_connect", "connect_timeout"),
+    ("dial_timeout", "connect_timeout"),
+    ("timeout_server", "response_timeout"),
+    ("response_header_timeout", "response_timeout"),
+    ("proxy_next_upstream_tries", "retries"),
+    ("redispatch", "retries"),
+    ("lb_retries", "retries"),
+    ("num_retries", "retries"),
+    ("proxy_next_upstream_timeout", "retry_deadline"),
+    ("lb_try_duration", "retry_deadline"),
+    ("proxy_next_upstream", "retry_handshakes"),
+    ("resolver", "dns_refresh"),
+    ("resolvers", "dns_refresh"),
+    ("dns_refresh_rate", "dns_refresh"),
+    ("slow_start_window", "slow_start"),
+    ("slow_start_config", "slow_start"),
+    ("outlier_detection", "max_fails"),
+    ("consecutive_5xx", "max_fails"),
+    ("consecutive_gateway_failure", "max_fails"),
+    ("error_limit", "max_fails"),
+    ("fail_duration", "fail_timeout"),
+    ("base_ejection_time", "fail_timeout"),
+    ("on_marked_down", "on_removed"),
+    ("close_connections_on_host_health_failure", "on_removed"),
+    ("send_proxy", "proxy_protocol"),
+    ("send_proxy_v2", "proxy_protocol"),
+    ("proxy_ssl", "tls"),
+    ("transport_socket", "tls"),
+    ("servers_transport", "tls"),
+    ("proxy_ssl_verify", "verify"),
+    ("ssl_verify", "verify"),
+    ("tls_insecure_skip_verify", "verify"),
+    ("insecure_skip_verify", "verify"),
+    ("insecure", "verify"),
+    ("proxy_ssl_name", "server_name"),
+    ("proxy_ssl_server_name", "server_name"),
+    ("tls_server_name", "server_name"),
+    ("sni", "server_name"),
+    ("proxy_ssl_trusted_certificate", "ca"),
+    ("ca_file", "ca"),
+    ("trusted_ca", "ca"),
+    ("tls_trust_pool", "ca"),
+    ("root_cas", "ca"),
+    ("proxy_ssl_certificate", "tls.cert"),
+    ("tls_client_auth", "tls.cert"),
+    ("crt", "cert"),
+    ("proxy_ssl_certificate_key", "tls.key"),
+    ("health_check", "health"),
+    ("health_checks", "health"),
+    ("httpchk", "health"),
+    ("option_httpchk", "health"),
+    ("health_uri", "health.path"),
+    ("health_path", "health.path"),
+    ("uri", "path"),
+    ("health_headers", "headers"),
+    ("health_status", "expect_status"),
+    ("expected_statuses", "expect_status"),
+    ("status", "expect_status"),
+    ("health_interval", "interval"),
+    ("inter", "interval"),
+    ("health_timeout", "health.timeout"),
+    ("timeout_check", "health.timeout"),
+    ("healthy_threshold", "rise"),
+    ("health_passes", "rise"),
+    ("passes", "rise"),
+    ("unhealthy_threshold", "fall"),
+    ("health_fails", "fall"),
+    ("fails", "fall"),
 ];
 
 impl Shape {
@@ -150,39 +257,85 @@ impl Shape {
         if let Some(near) = here.filter(|near| strsim::damerau_levenshtein(near, key) == 1) {
             return format!("did you mean `{near}`?");
         }
+        let foreign = self.foreign(key);
+        if let Some(meant) = foreign.filter(|meant| self.keys.contains(meant)) {
+            return format!("did you mean `{meant}`?");
+        }
+        if let Some(places) = shown(self.below().filter(|shape| shape.keys.contains(&key))) {
+            return format!("`{key}` belongs in {places}");
+        }
+        if let Some(meant) = foreign {
+            return self.elsewhere(meant);
+        }
         if let Some(places) = places(key) {
             return format!("`{key}` belongs in {places}");
         }
         let everywhere = || nearest(key, ALL.iter().flat_map(|shape| shape.keys).copied());
-        match self.foreign(key).or(here).or_else(everywhere) {
+        match here.or_else(everywhere) {
             Some(meant) if self.keys.contains(&meant) => format!("did you mean `{meant}`?"),
-            Some(meant) => {
-                let places = places(meant).unwrap_or_else(|| ROOT.shown());
-                format!("did you mean `{meant}`? It belongs in {places}")
-            }
+            Some(meant) => self.elsewhere(meant),
             None => format!("the keys of {} are {}", self.shown(), self.keys.join(", ")),
         }
+    }
+
+    /// A key of another table that may have been meant.
+    fn elsewhere(&self, meant: &str) -> String {
+        let named = meant.split_once('.');
+        let of_table = named.and_then(|(table, key)| {
+            ALL.iter()
+                .find(|shape| shape.is_called(table) && shape.keys.contains(&key))
+                .map(|shape| (shape.shown(), key))
+        });
+        let below = || shown(self.below().filter(|shape| shape.keys.contains(&meant)));
+        let (places, key) = of_table
+            .unwrap_or_else(|| (below().or_else(|| places(meant)).unwrap_or_else(|| ROOT.shown()), meant));
+        format!("did you mean `{key}`? It belongs in {places}")
+    }
+
+    /// The tables below this one.
+    fn below(&self) -> impl Iterator<Item = &'static Shape> {
+        let start = format!("[{}.", self.header.trim_matches(['[', ']']));
+        ALL.iter().copied().filter(move |shape| shape.header.starts_with(&start))
+    }
+
+    /// Whether this is the table of that name, as [`FOREIGN`] writes it.
+    fn is_called(&self, name: &str) -> bool {
+        let header = self.header.trim_matches(['[', ']']);
+        header == name || header.strip_prefix("upstream.NAME.") == Some(name)
     }
 
     /// The key that does the job of another program's word: one of this table, if there is one.
     fn foreign(&self, word: &str) -> Option<&'static str> {
         let plain = |word: &str| word.replace(['_', '-'], "").to_lowercase();
+        if let Some(key) = self.keys.iter().find(|key| plain(key) == plain(word)) {
+            return Some(key);
+        }
         let same = |(known, _): &&(&str, &str)| plain(known) == plain(word);
-        let mut meant = FOREIGN.iter().filter(same).map(|(_, key)| *key);
+        let mut meant = FOREIGN.iter().filter(same).map(|(_, key)| self.bare(key));
         let first = meant.clone().next();
         meant.find(|key| self.keys.contains(key)).or(first)
     }
+
+    /// A key of [`FOREIGN`] without its table, if that is this one.
+    fn bare(&self, key: &'static str) -> &'static str {
+        match key.split_once('.') {
+            Some((table, bare)) if self.is_called(table) => bare,
+            _ => key,
+        }
+    }
 }
 
-/// Where `key` is known: as a sub-table of its own, or else as a key of these tables.
+/// Where `key` is known: as a table of its own, or as a key of these.
 fn places(key: &str) -> Option<String> {
+    let of_its_own = |shape: &Shape| shape.below().any(|below| below.header.ends_with(&format!(".{key}]")));
     let sub_table = format!(".{key}]");
-    let is_sub_table = |shape: &&&Shape| shape.header.ends_with(&sub_table);
-    let mut shapes: Vec<_> = ALL.iter().filter(is_sub_table).collect();
-    if shapes.is_empty() {
-        let below_the_top = ALL.iter().filter(|shape| !shape.header.is_empty());
-        shapes = below_the_top.filter(|shape| shape.keys.contains(&key)).collect();
-    }
-    let shown: Vec<_> = shapes.iter().map(|shape| shape.shown()).collect();
+    let sub_tables = ALL.iter().copied().filter(|shape| shape.header.ends_with(&sub_table));
+    let has_key =
+        |shape: &&Shape| !shape.header.is_empty() && shape.keys.contains(&key) && !of_its_own(shape);
+    shown(sub_tables.chain(ALL.iter().copied().filter(has_key)))
+}
+
+fn shown(shapes: impl Iterator<Item = &'static Shape>) -> Option<String> {
+    let shown: Vec<_> = shapes.map(Shape::shown).collect();
     (!shown.is_empty()).then(|| shown.join(" or "))
 }

@@ -20,6 +20,7 @@ mod values;
 mod tests;
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -379,7 +380,7 @@ pub enum Trust {
 }
 
 /// `[upstream.NAME.health]`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Health {
     /// How a server is checked.
     pub check: Check,
@@ -403,6 +404,39 @@ pub struct Health {
     pub rise: u32,
     /// Bad checks in a row that take it out; at least 1.
     pub fall: u32,
+}
+
+impl fmt::Debug for Health {
+    /// Of the headers the names alone: what is sent is often a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            check,
+            path,
+            host,
+            headers,
+            subprotocol,
+            expect_status,
+            ping,
+            interval,
+            timeout,
+            rise,
+            fall,
+        } = self;
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Health")
+            .field("check", check)
+            .field("path", path)
+            .field("host", host)
+            .field("headers", &headers)
+            .field("subprotocol", subprotocol)
+            .field("expect_status", expect_status)
+            .field("ping", ping)
+            .field("interval", interval)
+            .field("timeout", timeout)
+            .field("rise", rise)
+            .field("fall", fall)
+            .finish()
+    }
 }
 
 /// `upstream.health.check`.

@@ -51,6 +51,19 @@ fn period_in(range: &RangeInclusive<Duration>, value: Value<'_>) -> Result<Optio
     }
 }
 
+/// A duration within bounds; "off" is no value.
+pub(super) fn duration_in(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(Value<'_>) -> Result<Duration, Finding> {
+    move |value| {
+        if is_off(value) {
+            return Err(cannot_be_off(value).label("expected a duration such as \"5s\""));
+        }
+        let found = duration(value)?;
+        out_of_range(value, &range, found, show_duration).map_or(Ok(found), Err)
+    }
+}
+
 /// A duration as it stands.
 pub(super) fn duration(value: Value<'_>) -> Result<Duration, Finding> {
     const EXPECTED: &str = "expected a duration such as \"500ms\", \"30s\", \"5m\" or \"1h\"";
@@ -139,6 +152,17 @@ pub(super) fn count<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(Valu
         let count = integer(value)?;
         let found = out_of_range(value, &range, count, show_count);
         found.map_or_else(|| T::try_from(count).map_err(|_| value.finding("this number is too large")), Err)
+    }
+}
+
+/// An integer within bounds above 0, or "off".
+pub(super) fn count_or_off<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(Value<'_>) -> Result<Option<T>, Finding> {
+    let count = count(range);
+    move |value| {
+        let is_zero = integer(value).is_ok_and(|number| number == 0);
+        off_or(value, &count).map_err(|finding| if is_zero { finding.help(OFF) } else { finding })
     }
 }
 

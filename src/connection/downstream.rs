@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -31,6 +32,20 @@ macro_rules! either {
             Downstream::Tls($stream) => $call,
         }
     };
+}
+
+impl Downstream {
+    /// The address that the client connected to; `None` on a unix socket, or when the client is gone.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        };
+        match socket {
+            Socket::Tcp(stream) => stream.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Downstream {

@@ -5,6 +5,7 @@
 //! permit. So nothing escapes a limit, a count or the drain, and an idle tunnel keeps nothing of its set-up.
 
 mod answer;
+mod caller;
 mod downstream;
 mod h1;
 mod record;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
     buffered::{Buffered, Socket},
-    ending::TlsFailure,
+    ending::{Side, TlsFailure},
     lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
     tls::{self, Acceptor, TlsInfo},
@@ -76,7 +77,7 @@ struct OpenTunnel {
     tunnel: Tunnel<Downstream, Transport>,
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
-    _lease: Lease,
+    lease: Lease,
 }
 
 impl Connection {
@@ -114,6 +115,9 @@ impl Future for Connection {
                 },
                 State::Tunnel(open) => {
                     let report = ready!(Pin::new(&mut open.tunnel).poll(cx));
+                    if report.ended_by == Side::Upstream {
+                        open.lease.server_ended_tunnel(report.open);
+                    }
                     if let Some(record) = &mut open.record {
                         record.end(&report);
                     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{
     Listener,
     answer::Answer,
+    caller,
     h1::{Http1, Next},
     record::ExchangeRecord,
     snapshot::Route,
@@ -22,6 +23,7 @@ use crate::{
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
         head::{HeadError, InvalidHeader, RequestHead, Version},
+        proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
     upstream::{Caller, ConnectFailure, Connected, Pool, Want},
@@ -47,6 +49,9 @@ pub(super) struct Ask {
 pub(super) struct Way<'a> {
     pub(super) route: &'a Route,
     pub(super) pool: &'a Pool,
+    /// What the request is about, as it came.
+    asked: &'a Target,
+    /// What goes upstream.
     target: String,
 }
 
@@ -100,8 +105,12 @@ impl<'a> Request<'a> {
             }
             Action::Upstream(place) => {
                 self.check_length(route)?;
-                let way =
-                    Way { route, pool: &snapshot.pools[*place], target: upstream_target(&ask.target, route) };
+                let way = Way {
+                    route,
+                    pool: &snapshot.pools[*place],
+                    asked: &ask.target,
+                    target: upstream_target(&ask.target, route),
+                };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
                     None => self.exchange(&way).await,
@@ -152,13 +161,15 @@ impl<'a> Request<'a> {
 
     /// A plain exchange with the pool.
     async fn exchange(&mut self, way: &Way<'_>) -> Result<Next, Refusal> {
-        let mut attempt = way.pool.attempt(Caller::default(), Instant::now());
+        let mut attempt = way.pool.attempt(self.caller(way), Instant::now());
+        let secure = self.connection.client.tls.is_some();
         let mut want = Want::Reuse;
         loop {
             let mut connected = self.connect(way, &mut attempt, want).await?;
             let listener = Arc::clone(&self.connection.listener);
             let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
-            let plan = way.plan(&listener, &self.head, self.body, head, false);
+            let set_cookie = attempt.set_cookie(secure);
+            let plan = way.plan(&listener, &self.head, self.body, head, set_cookie.as_deref(), false);
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let result = match exchange.response_head().await {
@@ -174,6 +185,7 @@ impl<'a> Request<'a> {
                 {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
+                    attempt.stay_if_bound();
                     continue;
                 }
                 Err(refusal) => Err(refusal),
@@ -202,6 +214,19 @@ impl<'a> Request<'a> {
             self.connection.down.reset_on_drop();
         }
         Next::Cut
+    }
+
+    /// What the choice of an endpoint may know of it.
+    pub(super) fn caller(&self, way: &Way<'_>) -> Caller {
+        let client = self.connection.client.address;
+        let mut caller =
+            caller::of(way.pool.config(), &self.head, way.asked, client.map(|address| address.ip()));
+        if way.pool.config().proxy_protocol.is_some() {
+            let destination = self.connection.down.get_ref().local_address();
+            caller.addresses =
+                client.zip(destination).map(|(source, destination)| Addresses { source, destination });
+        }
+        caller
     }
 
     /// Connects, unless the client leaves meanwhile. What it sends waits in the tail, within bounds.
@@ -280,6 +305,7 @@ impl Way<'_> {
         request: &'p RequestHead,
         body: BodyFraming,
         head: Vec<u8>,
+        set_cookie: Option<&'p str>,
         is_offer: bool,
     ) -> Plan<'p> {
         let route = &self.route.config;
@@ -296,6 +322,7 @@ impl Way<'_> {
                 edits: &route.response_headers,
                 via: route.via.as_deref(),
                 hsts: listener.hsts.as_deref(),
+                set_cookie,
             },
             is_offer,
             expects_continue: request.headers.has_token("expect", "100-continue"),

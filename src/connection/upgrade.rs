@@ -20,7 +20,7 @@ use crate::{
         head::ResponseHead,
     },
     tunnel::{Limits, Tunnel},
-    upstream::{Caller, Lease, Transport, Want},
+    upstream::{Lease, Transport, Want},
 };
 
 /// A handshake that was proven on both sides, the client's 101 written.
@@ -39,7 +39,7 @@ impl Established {
         OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
-            _lease: self.lease,
+            lease: self.lease,
         }
     }
 }
@@ -50,11 +50,12 @@ pub(super) async fn establish(
     way: &Way<'_>,
     offer: &Offer,
 ) -> Result<Next, Refusal> {
-    let mut attempt = way.pool.attempt(Caller::default(), Instant::now());
+    let mut attempt = way.pool.attempt(request.caller(way), Instant::now());
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
+    let set_cookie = attempt.set_cookie(request.connection.client.tls.is_some());
     let listener = Arc::clone(&request.connection.listener);
     let head = request.forwarded(way, &connected, Kind::Handshake)?;
-    let plan = way.plan(&listener, &request.head, request.body, head, true);
+    let plan = way.plan(&listener, &request.head, request.body, head, set_cookie.as_deref(), true);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;

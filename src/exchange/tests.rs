@@ -119,7 +119,7 @@ impl SetUp {
             body_limit: self.body_limit,
             request_edits: &self.edits,
             takes_trailers: self.takes_trailers,
-            response: ResponseContext { edits: &self.edits, via: None, hsts: None },
+            response: ResponseContext { edits: &self.edits, via: None, hsts: None, set_cookie: None },
             is_offer: self.is_offer,
             early_bytes: EARLY,
             response_limits: self.response_limits,

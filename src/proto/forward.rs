@@ -410,6 +410,9 @@ pub struct ResponseContext<'a> {
     pub via: Option<&'a str>,
     /// The value of Strict-Transport-Security. Over plain HTTP it must be `None` (RFC 6797 §7.2).
     pub hsts: Option<&'a str>,
+    /// The value of a Set-Cookie of wsgate's own, which the route's edits have no say in: a route that takes the backend's
+    /// cookies out, or sets its own, still keeps its clients at their servers.
+    pub set_cookie: Option<&'a str>,
 }
 
 /// The head that goes to the client, as HTTP/1.1 whatever the client speaks (RFC 9110 §6.2).
@@ -441,6 +444,9 @@ pub fn response(
             headers.set("Strict-Transport-Security", hsts.as_bytes())?;
         }
         cx.edits.apply(&mut headers)?;
+        if let Some(cookie) = cx.set_cookie {
+            headers.append("Set-Cookie", cookie.as_bytes())?;
+        }
     }
     match kind {
         ResponseKind::Plain { body, close, client } => {

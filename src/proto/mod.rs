@@ -3,6 +3,7 @@
 //! Everything here is a function or a small state machine over `&[u8]`. There is no socket, clock, log or
 //! `async`, so each part is tested and fuzzed by itself and serves any transport.
 
+pub mod cookie;
 pub mod forward;
 pub mod frame;
 pub mod framing;
@@ -11,3 +12,4 @@ pub mod head;
 #[doc(hidden)]
 pub mod laws;
 pub mod proxy_protocol;
+pub mod query;

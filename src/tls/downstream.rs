@@ -290,6 +290,13 @@ impl<S: Stream> TlsStream<S> {
     }
 }
 
+impl<S> TlsStream<S> {
+    /// The socket below, for its own properties.
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+}
+
 impl<S: Stream> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

@@ -22,7 +22,7 @@ use super::{Transport, resolve::Name};
 use crate::{
     buffered::Socket,
     config::{self, ProxyProtocol},
-    proto::proxy_protocol::{self, Route},
+    proto::proxy_protocol::{self, Addresses},
     tls::{Connector, ConnectorError},
 };
 
@@ -70,20 +70,20 @@ impl Dial {
         self.proxy_protocol.is_none()
     }
 
-    /// Connects to `target`, and says there what stands before the first request. `route` is whom it is for; `None` for
+    /// Connects to `target`, and says there what stands before the first request. `addresses` is whom it is for; `None` for
     /// wsgate's own.
     pub(super) async fn connect(
         &self,
         target: &Target,
         bounds: Bounds,
-        route: Option<&Route>,
+        addresses: Option<&Addresses>,
     ) -> Result<Transport, Fault> {
         let mut socket = target.connect(self, bounds).await?;
         if let Some(version) = self.proxy_protocol {
             let mut header = Vec::new();
             match version {
-                ProxyProtocol::V1 => proxy_protocol::encode_v1(route, &mut header),
-                ProxyProtocol::V2 => proxy_protocol::encode_v2(route, &mut header),
+                ProxyProtocol::V1 => proxy_protocol::encode_v1(addresses, &mut header),
+                ProxyProtocol::V2 => proxy_protocol::encode_v2(addresses, &mut header),
             }
             bounds.apply(socket.write_all(&header)).await?;
         }

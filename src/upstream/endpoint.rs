@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     ConnectFailure, Transport,
+    balance::EarlyEnds,
     connect::{Bounds, Dial, Fault, Target},
     idle::Idle,
     pool::Surroundings,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     config::{self, OnRemoved, ServerAddress, UpstreamServer},
     lifecycle::{Drain, DrainHandle},
-    proto::proxy_protocol::Route,
+    proto::proxy_protocol::Addresses,
 };
 
 /// A server of a pool, with its counts and its idle connections.
@@ -35,6 +36,7 @@ pub(super) struct Endpoint {
     open: AtomicUsize,
     pub(super) idle: Idle,
     pub(super) status: Status,
+    pub(super) early_ends: EarlyEnds,
     /// Ends its tunnels.
     order: DrainHandle,
 }
@@ -59,6 +61,7 @@ impl Endpoint {
             open: AtomicUsize::new(0),
             idle: Idle::new(upstream.keep_alive, place.workers),
             status: Status::new(),
+            early_ends: EarlyEnds::new(),
             order: place.drain.part(spread),
         }
     }
@@ -99,14 +102,14 @@ impl Endpoint {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A new connection to it, for `route`.
+    /// A new connection to it, for `addresses`.
     pub(super) async fn connect(
         &self,
         dial: &Dial,
         bounds: Bounds,
-        route: Option<&Route>,
+        addresses: Option<&Addresses>,
     ) -> Result<Transport, ConnectFailure> {
-        dial.connect(&self.target, bounds, route).await.map_err(|fault| {
+        dial.connect(&self.target, bounds, addresses).await.map_err(|fault| {
             let endpoint = self.name.to_string();
             match fault {
                 Fault::Failed(source) => ConnectFailure::Failed { endpoint, source },

@@ -12,6 +12,7 @@ mod pool;
 mod resolve;
 mod set;
 mod status;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -24,6 +25,7 @@ use std::{
 
 pub use pool::{Attempt, Connected, Lease, Pool, Surroundings, Want};
 pub use set::Caller;
+pub use sticky::StickyId;
 pub use transport::Transport;
 
 thread_local! {

@@ -75,6 +75,8 @@ pub struct Attempt {
     /// The endpoint of the last try. It is not yet among `tried`, so that one try, as most requests need,
     /// allocates nothing.
     current: Option<usize>,
+    /// The next try may go there again.
+    stays: bool,
     tried: Vec<usize>,
 }
 
@@ -99,7 +101,7 @@ impl Pool {
     /// The pool that `config` describes. Fails where its TLS can't be set up.
     pub fn new(config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
         let endpoint = |server| Arc::new(Endpoint::new(server, config, place));
-        let set = Set::new(config.servers.iter().map(endpoint).collect(), &config.balance);
+        let set = Set::new(config.servers.iter().map(endpoint).collect(), config);
         let inner = Inner {
             dial: Dial::new(config)?,
             set: ArcSwap::from_pointee(set),
@@ -138,6 +140,7 @@ impl Pool {
             retries_left: config.retries,
             deadline: config.retry_deadline.and_then(|after| now.checked_add(after)),
             current: None,
+            stays: false,
             tried: Vec::new(),
         }
     }
@@ -162,7 +165,7 @@ impl Pool {
             {
                 return Ok(Connected { stream: Buffered::new(stream), lease, reused: true });
             }
-            match lease.endpoint().connect(&pool.dial, bounds, attempt.caller.route.as_ref()).await {
+            match lease.endpoint().connect(&pool.dial, bounds, attempt.caller.addresses.as_ref()).await {
                 Ok(stream) => return Ok(Connected { stream: Buffered::new(stream), lease, reused: false }),
                 Err(its_failure) => failure = Some(its_failure),
             }
@@ -194,10 +197,24 @@ impl Attempt {
         self.retries_left > 0 && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
+    /// The Set-Cookie that makes the client come back to the endpoint of the last try; `None` if it does already, or nothing
+    /// is sticky here. `secure` if the client speaks TLS.
+    pub fn set_cookie(&self, secure: bool) -> Option<String> {
+        self.set.set_cookie(&self.caller, self.current?, secure)
+    }
+
+    /// Lets the next try go to the endpoint of the last one again if the request belongs there, by its cookie or its hash: that
+    /// an idle connection had ended says nothing of the server, and must cost nobody his session.
+    pub fn stay_if_bound(&mut self) {
+        self.stays = self.current.is_some_and(|current| self.set.binds(&self.caller, current));
+    }
+
     /// Counts the next try; `false` if it may not be.
     fn begin_try(&mut self) -> bool {
         let Some(last) = self.current.take() else { return self.tried.is_empty() };
-        self.tried.push(last);
+        if !std::mem::take(&mut self.stays) {
+            self.tried.push(last);
+        }
         match self.retries_left.checked_sub(1) {
             Some(left) => {
                 self.retries_left = left;
@@ -267,6 +284,12 @@ impl Lease {
     /// The signal to the tunnels of this endpoint.
     pub fn drain(&self) -> Drain {
         self.endpoint.drain()
+    }
+
+    /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
+    /// fewer of them for a while.
+    pub fn server_ended_tunnel(&self, after: Duration) {
+        self.endpoint().early_ends.ended_after(after);
     }
 
     /// The endpoint as a Host header names it: without port 80, and `localhost` for a unix socket.

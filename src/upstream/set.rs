@@ -1,55 +1,136 @@
 //! The servers of a pool at one time, and the choice among them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    balance::{Balancer, Candidate},
+    balance::{self, Balancer, Candidate, Member},
     endpoint::Endpoint,
+    sticky::StickyId,
 };
-use crate::{config, proto::proxy_protocol::Route};
+use crate::{
+    config::{self, Sticky},
+    proto::proxy_protocol::Addresses,
+};
+
+/// The part of its weight that a server has at once when it came back, in thousandths.
+const FIRST_SHARE: u64 = 100;
+/// A whole share.
+const WHOLE_SHARE: u64 = 1000;
 
 /// The endpoints of a pool at one time. Places in it are stable.
 #[derive(Debug)]
 pub(super) struct Set {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
-    balancer: Balancer,
+    servers: Balancer,
+    backups: Balancer,
+    sticky: Option<Stickiness>,
+    slow_start: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Stickiness {
+    config: Sticky,
+    /// Of each endpoint, by its place.
+    ids: Vec<StickyId>,
 }
 
 /// What the choice knows of a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// What `hash_key` gave; `None` where nothing is hashed, or the request has no such thing.
+    /// What `hash_key` gave, see [`Caller::hash`]; `None` where nothing is hashed, or the request has no such thing.
     pub hash: Option<u64>,
-    /// The value of its sticky cookie.
-    pub sticky: Option<Box<str>>,
+    /// What its sticky cookie says.
+    pub sticky: Option<StickyId>,
     /// Whom a PROXY header names.
-    pub route: Option<Route>,
+    pub addresses: Option<Addresses>,
+}
+
+impl Caller {
+    /// The hash of a key. It is the same in every process.
+    pub fn hash(key: &[u8]) -> u64 {
+        balance::hash(key)
+    }
 }
 
 impl Set {
-    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, balance: &config::Balance) -> Self {
-        let balancer = Balancer::new(balance, endpoints.len());
-        Self { endpoints, balancer }
+    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, config: &config::Upstream) -> Self {
+        let balancer = |is_backup| {
+            let members =
+                endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_backup == is_backup);
+            let members = members.map(|(index, endpoint)| Member {
+                index,
+                name: endpoint.name(),
+                weight: endpoint.weight,
+            });
+            Balancer::new(&config.balance, endpoints.len(), members)
+        };
+        let (servers, backups) = (balancer(false), balancer(true));
+        let sticky = config.sticky.as_ref().map(|sticky| Stickiness {
+            config: sticky.clone(),
+            ids: endpoints.iter().map(|endpoint| StickyId::of(endpoint.name())).collect(),
+        });
+        Self { endpoints, servers, backups, sticky, slow_start: config.slow_start }
     }
 
     /// The place of the endpoint for a request that was at `tried` already; `None` if none is left.
+    ///
+    /// The server of its sticky cookie comes first, also if it is a backup: a session that began there lives there.
+    /// Else a backup is chosen only while no other can take it.
     pub(super) fn pick(&self, caller: &Caller, tried: &[usize]) -> Option<usize> {
-        let _ = caller;
-        let usable = |index: &usize| !tried.contains(index) && !self.endpoints[*index].is_full();
-        for backups in [false, true] {
-            let candidates = (0..self.endpoints.len())
+        let usable = |&index: &usize| !tried.contains(&index) && !self.endpoints[index].is_full();
+        if let Some(index) = self.stuck_to(caller).filter(usable) {
+            return Some(index);
+        }
+        for (balancer, is_backup) in [(&self.servers, false), (&self.backups, true)] {
+            let candidates: Vec<_> = (0..self.endpoints.len())
+                .filter(|index| self.endpoints[*index].is_backup == is_backup)
                 .filter(usable)
-                .filter(|index| self.endpoints[*index].is_backup == backups)
-                .map(|index| self.candidate(index));
-            if let Some(picked) = self.balancer.pick(candidates) {
+                .map(|index| self.candidate(index))
+                .collect();
+            if let Some(picked) = balancer.pick(caller.hash, &candidates) {
                 return Some(picked);
             }
         }
         None
     }
 
+    /// Whether the request belongs to the endpoint at `used`, and is there not by chance.
+    pub(super) fn binds(&self, caller: &Caller, used: usize) -> bool {
+        caller.hash.is_some() || self.stuck_to(caller) == Some(used)
+    }
+
+    /// The Set-Cookie for an answer of the endpoint at `used`; `None` if the client knows already.
+    pub(super) fn set_cookie(&self, caller: &Caller, used: usize, secure: bool) -> Option<String> {
+        let Stickiness { config, ids } = self.sticky.as_ref()?;
+        (caller.sticky != Some(ids[used])).then(|| ids[used].set_cookie(config, secure))
+    }
+
+    fn stuck_to(&self, caller: &Caller) -> Option<usize> {
+        let (sticky, wanted) = (self.sticky.as_ref()?, caller.sticky?);
+        sticky.ids.iter().position(|id| *id == wanted)
+    }
+
     fn candidate(&self, index: usize) -> Candidate {
         let endpoint = &self.endpoints[index];
-        Candidate { index, weight: endpoint.weight, open: endpoint.open() }
+        let share = match (self.slow_start, endpoint.status.back_since()) {
+            (Some(slow_start), Some(back_since)) => share(back_since.elapsed(), slow_start),
+            _ => WHOLE_SHARE,
+        };
+        Candidate {
+            index,
+            weight: u64::from(endpoint.weight) * share,
+            open: endpoint.open(),
+            early_ends: endpoint.early_ends.count(),
+        }
     }
 }
+
+/// The share, in thousandths, of a server that came back so long ago. Its weight is scaled by it, and so is the number of
+/// tunnels up to which it is the least loaded.
+fn share(back: Duration, slow_start: Duration) -> u64 {
+    let grown = u128::from(WHOLE_SHARE - FIRST_SHARE) * back.as_nanos() / slow_start.as_nanos().max(1);
+    u64::try_from(grown).map_or(WHOLE_SHARE, |grown| (FIRST_SHARE + grown).min(WHOLE_SHARE))
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Drain,
 };
 
-fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
+pub(super) fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     config::Upstream {
         name: "websocket".into(),
         servers: servers
@@ -53,7 +53,7 @@ fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     }
 }
 
-fn place() -> Surroundings {
+pub(super) fn place() -> Surroundings {
     Surroundings { workers: 1, drain: Drain::new(Duration::ZERO).1, drain_spread: Duration::ZERO }
 }
 
@@ -208,6 +208,29 @@ async fn h14_the_second_send_prefers_another_endpoint_and_a_fresh_connection() {
     assert!(!attempt.may_retry(Instant::now()));
     let exhausted = two.connect(&mut attempt, Want::Fresh).await;
     assert!(matches!(exhausted, Err(ConnectFailure::NoEndpoint)));
+}
+
+#[tokio::test]
+async fn h14_a_request_that_belongs_to_an_endpoint_stays_there_over_a_stale_connection() {
+    let ((_a, a), (_b, b)) = (server().await, server().await);
+    let mut config = upstream(vec![a, b]);
+    config.balance = config::Balance::ConsistentHash(config::HashKey::Path);
+    let pool = Pool::new(&config, &place()).unwrap();
+    for key in 0..20_u64 {
+        let caller = Caller { hash: Some(Caller::hash(&key.to_be_bytes())), ..Caller::default() };
+        let mut attempt = pool.attempt(caller, Instant::now());
+        let name = |connected: Connected| connected.lease.endpoint_name().clone();
+        let first = name(pool.connect(&mut attempt, Want::Reuse).await.unwrap());
+        attempt.stay_if_bound();
+        assert_eq!(name(pool.connect(&mut attempt, Want::Fresh).await.unwrap()), first);
+        assert_ne!(name(pool.connect(&mut attempt, Want::Fresh).await.unwrap()), first);
+        assert!(!attempt.may_retry(Instant::now()), "staying was a retry too");
+    }
+    let mut unbound = pool.attempt(Caller::default(), Instant::now());
+    let first = pool.connect(&mut unbound, Want::Reuse).await.unwrap();
+    unbound.stay_if_bound();
+    let second = pool.connect(&mut unbound, Want::Fresh).await.unwrap();
+    assert_ne!(first.lease.endpoint_name(), second.lease.endpoint_name());
 }
 
 #[tokio::test(start_paused = true)]

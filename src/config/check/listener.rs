@@ -7,7 +7,8 @@ use crate::{
         CertificateSource, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts, Tls,
         TlsVersion, address,
         file::{Table, Value},
-        identity, keys,
+        identity::{self, Role},
+        keys,
         report::{Finding, shown},
         values::{self, KIB, MIB, days, timeout},
     },
@@ -17,18 +18,26 @@ use crate::{
 
 /// The addresses that are taken, with their places.
 #[derive(Default)]
-pub(super) struct Addresses(Vec<(ListenAddress, Range<usize>)>);
+pub(super) struct Addresses {
+    taken: Vec<(ListenAddress, Range<usize>)>,
+    plain: Option<Range<usize>>,
+}
 
 impl Addresses {
     /// The addresses.
     pub(super) fn iter(&self) -> impl Iterator<Item = &ListenAddress> {
-        self.0.iter().map(|(address, _)| address)
+        self.taken.iter().map(|(address, _)| address)
+    }
+
+    /// The first listener that answers without TLS, and not by a redirect to https.
+    pub(super) fn plain(&self) -> Option<Range<usize>> {
+        self.plain.clone()
     }
 
     fn take(&mut self, value: Value<'_>, address: &ListenAddress) {
         const ONCE: &str = "each address stands once";
         const EVERY: &str = "0.0.0.0 and [::] stand for every address at their port";
-        let taken = self.0.iter().find(|(taken, _)| address::overlap(taken, address));
+        let taken = self.taken.iter().find(|(taken, _)| address::overlap(taken, address));
         if let Some((taken, span)) = taken {
             let finding = value
                 .finding("this address is listened on already")
@@ -36,7 +45,7 @@ impl Addresses {
                 .context(span.clone(), "first here");
             value.reader.record(finding);
         }
-        self.0.push((address.clone(), value.span()));
+        self.taken.push((address.clone(), value.span()));
     }
 }
 
@@ -50,6 +59,9 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     }
     table.optional("protocols", protocols);
     let tls = table.value("tls").map(tls);
+    if tls.is_none() && table.value("redirect_https").is_none_or(|value| value.is_word("off")) {
+        addresses.plain.get_or_insert_with(|| table.span.clone());
+    }
     Some(Listener {
         underscore_headers: table.get(
             "underscore_headers",
@@ -185,7 +197,7 @@ fn source(table: &Table<'_>) -> Option<CertificateSource> {
 
 fn read_pair(table: &Table<'_>) -> Option<Identity> {
     match (table.value("cert"), table.value("key")) {
-        (Some(cert), Some(key)) => identity::load(cert, key),
+        (Some(cert), Some(key)) => identity::load(cert, key, Role::Server),
         (cert, key) => {
             for (name, value) in [("cert", cert), ("key", key)] {
                 if value.is_none() {

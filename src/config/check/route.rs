@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{
-        Action, Route,
+        Action, Route, address,
         file::{Table, Value},
         headers, keys,
         report::{Finding, nearest, shown},
@@ -270,13 +270,7 @@ fn host_header(value: Value<'_>) -> Result<HostHeader, Finding> {
     if !text.contains(['.', ':']) && nearest(&text, WORDS).is_some() {
         return Err(values::unknown_word(value, &text, WORDS.into_iter()));
     }
-    let bracket = text.rfind(']').unwrap_or(0);
-    let (host, port) = match text[bracket..].find(':') {
-        Some(colon) => (&text[..bracket + colon], Some(&text[bracket + colon + 1..])),
-        None => (&*text, None),
-    };
-    let is_host = matches!(host.parse(), Ok(HostPattern::Exact(_)));
-    if is_host && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+    if address::is_host(&text) {
         return Ok(HostHeader::Literal(text.into_owned()));
     }
     Err(value.finding(format!("`{}` is not a Host", shown(&text))).label(

@@ -1,16 +1,27 @@
 //! `[upstream.NAME]`.
 
-use std::{net::SocketAddr, ops::Range, time::Duration};
+mod balance;
+mod health;
+mod servers;
+mod source;
+mod tls;
 
+use std::{ops::Range, time::Duration};
+
+use self::servers::Placed;
 use super::listener::Addresses;
 use crate::config::{
-    Balance, ListenAddress, OnRemoved, ServerAddress, Upstream, UpstreamServer, address,
+    OnRemoved, ProxyProtocol, ServerAddress, Upstream,
     file::{Entry, Table, Value},
     keys,
     report::{Finding, nearest, shown},
     values::{self, timeout},
 };
 
+pub(in crate::config) use self::{balance::SAME_SITES, health::CHECKS};
+
+/// The default of `dns_refresh`.
+const DNS_REFRESH: Duration = Duration::from_secs(30);
 const NAME_HELP: &str = "every upstream is a table with a name: `[upstream.websocket]`";
 
 /// The upstreams by name.
@@ -96,20 +107,26 @@ fn is_table(entry: &Entry<'_>) -> bool {
     entry.value.node.get_ref().is_table()
 }
 
+/// The words of `on_removed`.
+pub(in crate::config) const ON_REMOVED: [(&str, OnRemoved); 3] =
+    [("keep", OnRemoved::Keep), ("drain", OnRemoved::Drain), ("close", OnRemoved::Close)];
+/// The words of `proxy_protocol` beside "off".
+pub(in crate::config) const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] =
+    [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+
 /// Reads one upstream. `None` only where an error was recorded.
 fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
-    type Made = fn() -> Balance;
-    const BALANCES: [(&str, Made); 2] =
-        [("least_connections", || Balance::LeastConnections), ("round_robin", || Balance::RoundRobin)];
     let reader = entry.value.reader;
     reader.recorded(name(entry.name, entry.name_span.clone()));
     let table = entry.value.table(&keys::UPSTREAM).map_err(|finding| finding.help(NAME_HELP));
     let table = reader.recorded(table)?;
-    let servers = table.required("servers", "[\"192.168.1.141:80\"]", |value| servers(value, listeners));
+    let placed =
+        table.required("servers", "[\"192.168.1.141:80\"]", |value| servers::servers(value, listeners));
+    let known = placed.as_deref().unwrap_or_default();
     let seconds = |seconds| Some(Duration::from_secs(seconds));
-    Some(Upstream {
+    let upstream = Upstream {
         name: entry.name.to_owned(),
-        balance: table.get("balance", BALANCES[0].1, values::choice(&BALANCES))(),
+        balance: balance::balance(&table),
         connect_timeout: table.get("connect_timeout", seconds(3), timeout),
         handshake_timeout: table.get("handshake_timeout", seconds(10), timeout),
         response_timeout: table.get("response_timeout", seconds(60), timeout),
@@ -118,19 +135,116 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         retry_deadline: table.get("retry_deadline", seconds(10), timeout),
         keep_alive: table.get("keep_alive", 64, values::count(0..=100_000)),
         keep_alive_timeout: table.get("keep_alive_timeout", seconds(4), timeout),
-        sticky: None,
-        source_addresses: Vec::new(),
-        retry_handshakes: false,
-        dns_refresh: seconds(30),
-        slow_start: None,
-        max_fails: Some(3),
-        fail_timeout: Duration::from_secs(10),
-        on_removed: OnRemoved::Keep,
-        proxy_protocol: None,
-        tls: None,
-        health: None,
-        servers: servers?,
+        sticky: balance::sticky(&table, listeners),
+        source_addresses: source::addresses(&table, known),
+        retry_handshakes: table.get("retry_handshakes", false, Value::switch),
+        dns_refresh: table.get("dns_refresh", Some(DNS_REFRESH), timeout),
+        slow_start: table.get("slow_start", None, timeout),
+        max_fails: table.get("max_fails", Some(3), values::count_or_off(1..=1_000_000)),
+        fail_timeout: table.get("fail_timeout", Duration::from_secs(10), fail_timeout),
+        on_removed: table.get("on_removed", OnRemoved::Keep, values::choice(&ON_REMOVED)),
+        proxy_protocol: table.get("proxy_protocol", None, proxy_protocol),
+        tls: table.value("tls").and_then(|value| tls::tls(value, known)),
+        health: table.optional("health", health::health),
+        servers: known.iter().map(|placed| placed.server.clone()).collect(),
+    };
+    let unused = [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive];
+    for finding in unused.into_iter().filter_map(|find| find(&table, &upstream)) {
+        reader.record(finding.warning());
+    }
+    if table.value("tls").is_none() {
+        warn_of_plain_443(entry, known);
+    }
+    placed.map(|_| upstream)
+}
+
+/// How long a server stays out cannot be off; taking servers out can.
+fn fail_timeout(value: Value<'_>) -> Result<Duration, Finding> {
+    if value.is_word("off") {
+        return Err(value
+            .finding("`fail_timeout` cannot be off")
+            .label("expected a duration such as \"10s\"")
+            .help("`max_fails = \"off\"` takes no server out for its failures"));
+    }
+    values::duration_in(Duration::from_millis(1)..=values::days(1))(value)
+}
+
+fn proxy_protocol(value: Value<'_>) -> Result<Option<ProxyProtocol>, Finding> {
+    if value.node.get_ref().as_bool() == Some(true) {
+        let help = "\"v2\" where the server knows it, else \"v1\"";
+        return Err(value.wrong_type("\"off\", \"v1\" or \"v2\"").help(help));
+    }
+    values::off_or(value, |value| {
+        let text = value.text()?;
+        let known = PROXY_PROTOCOLS.iter().find(|(word, _)| *word == text);
+        known
+            .map(|(_, version)| *version)
+            .ok_or_else(|| values::unknown_word(value, &text, ["off", "v1", "v2"].into_iter()))
     })
+}
+
+fn unused_retry(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let (value, retries) = (table.value("retry_handshakes")?, table.value("retries")?);
+    (upstream.retry_handshakes && upstream.retries == 0).then(|| {
+        value
+            .finding("`retry_handshakes` has no effect here")
+            .label("no other server is tried")
+            .context(retries.span(), "because of this")
+    })
+}
+
+fn unused_refresh(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let value = table.value("dns_refresh")?;
+    let has_name = |address: &ServerAddress| match address {
+        ServerAddress::Name { .. } | ServerAddress::Srv(_) => true,
+        ServerAddress::Inet(_) | ServerAddress::Unix(_) => false,
+    };
+    let named =
+        upstream.servers.is_empty() || upstream.servers.iter().any(|server| has_name(&server.address));
+    let is_default = upstream.dns_refresh == Some(DNS_REFRESH);
+    (!named && !is_default)
+        .then(|| value.finding("`dns_refresh` has no effect here").label("no server is given by a name"))
+}
+
+fn unused_fail_timeout(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let (value, max_fails) = (table.value("fail_timeout")?, table.value("max_fails")?);
+    upstream.max_fails.is_none().then(|| {
+        value
+            .finding("`fail_timeout` has no effect here")
+            .label("no server is taken out for its failures")
+            .context(max_fails.span(), "because of this")
+    })
+}
+
+fn unused_keep_alive(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let (value, proxy) = (table.value("keep_alive")?, table.value("proxy_protocol")?);
+    (upstream.proxy_protocol.is_some() && upstream.keep_alive > 0).then(|| {
+        value
+            .finding("`keep_alive` has no effect here")
+            .label("no connection is kept, as each is for one client")
+            .context(proxy.span(), "because of this")
+    })
+}
+
+/// Port 443 is hardly ever plain.
+fn warn_of_plain_443(entry: &Entry<'_>, servers: &[Placed]) {
+    for placed in servers {
+        let port = match &placed.server.address {
+            ServerAddress::Inet(address) => address.port(),
+            ServerAddress::Name { port, .. } => *port,
+            ServerAddress::Unix(_) | ServerAddress::Srv(_) => continue,
+        };
+        if port == 443 {
+            let finding =
+                Finding::new(placed.span.clone(), "port 443 of this server is spoken to without TLS")
+                    .label("it expects TLS, as a rule")
+                    .help(format!(
+                        "a table `[upstream.{}.tls]`, which may be empty, makes it TLS",
+                        shown(entry.name)
+                    ));
+            entry.value.reader.record(finding.warning());
+        }
+    }
 }
 
 /// A name that can stand in logs, metrics and paths.
@@ -142,68 +256,4 @@ pub(super) fn name(name: &str, span: Range<usize>) -> Result<(), Finding> {
     }
     Err(Finding::new(span, format!("`{}` is not a name", shown(name)))
         .label(format!("expected up to {LONGEST} letters, digits, `_`, `-` or `.`")))
-}
-
-fn servers(value: Value<'_>, listeners: &Addresses) -> Result<Vec<UpstreamServer>, Finding> {
-    let elements = value.elements()?;
-    if elements.is_empty() {
-        return Err(value.finding("`servers` is an empty list").label("an upstream has at least one server"));
-    }
-    let mut servers: Vec<(UpstreamServer, Range<usize>)> = Vec::new();
-    for element in elements {
-        let Some(server) = server(element) else { continue };
-        judge(element, &server.address, listeners, &servers);
-        servers.push((server, element.span()));
-    }
-    Ok(servers.into_iter().map(|(server, _)| server).collect())
-}
-
-/// One entry: an address, or a table of address and weight. `None` only where an error was recorded.
-fn server(value: Value<'_>) -> Option<UpstreamServer> {
-    if !value.node.get_ref().is_table() {
-        let address = value.reader.recorded(address::server(value))?;
-        return Some(UpstreamServer { address, weight: 1, backup: false, max_connections: None });
-    }
-    let table = value.reader.recorded(value.table(&keys::UPSTREAM_SERVER))?;
-    let address = table.required("address", "\"192.168.1.141:80\"", address::server);
-    let weight = table.get("weight", 1, values::count(1..=10_000));
-    Some(UpstreamServer { address: address?, weight, backup: false, max_connections: None })
-}
-
-/// Warns about a server that stands twice, and one that is wsgate itself.
-fn judge(
-    value: Value<'_>,
-    server: &ServerAddress,
-    listeners: &Addresses,
-    before: &[(UpstreamServer, Range<usize>)],
-) {
-    if let Some((_, span)) = before.iter().find(|(earlier, _)| earlier.address == *server) {
-        let finding = value
-            .finding("this server stands in the list twice")
-            .context(span.clone(), "first here")
-            .help("its share is set by a weight: `{ address = \"...\", weight = 2 }`");
-        value.reader.record(finding.warning());
-    }
-    if listeners.iter().any(|listener| leads_to(server, listener)) {
-        let finding =
-            value.finding("this server is a listener of wsgate itself").label("requests would go in circles");
-        value.reader.record(finding.warning());
-    }
-}
-
-fn leads_to(server: &ServerAddress, listener: &ListenAddress) -> bool {
-    match (server, listener) {
-        (ServerAddress::Inet(server), ListenAddress::Inet(listener)) => reaches(*server, *listener),
-        (ServerAddress::Name { host, port }, ListenAddress::Inet(listener)) => {
-            let is_here = listener.ip().is_loopback() || listener.ip().is_unspecified();
-            host.eq_ignore_ascii_case("localhost") && *port == listener.port() && is_here
-        }
-        (ServerAddress::Unix(server), ListenAddress::Unix(listener)) => server == listener,
-        _ => false,
-    }
-}
-
-fn reaches(server: SocketAddr, listener: SocketAddr) -> bool {
-    let every = listener.ip().is_unspecified() && listener.is_ipv4() == server.is_ipv4();
-    server.port() == listener.port() && (server.ip() == listener.ip() || every && server.ip().is_loopback())
 }

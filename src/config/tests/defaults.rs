@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::*, parse};
+use super::{super::*, folder_with_certificates, parse, parse_in};
 
 pub(super) const SMALLEST: &str = "
 [[listener]]
@@ -84,6 +84,129 @@ fn defaults_of_an_upstream() {
     assert_eq!(upstream.retry_deadline, Some(seconds(10)));
     assert_eq!(upstream.keep_alive, 64);
     assert_eq!(upstream.keep_alive_timeout, Some(seconds(4)));
+    assert_eq!(upstream.sticky, None);
+    assert_eq!(upstream.source_addresses, [] as [IpAddr; 0]);
+    assert!(!upstream.retry_handshakes);
+    assert_eq!(upstream.dns_refresh, Some(seconds(30)));
+    assert_eq!(upstream.slow_start, None);
+    assert_eq!(upstream.max_fails, Some(3));
+    assert_eq!(upstream.fail_timeout, seconds(10));
+    assert_eq!(upstream.on_removed, OnRemoved::Keep);
+    assert_eq!(upstream.proxy_protocol, None);
+    assert!(upstream.tls.is_none());
+    assert!(upstream.health.is_none());
+}
+
+/// The upstream of the smallest file with these keys, and what was warned about.
+fn upstream(keys: &str) -> (Upstream, Vec<String>) {
+    let loaded = parse(&SMALLEST.replace("[[route]]", &format!("{keys}\n[[route]]"))).unwrap();
+    let warnings = loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
+    (loaded.config.upstreams.into_iter().next().unwrap(), warnings)
+}
+
+#[test]
+fn defaults_of_tls_to_servers() {
+    let (upstream, warnings) = upstream("tls = {}");
+    let tls = upstream.tls.unwrap();
+    assert!(tls.server_name.is_none() && tls.identity.is_none());
+    assert!(matches!(tls.trust, Trust::System));
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn defaults_of_health_checks() {
+    let (upstream, warnings) = upstream("health = {}");
+    let health = upstream.health.unwrap();
+    assert_eq!(health.check, Check::Websocket);
+    assert_eq!((health.path.as_str(), health.host), ("/", None));
+    assert_eq!((health.headers, health.subprotocol), (vec![], None));
+    assert_eq!((health.expect_status, health.ping), (vec![200], false));
+    assert_eq!((health.interval, health.timeout), (seconds(5), seconds(2)));
+    assert_eq!((health.rise, health.fall), (2, 3));
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn every_way_to_balance() {
+    let balance = |keys: &str| {
+        let (upstream, warnings) = upstream(keys);
+        assert!(warnings.is_empty(), "{warnings:?}");
+        upstream.balance
+    };
+    assert_eq!(balance("balance = \"least_connections\""), Balance::LeastConnections);
+    assert_eq!(balance("balance = \"round_robin\""), Balance::RoundRobin);
+    assert_eq!(balance("balance = \"random_two\""), Balance::RandomTwo);
+    assert_eq!(balance("balance = \"consistent_hash\""), Balance::ConsistentHash(HashKey::ClientIp));
+    for (written, key) in [
+        ("client_ip", HashKey::ClientIp),
+        ("path", HashKey::Path),
+        ("header:X-User", HashKey::Header("X-User".to_owned())),
+        ("cookie:sid", HashKey::Cookie("sid".to_owned())),
+        ("query:room", HashKey::Query("room".to_owned())),
+    ] {
+        let keys = format!("balance = \"consistent_hash\"\nhash_key = \"{written}\"");
+        assert_eq!(balance(&keys), Balance::ConsistentHash(key));
+    }
+}
+
+#[test]
+fn keys_of_a_pool() {
+    let (pool, warnings) = upstream(
+        "sticky_cookie = \"io\"\nsticky_same_site = \"strict\"\nsource_addresses = [\"10.0.0.5\", \"10.0.0.6\"]\n\
+         retry_handshakes = true\nslow_start = \"30s\"\nmax_fails = \"off\"\n\
+         on_removed = \"close\"\nproxy_protocol = \"v1\"",
+    );
+    assert_eq!(pool.sticky, Some(Sticky { cookie: "io".to_owned(), same_site: SameSite::Strict }));
+    assert_eq!(pool.source_addresses, ["10.0.0.5", "10.0.0.6"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert!(pool.retry_handshakes);
+    assert_eq!((pool.slow_start, pool.max_fails), (Some(seconds(30)), None));
+    assert_eq!((pool.on_removed, pool.proxy_protocol), (OnRemoved::Close, Some(ProxyProtocol::V1)));
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn servers_with_more_to_say() {
+    let text = SMALLEST.replace(
+        "\"192.168.1.141:80\"",
+        "{ address = \"dns+srv://_ws._tcp.example.com\", max_connections = 50 }, \
+         { address = \"10.0.0.2:80\", weight = 2, backup = true, max_connections = \"off\" }",
+    );
+    let servers = parse(&text).unwrap().config.upstreams.remove(0).servers;
+    let srv = ServerAddress::Srv("_ws._tcp.example.com".to_owned());
+    let inet = ServerAddress::Inet("10.0.0.2:80".parse().unwrap());
+    let expected = [
+        UpstreamServer { address: srv, weight: 1, backup: false, max_connections: Some(50) },
+        UpstreamServer { address: inet, weight: 2, backup: true, max_connections: None },
+    ];
+    assert_eq!(servers, expected);
+}
+
+#[test]
+fn tls_to_servers_with_its_files() {
+    let folder = folder_with_certificates();
+    let tls = |keys: &str| {
+        let text = SMALLEST.replace("[[route]]", &format!("tls = {{ {keys} }}\n[[route]]"));
+        parse_in(folder.path(), &text).unwrap().config.upstreams.remove(0).tls.unwrap()
+    };
+    let full = tls(
+        "server_name = \"::1\", ca = \"certs/reversed.crt\", cert = \"certs/chat.crt\", key = \"certs/chat.key\"",
+    );
+    assert_eq!(full.server_name.unwrap().to_str(), "::1");
+    assert_eq!(full.identity.unwrap().cert, folder.path().join("certs/chat.crt"));
+    assert!(matches!(full.trust, Trust::Ca(certificates) if certificates.len() == 2));
+    assert!(matches!(tls("verify = false").trust, Trust::Anybody));
+    assert!(matches!(tls("verify = true, ca = \"\"").trust, Trust::System));
+}
+
+#[test]
+fn headers_of_a_check_are_secrets_of_its_own() {
+    let (upstream, _) = upstream("health = { headers = { Authorization = \"Bearer ${SECRET}\" } }");
+    assert_eq!(
+        upstream.health.as_ref().unwrap().headers,
+        [("Authorization".to_owned(), "Bearer s3cret".to_owned())]
+    );
+    let shown = format!("{upstream:?}");
+    assert!(shown.contains("Authorization") && !shown.contains("s3cret"), "{shown}");
 }
 
 #[test]

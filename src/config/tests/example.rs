@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::Path};
 
 use super::{
     super::{Config, Upstream, keys},
-    difference, folder_with_certificates, parse_in,
+    defaults, difference, folder_with_certificates, parse, parse_in,
 };
 
 const FILE: &str = include_str!("../../../proxy.toml");
@@ -50,7 +50,7 @@ fn its_commented_keys_load() {
     let folder = folder_with_certificates();
     let loaded = parse_in(folder.path(), &uncommented(FILE)).unwrap_or_else(|problems| panic!("{problems}"));
     let warnings: Vec<_> = loaded.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    assert_eq!(warnings, ["the upstream `another` is not used"]);
+    assert_eq!(warnings, ["the upstream `another` is not used", "the upstream `secure` is not used"]);
 }
 
 #[test]
@@ -69,6 +69,10 @@ fn its_commented_values_are_the_defaults() {
     same(&as_it_stands.log, &with_comments.log);
     same(&as_it_stands.listeners[0], &with_comments.listeners[2]);
     same(websocket, &another);
+    let with_tables = defaults::SMALLEST.replace("[[route]]", "tls = {}\nhealth = {}\n[[route]]");
+    let (secure, tables) = (&with_comments.upstreams[2], &parse(&with_tables).unwrap().config.upstreams[0]);
+    same(&tables.tls, &secure.tls);
+    same(&tables.health, &secure.health);
     same(&as_it_stands.routes, &with_comments.routes);
 }
 

@@ -55,5 +55,5 @@ fn its_defaults_are_those_of_the_file() {
             compared += 1;
         }
     }
-    assert!(compared > 35, "{compared}");
+    assert!(compared > 65, "{compared}");
 }

@@ -85,7 +85,7 @@ fn h5_hop_by_hop_headers_are_taken_out() {
         Proxy-Connection: x\r\nTE: gzip\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\
         Upgrade: h2c\r\nHTTP2-Settings: AAA\r\nProxy-Authorization: Basic x\r\nProxy-Authenticate: Basic\r\nX-Kept: 1\r\n";
     assert_eq!(lines(&forwarded(hops, GET)), ["X-Kept: 1"]);
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None };
+    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
     let kind = ResponseKind::Plain { body: BodyFraming::UntilClose, close: false, client: Version::Http11 };
     assert_eq!(lines(&response(&answer(200, hops), kind, &cx).unwrap().headers), ["X-Kept: 1"]);
 }
@@ -248,7 +248,7 @@ fn h13_nothing_with_a_line_break_is_written() {
     ] {
         assert_eq!(request(&received(""), GET, &cx), Err(InvalidHeader::Value));
     }
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: Some(split) };
+    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: Some(split), set_cookie: None };
     let kind = ResponseKind::Plain { body: BodyFraming::Empty, close: false, client: Version::Http11 };
     assert_eq!(response(&answer(200, ""), kind, &cx), Err(InvalidHeader::Value));
 }
@@ -333,7 +333,7 @@ fn the_proxy_header_never_reaches_a_cgi_backend() {
 }
 
 fn plain(head: &ResponseHead, body: BodyFraming, close: bool, client: Version) -> Vec<String> {
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None };
+    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
     let answer = response(head, ResponseKind::Plain { body, close, client }, &cx).unwrap();
     assert_eq!((answer.version, answer.status, &answer.reason), (Version::Http11, head.status, &head.reason));
     lines(&answer.headers)
@@ -401,7 +401,7 @@ fn w13_a_101_keeps_what_was_agreed() {
         Sec-WebSocket-Protocol: chat\r\nsec-websocket-extensions: permessage-deflate\r\nSet-Cookie: a\r\n\
         Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
     );
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None };
+    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
     let expected = [
         "Sec-WebSocket-Accept: x=",
         "Sec-WebSocket-Protocol: chat",
@@ -416,7 +416,7 @@ fn w13_a_101_keeps_what_was_agreed() {
 #[test]
 fn w11_an_interim_answer_has_no_framing_and_nothing_set() {
     let edits = edits(&[("X-Set", "1")], &["X-Gone"]);
-    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1") };
+    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1"), set_cookie: None };
     let head = answer(103, "Link: </a>\r\nX-Gone: 1\r\nContent-Length: 5\r\nConnection: close\r\n");
     assert_eq!(lines(&response(&head, ResponseKind::Interim, &cx).unwrap().headers), ["Link: </a>"]);
 }
@@ -424,7 +424,7 @@ fn w11_an_interim_answer_has_no_framing_and_nothing_set() {
 #[test]
 fn a_response_is_edited_by_its_route() {
     let edits = edits(&[("X-Set", "1")], &["Server"]);
-    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1") };
+    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1"), set_cookie: None };
     let kind = ResponseKind::Plain { body: BodyFraming::Length(1), close: false, client: Version::Http11 };
     let head = answer(200, "Server: x\r\nx-set: 0\r\nStrict-Transport-Security: max-age=0\r\n");
     let expected = ["Via: 1.1 gate", "Strict-Transport-Security: max-age=1", "X-Set: 1", "Content-Length: 1"];
@@ -474,4 +474,30 @@ proptest! {
         prop_assert_eq!(headers.get("content-length"), (!handshake).then_some(&b"1"[..]));
         prop_assert_eq!(headers.get("upgrade"), handshake.then_some(&b"websocket"[..]));
     }
+}
+
+#[test]
+fn a_cookie_of_wsgates_own_stands_beside_those_of_the_backend() {
+    let edits = edits(&[("Set-Cookie", "route=1")], &["set-cookie"]);
+    let backend = "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: set-cookie\r\n";
+    let own = "srv=1; Path=/";
+    let plain = ResponseKind::Plain { body: BodyFraming::Empty, close: false, client: Version::Http11 };
+    let cookies = |status, lines, kind, edits| {
+        let cx = ResponseContext { edits, via: None, hsts: None, set_cookie: Some(own) };
+        let passed = response(&answer(status, lines), kind, &cx).unwrap().headers;
+        let values = passed.get_all("set-cookie").map(|value| String::from_utf8_lossy(value).into_owned());
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(cookies(200, "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n", plain, &NO_EDITS), ["a=1", "b=2", own]);
+    assert_eq!(cookies(200, backend, plain, &NO_EDITS), [own]);
+    assert_eq!(cookies(200, backend, plain, &edits), ["route=1", own]);
+    assert_eq!(cookies(101, "", ResponseKind::Upgraded, &NO_EDITS), [own]);
+    assert!(cookies(103, "", ResponseKind::Interim, &NO_EDITS).is_empty());
+}
+
+#[test]
+fn h13_a_cookie_that_cannot_be_written_is_an_error() {
+    let cx =
+        ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: Some("srv=1\r\nX: injected") };
+    assert!(response(&answer(101, ""), ResponseKind::Upgraded, &cx).is_err());
 }
