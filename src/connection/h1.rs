@@ -245,20 +245,25 @@ impl Http1 {
         let _ = within(Some(Instant::now() + LINGER), self.down.shutdown()).await;
     }
 
-    /// Ends the connection after an answer: the client gets the end of the stream, and what it still sends is read for a
-    /// while, since closing over unread input would reset the answer away.
+    /// Ends the connection after an answer.
     async fn close(&mut self) {
-        let linger = async {
-            self.down.shutdown().await?;
-            self.down.consume(self.down.tail().len());
-            while let count @ 1.. = self.down.fill(usize::MAX).await? {
-                self.down.consume(count);
-            }
-            std::io::Result::Ok(())
-        };
-        // As above.
-        let _ = within(Some(Instant::now() + LINGER), linger).await;
+        linger(&mut self.down).await;
     }
+}
+
+/// Ends a stream: the client gets the end of it, and what it still sends is read for a while, however much that is, since
+/// closing over unread input would reset the answer away.
+async fn linger(down: &mut Buffered<impl Stream>) {
+    let linger = async {
+        down.shutdown().await?;
+        down.consume(down.tail().len());
+        while let count @ 1.. = down.fill(usize::MAX).await? {
+            down.consume(count);
+        }
+        std::io::Result::Ok(())
+    };
+    // Whatever goes wrong now, the connection is over.
+    let _ = within(Some(Instant::now() + LINGER), linger).await;
 }
 
 /// Ends when a drain need not wait for a request any more: at once where the client had its answers, a little later where it
@@ -296,5 +301,65 @@ pub(super) async fn within<T>(due: Option<Instant>, future: impl Future<Output =
     match due {
         Some(due) => timeout_at(due, future).await.ok(),
         None => Some(future.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::buffered::wire::{Pace, wire};
+
+    /// Lingers before a client that sends `chunk` every tenth of a second, ten seconds long at most. Returns how long that
+    /// took, and how much was read.
+    async fn lingers(chunk: &[u8]) -> (Duration, usize) {
+        let (stream, mut client) = wire(Pace::pipe(64 * 1024));
+        let mut down = Buffered::new(stream);
+        down.put_back(b"GET / HTTP/1.1\r\n");
+        let since = Instant::now();
+        let gate = async {
+            linger(&mut down).await;
+            drop(down);
+            since.elapsed()
+        };
+        let sends = async {
+            client.expect_end(b"").await;
+            assert!(client.was_shut());
+            let mut sent = 0;
+            for _ in 0..100 {
+                if client.pipe.write_all(chunk).await.is_err() {
+                    break;
+                }
+                sent += chunk.len();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            sent
+        };
+        tokio::join!(gate, sends)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t13_a_closing_connection_is_read_on_for_a_time_however_much_comes() {
+        let (took, _) = lingers(b"").await;
+        assert_eq!(took, LINGER);
+        let (took, read) = lingers(b"x").await;
+        assert_eq!(took, LINGER);
+        assert!((49..=51).contains(&read), "{read}");
+        let (took, read) = lingers(&vec![b'x'; 1 << 20]).await;
+        assert_eq!(took, LINGER);
+        assert!(((49 << 20)..=(51 << 20)).contains(&read), "{read}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t13_a_client_that_ends_is_waited_for_no_longer() {
+        let (stream, mut client) = wire(Pace::FAST);
+        let mut down = Buffered::new(stream);
+        client.send(&[b'x'; 100_000]).await;
+        client.finish().await;
+        let since = Instant::now();
+        linger(&mut down).await;
+        assert_eq!(since.elapsed(), Duration::ZERO);
+        assert!(client.was_shut() && down.tail().is_empty());
     }
 }
