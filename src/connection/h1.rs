@@ -102,33 +102,42 @@ impl Http1 {
 
     /// Waits for the next request, and reads its head.
     async fn next_head(&mut self, is_overload: bool) -> Arrival {
-        let timeout = self.listener.config.timeout;
-        while self.down.tail().starts_with(b"\r\n") {
-            self.down.consume(2);
-        }
-        if self.down.tail().is_empty() {
-            // Whoever is only to be told that there is no room must not keep the reserve for long.
-            let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
-            let idle_until = idle.map(|period| Instant::now() + period);
-            let patience = patience(self.gate.drain.clone(), self.served == 0);
-            let fill = within(idle_until, self.down.fill(self.listener.head_limits.bytes));
-            let filled = tokio::select! {
-                biased;
-                filled = fill => filled,
-                () = patience => return Arrival::Quiet,
-            };
-            match filled {
-                Some(Ok(1..)) => {}
-                None | Some(Ok(0) | Err(_)) => return Arrival::Quiet,
-            }
+        if !self.begins(is_overload).await {
+            return Arrival::Quiet;
         }
         self.head_began = Instant::now();
-        let due = timeout.request_head.map(|period| self.head_began + period);
+        let due = self.listener.config.timeout.request_head.map(|period| self.head_began + period);
         self.served += 1;
         match within(due, self.read_head()).await {
             Some(arrival) => arrival,
             None if is_blank(self.down.tail()) => Arrival::Quiet,
             None => Arrival::Refused(Refusal::HeadTimeout),
+        }
+    }
+
+    /// Waits for the first byte of a request; `false` when there won't be one. Stray empty lines before it are none of it
+    /// (RFC 9112 §2.2), and push nothing back.
+    async fn begins(&mut self, is_overload: bool) -> bool {
+        let timeout = self.listener.config.timeout;
+        // Whoever is only to be told that there is no room must not keep the reserve for long.
+        let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
+        let idle_until = idle.map(|period| Instant::now() + period);
+        let patience = patience(self.gate.drain.clone(), self.served == 0);
+        let begins = async {
+            loop {
+                while self.down.tail().starts_with(b"\r\n") {
+                    self.down.consume(2);
+                }
+                if !self.down.tail().is_empty() {
+                    return true;
+                }
+                let Ok(1..) = self.down.fill(self.listener.head_limits.bytes).await else { return false };
+            }
+        };
+        tokio::select! {
+            biased;
+            begins = within(idle_until, begins) => begins.unwrap_or(false),
+            () = patience => false,
         }
     }
 
@@ -323,7 +332,7 @@ mod tests {
             drop(down);
             since.elapsed()
         };
-        let sends = async {
+        let sends = async move {
             client.expect_end(b"").await;
             assert!(client.was_shut());
             let mut sent = 0;

@@ -86,6 +86,53 @@ async fn s1_keep_alive_is_the_time_between_requests_and_head_timeout_begins_with
 }
 
 #[tokio::test]
+async fn s1_stray_empty_lines_are_no_request_and_begin_none() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address())
+        .listener("timeout.keep_alive = \"1h\"\ntimeout.request_head = \"100ms\"")
+        .start();
+    // Behind a request, by themselves after it, before any, and many of them.
+    let mut behind = gate.ask([&get("/", ""), "\r\n\r\n"].concat()).await;
+    assert_eq!(behind.read_response().await.status(), 200);
+    let mut after = gate.ask(get("/", "")).await;
+    assert_eq!(after.read_response().await.status(), 200);
+    after.send("\r\n").await;
+    let before = gate.ask("\r\n").await;
+    let mut many = gate.client().await;
+    for _ in 0..20 {
+        many.send("\r\n").await;
+        tokio::task::yield_now().await;
+    }
+    for mut client in [behind, after, before, many] {
+        // Longer than a head may take.
+        let quiet = tokio::time::timeout(Duration::from_millis(300), client.next_head()).await;
+        assert!(quiet.is_err(), "an end, or an answer that nobody asked for: {quiet:?}");
+        client.send(get("/", "")).await;
+        assert_eq!(client.read_response().await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn s1_an_idle_connection_with_stray_empty_lines_ends_without_an_answer() {
+    let backend = HttpBackend::start().await;
+    for keys in [
+        "timeout.keep_alive = \"600ms\"",
+        // Half an empty line may become anything, so it is a head's time that ends.
+        "timeout.keep_alive = \"1h\"\ntimeout.request_head = \"100ms\"",
+    ] {
+        let gate = Setup::to(backend.address()).listener(keys).start();
+        let stray = if keys.contains("1h") { "\r\n\r" } else { "\r\n" };
+        let mut fresh = gate.ask(stray).await;
+        let mut used = gate.ask(get("/", "")).await;
+        assert_eq!(used.read_response().await.status(), 200);
+        let _ = used.offer_bytes(stray).await;
+        fresh.expect_end().await;
+        used.expect_end().await;
+        assert_eq!(gate.records().len(), 1, "what is no request has no record");
+    }
+}
+
+#[tokio::test]
 async fn garbage_of_every_kind_ends_one_connection_alone() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).start();
