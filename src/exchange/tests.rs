@@ -32,6 +32,7 @@ pub(super) struct SetUp {
     pub(super) body_limit: Option<u64>,
     pub(super) takes_trailers: bool,
     pub(super) is_offer: bool,
+    pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
     pub(super) timeouts: Timeouts,
     pub(super) response_limits: HeadLimits,
@@ -50,6 +51,7 @@ impl Default for SetUp {
             body_limit: None,
             takes_trailers: false,
             is_offer: false,
+            expects_continue: false,
             keep_alive: true,
             timeouts: TIMEOUTS,
             response_limits: HeadLimits::default(),
@@ -111,7 +113,7 @@ impl SetUp {
     async fn exchange<D: Stream, U: Stream>(&self, down: &mut Buffered<D>, up: &mut Buffered<U>) -> Over {
         let since = Instant::now();
         let plan = Plan {
-            expects_continue: false,
+            expects_continue: self.expects_continue,
             head: REQUEST.to_vec(),
             method: &self.method,
             client: self.client,
