@@ -17,7 +17,7 @@ use crate::{
     lifecycle::Drain,
     proto::{
         framing::BodyFraming,
-        head::{HeadError, HeadProgress, Method, RequestHead, Version},
+        head::{HeadError, HeadLimits, HeadProgress, Method, RequestHead, Version},
     },
 };
 
@@ -108,7 +108,7 @@ impl Http1 {
         self.head_began = Instant::now();
         let due = self.listener.config.timeout.request_head.map(|period| self.head_began + period);
         self.served += 1;
-        match within(due, self.read_head()).await {
+        match within(due, read_head(&mut self.down, &self.listener.head_limits)).await {
             Some(arrival) => arrival,
             None if is_blank(self.down.tail()) => Arrival::Quiet,
             None => Arrival::Refused(Refusal::HeadTimeout),
@@ -138,32 +138,6 @@ impl Http1 {
             biased;
             begins = within(idle_until, begins) => begins.unwrap_or(false),
             () = patience => false,
-        }
-    }
-
-    /// Reads until a head is complete, or can't become one.
-    async fn read_head(&mut self) -> Arrival {
-        let limits = self.listener.head_limits;
-        let mut progress = HeadProgress::default();
-        loop {
-            let tail = self.down.tail();
-            if progress.is_worth_parsing(tail, &limits) {
-                match RequestHead::parse(tail, &limits) {
-                    Ok(Some((head, length))) => {
-                        self.down.consume(length);
-                        return Arrival::Head(Box::new(head));
-                    }
-                    Ok(None) => {}
-                    Err(error) => return Arrival::Refused(refusal_of_head(error)),
-                }
-            }
-            // One byte past the limit tells a head that is too large from one that fits.
-            let room = (limits.bytes + 1).saturating_sub(self.down.tail().len());
-            match self.down.fill(room).await {
-                Ok(1..) => {}
-                Ok(0) => return gone(self.down.tail(), None),
-                Err(error) => return gone(self.down.tail(), Some(error)),
-            }
         }
     }
 
@@ -260,6 +234,31 @@ impl Http1 {
     }
 }
 
+/// Reads until a head is complete, or can't become one.
+async fn read_head(down: &mut Buffered<impl Stream>, limits: &HeadLimits) -> Arrival {
+    let mut progress = HeadProgress::default();
+    loop {
+        let tail = down.tail();
+        if progress.is_worth_parsing(tail, limits) {
+            match RequestHead::parse(tail, limits) {
+                Ok(Some((head, length))) => {
+                    down.consume(length);
+                    return Arrival::Head(Box::new(head));
+                }
+                Ok(None) => {}
+                Err(error) => return Arrival::Refused(refusal_of_head(error)),
+            }
+        }
+        // One byte past the limit tells a head that is too large from one that fits.
+        let room = (limits.bytes + 1).saturating_sub(down.tail().len());
+        match down.fill(room).await {
+            Ok(1..) => {}
+            Ok(0) => return gone(down.tail(), None),
+            Err(error) => return gone(down.tail(), Some(error)),
+        }
+    }
+}
+
 /// Ends a stream: the client gets the end of it, and what it still sends is read for a while, however much that is, since
 /// closing over unread input would reset the answer away.
 async fn linger(down: &mut Buffered<impl Stream>) {
@@ -318,7 +317,10 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::buffered::wire::{Pace, wire};
+    use crate::{
+        buffered::wire::{Pace, wire},
+        proto::head::work,
+    };
 
     /// Lingers before a client that sends `chunk` every tenth of a second, ten seconds long at most. Returns how long that
     /// took, and how much was read.
@@ -370,5 +372,18 @@ mod tests {
         linger(&mut down).await;
         assert_eq!(since.elapsed(), Duration::ZERO);
         assert!(client.was_shut() && down.tail().is_empty());
+    }
+
+    #[tokio::test]
+    async fn s1_a_request_head_byte_by_byte_is_no_more_work_than_at_once() {
+        let (stream, mut client) = wire(Pace { read: 1, ..Pace::FAST });
+        let mut down = Buffered::new(stream);
+        let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(30_000));
+        client.send(head.as_bytes()).await;
+        client.finish().await;
+        let before = work::looked();
+        let arrival = read_head(&mut down, &HeadLimits::default()).await;
+        assert!(matches!(arrival, Arrival::Head(_)) && down.tail().is_empty());
+        assert!(work::looked() - before <= work::bound(head.len()), "{}", work::looked() - before);
     }
 }

@@ -11,8 +11,13 @@ use std::io::Write as _;
 use memchr::memchr;
 use thiserror::Error;
 
+mod progress;
 #[cfg(test)]
 mod tests;
+
+pub use self::progress::HeadProgress;
+#[cfg(test)]
+pub(crate) use self::progress::work;
 
 /// The protocol versions that are understood; every message that wsgate writes is HTTP/1.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,34 +132,6 @@ impl Default for HeadLimits {
     /// 64 KiB, 128 header lines, a target of 16 KiB.
     fn default() -> Self {
         Self { bytes: 64 * 1024, headers: 128, target: 16 * 1024 }
-    }
-}
-
-/// Tells when a buffer that grows is worth another look for a head, so that one that comes a byte at a time costs no more
-/// than twice what it costs at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeadProgress {
-    /// Bytes that have been searched for the end of a head.
-    searched: usize,
-    /// Not worth it below this, unless the end is there.
-    next: usize,
-}
-
-impl HeadProgress {
-    /// Below this many bytes every look is cheap, and finds garbage early.
-    const EAGER: usize = 4096;
-
-    /// Whether `buffer`, which begins as it did at the last call, should be parsed now. Past the bound of `limits` it always
-    /// should.
-    pub fn is_worth_parsing(&mut self, buffer: &[u8], limits: &HeadLimits) -> bool {
-        let searched = self.searched.min(buffer.len());
-        self.searched = buffer.len().saturating_sub(3);
-        let has_end = || memchr::memmem::find(&buffer[searched..], b"\r\n\r\n").is_some();
-        let is_worth = !buffer.is_empty() && (buffer.len() >= self.next.min(limits.bytes) || has_end());
-        if is_worth {
-            self.next = if buffer.len() < Self::EAGER { 0 } else { buffer.len() * 2 };
-        }
-        is_worth
     }
 }
 
@@ -633,7 +610,7 @@ fn parse_within<T>(
     bytes: usize,
     parse: impl FnOnce(&mut Cursor<'_>) -> Result<T, Stop>,
 ) -> Result<Option<(T, usize)>, HeadError> {
-    let mut cursor = Cursor { input: &input[..input.len().min(bytes)], at: 0 };
+    let mut cursor = Cursor { input: progress::look(&input[..input.len().min(bytes)]), at: 0 };
     match parse(&mut cursor) {
         Ok(parsed) => Ok(Some((parsed, cursor.at))),
         Err(Stop::NeedMore) if input.len() >= bytes => Err(HeadError::TooLarge),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::head::work;
 
 #[tokio::test(start_paused = true)]
 async fn w11_interim_responses_go_on_and_do_not_end_the_exchange() {
@@ -166,4 +167,15 @@ async fn h14_keep_alive_timeouts_are_read() {
         assert!(!got.contains("Keep-Alive"));
         assert_eq!(over.answered().max_idle, seconds.map(Duration::from_secs), "{value}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_response_head_byte_by_byte_is_no_more_work_than_at_once() {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {}\r\n\r\n", "a".repeat(30_000));
+    let before = work::looked();
+    let set_up = SetUp { up: Pace { read: 1, ..Pace::FAST }, ..SetUp::default() };
+    let (over, _) = answer(set_up, head.as_bytes(), false).await;
+    assert_eq!(over.answered().status, 200);
+    let looked = work::looked() - before;
+    assert!(looked <= work::bound(head.len()), "{looked}");
 }
