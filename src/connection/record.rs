@@ -367,3 +367,59 @@ fn is_private(address: &SocketAddr) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ending::TunnelEnd;
+
+    fn open(access: &AccessSink) -> TunnelRecord {
+        TunnelRecord {
+            access: access.clone(),
+            listener: "127.0.0.1:443".into(),
+            client: Arc::new(Client { address: Some(SocketAddr::from(([192, 0, 2, 1], 5))), tls: None }),
+            route: Some("main".into()),
+            endpoint: Some("127.0.0.1:9000".into()),
+            request_id: "id".into(),
+            words: ["a.example", "/chat", "graphql"].join(TunnelRecord::BETWEEN).into(),
+            opened: Instant::now(),
+            ended: false,
+        }
+    }
+
+    #[test]
+    fn t11_a_tunnel_that_is_dropped_with_its_task_leaves_its_record() {
+        let (access, records) = AccessSink::memory();
+        drop(open(&access));
+        let all = records.all();
+        assert_eq!(all.len(), 1);
+        let record = &all[0];
+        assert_eq!((record.kind, record.ending), (Kind::TunnelEnd, Some("drain_timeout")));
+        assert_eq!((record.ended_by, record.phase), (Some("gate"), Some("tunnel")));
+        assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
+        assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
+        assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
+        assert_eq!(
+            (record.route.as_deref(), record.endpoint.as_deref()),
+            (Some("main"), Some("127.0.0.1:9000"))
+        );
+        assert!(record.duration.is_some());
+    }
+
+    #[test]
+    fn t11_a_tunnel_that_has_ended_has_one_record() {
+        let (access, records) = AccessSink::memory();
+        let mut open = open(&access);
+        open.end(&Report {
+            end: TunnelEnd::Idle,
+            ended_by: Side::Gate,
+            first_close: None,
+            client: Account::default(),
+            server: Account::default(),
+            truncated: false,
+        });
+        drop(open);
+        let endings: Vec<_> = records.all().iter().map(|record| record.ending).collect();
+        assert_eq!(endings, [Some("idle")]);
+    }
+}

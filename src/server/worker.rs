@@ -126,10 +126,7 @@ mod tests {
     };
 
     fn worker() -> (Worker, DrainHandle, Tracker) {
-        let text =
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
-        let source = crate::config::Source { name: "test".into(), text: text.into(), folder: ".".into() };
-        let config = crate::config::Config::parse(&source, &|_| None).unwrap().config;
+        let config = crate::server::tests::config();
         let (order, drain) = Drain::new();
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(&config)),
