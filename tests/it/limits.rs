@@ -2,9 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
+
+use rustix::{
+    fs::{FileType, Mode},
+    io::Errno,
+};
+use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::mpsc};
 
 use crate::harness::{
     Backend, HttpBackend, Peer, Setup, Unreachable,
@@ -195,15 +203,28 @@ async fn several_workers_share_the_connections_and_all_of_them_drain() {
     assert_eq!(gate.finish().await.cut, 0);
 }
 
-/// The program with a limit of file descriptors, ended with the test.
+/// The program, ended with the test.
 struct Program {
     child: Child,
-    address: std::net::SocketAddr,
+    lines: mpsc::UnboundedReceiver<String>,
 }
 
 impl Program {
-    /// `wsgate run` before this backend, with so many file descriptors.
-    fn start(folder: &std::path::Path, backend: &str, descriptors: u32) -> Self {
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (tell, lines) = mpsc::unbounded_channel();
+        // Whatever it says must not fill the pipe, so it is read even where nobody waits for it.
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = tell.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// `wsgate run` before this backend, with so many file descriptors, and where it listens.
+    async fn start(folder: &Path, backend: &str, descriptors: u32) -> (Self, SocketAddr) {
         let toml = format!(
             "[server]\nworkers = 1\nmax_connections = 100\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
@@ -211,35 +232,48 @@ impl Program {
         );
         std::fs::write(folder.join("proxy.toml"), toml).unwrap();
         let script = format!("ulimit -n {descriptors}; exec \"$0\" run");
-        let mut child = Command::new("sh")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")])
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let start = line.find("127.0.0.1:")?;
-                let text = line[start..]
-                    .split(|next: char| !(next.is_ascii_digit() || next == '.' || next == ':'))
-                    .next()?;
-                text.parse().ok().filter(|address: &std::net::SocketAddr| address.port() != 0)
-            })
-            .expect("the program tells where it listens");
-        // Whatever more it says must not fill the pipe.
-        std::thread::spawn(move || lines.count());
-        Self { child, address }
+        let mut command = Command::new("sh");
+        let command = command.args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")]).current_dir(folder);
+        let mut program = Self::spawn(command);
+        let address = |line: &str| {
+            let start = line.find("127.0.0.1:")?;
+            let end = |next: char| !(next.is_ascii_digit() || next == '.' || next == ':');
+            let address = line[start..].split(end).next()?.parse().ok();
+            address.filter(|address: &SocketAddr| address.port() != 0)
+        };
+        let address = program.says("where it listens", address).await;
+        (program, address)
+    }
+
+    /// Waits for the first line out of which `find` has something.
+    async fn says<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let line = async {
+            loop {
+                let line = self.lines.recv().await.unwrap_or_else(|| panic!("it has ended without {what}"));
+                if let Some(found) = find(&line) {
+                    return found;
+                }
+            }
+        };
+        soon(what, line).await
+    }
+
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end, and returns its exit code.
+    async fn end(mut self) -> Option<i32> {
+        soon("the program to end", async { while self.lines.recv().await.is_some() {} }).await;
+        self.child.wait().unwrap().code()
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
@@ -249,12 +283,10 @@ impl Drop for Program {
 async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_some_again() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let address = backend.address();
-    let path = folder.path().to_owned();
-    let program = tokio::task::spawn_blocking(move || Program::start(&path, &address, 40)).await.unwrap();
+    let (_program, gate) = Program::start(folder.path(), &backend.address(), 40).await;
     let mut all = Vec::new();
     for _ in 0..80 {
-        all.push(Peer::dial(program.address).await);
+        all.push(Peer::dial(gate).await);
     }
     // accept() fails by now; those that were accepted are still served.
     let mut first = all.remove(0);
@@ -264,7 +296,7 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
     drop((first, all));
     soon("to be served again", async {
         loop {
-            let mut client = Peer::dial(program.address).await;
+            let mut client = Peer::dial(gate).await;
             let sent = client.offer_bytes(get("/", "Connection: close\r\n")).await;
             if sent.is_ok() && client.read_to_any_end().await.0.starts_with(b"HTTP/1.1 200 ") {
                 return;
@@ -278,23 +310,19 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
 async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let (address, path) = (backend.address(), folder.path().to_owned());
-    let mut program =
-        tokio::task::spawn_blocking(move || Program::start(&path, &address, 1000)).await.unwrap();
-    let mut client = Peer::dial(program.address).await;
+    let (program, gate) = Program::start(folder.path(), &backend.address(), 1000).await;
+    let mut client = Peer::dial(gate).await;
     client.send(get("/?token=secret", "")).await;
     assert_eq!(client.read_response().await.text(), "hello");
     client.send("GET /\u{1b}[31m HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(client.read_response().await.status(), 400);
-    let mut idle = Peer::dial(program.address).await;
+    let mut idle = Peer::dial(gate).await;
     idle.send(get("/", "")).await;
     idle.read_response().await;
-    let pid = rustix::process::Pid::from_child(&program.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    program.terminate();
     idle.expect_end().await;
     drop((client, idle));
-    let status = tokio::task::spawn_blocking(move || program.child.wait());
-    assert_eq!(soon("the program to end", status).await.unwrap().unwrap().code(), Some(0));
+    assert_eq!(program.end().await, Some(0));
     let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
     let records: Vec<serde_json::Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -303,4 +331,42 @@ async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     assert_eq!(records[0]["target"], "/?token=***");
     assert_eq!((&records[1]["ending"], &records[1]["status"]), (&"bad_head".into(), &400.into()));
     assert!(!log.contains('\u{1b}') && !log.contains("secret"));
+}
+
+#[tokio::test]
+async fn a_signal_before_the_start_has_finished_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let wsgate = |command: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_wsgate"));
+        program.arg(command).current_dir(folder.path());
+        program
+    };
+    assert!(wsgate("cert").output().unwrap().status.success());
+    let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { self_signed = [\"localhost\"] }\n\
+                [[route]]\nrespond = { status = 200, body = \"\" }\n";
+    std::fs::write(folder.path().join("proxy.toml"), toml).unwrap();
+    // The start waits in its middle for the CA, which comes out of a pipe.
+    let path = folder.path().join("certs/ca.crt");
+    let ca = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0).unwrap();
+    let mut program = Program::spawn(&mut wsgate("run"));
+    let reader = async {
+        loop {
+            match pipe::OpenOptions::new().open_sender(&path) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => {
+                    tokio::task::yield_now().await;
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    let mut writer = soon("the start to read the CA", reader).await;
+    program.terminate();
+    program.says("the drain", |line| line.contains("SIGTERM: draining").then_some(())).await;
+    writer.write_all(&ca).await.unwrap();
+    drop(writer);
+    program.says("where it listened", |line| line.contains("listening").then_some(())).await;
+    assert_eq!(program.end().await, Some(0));
 }
