@@ -62,7 +62,7 @@ pub struct Plan<'a> {
     pub client: Version,
     /// The framing of the request's body, on both sides.
     pub body: BodyFraming,
-    /// Bytes of the request's body.
+    /// Bytes of the request's body, counted as they come; a length over it is refused before there is an exchange.
     pub body_limit: Option<u64>,
     /// The route's edits of requests, which decide about trailers.
     pub request_edits: &'a HeaderEdits,
@@ -210,11 +210,6 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// Sends the request and waits for the final response head. A 101 counts as one.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
-        if let (BodyFraming::Length(length), Some(limit)) = (self.plan.body, self.plan.body_limit)
-            && length > limit
-        {
-            return Err(Refusal::BodyTooLarge);
-        }
         let head = poll_fn(|cx| self.poll_response_head(cx)).await?;
         if head.status == 101 {
             // The backend may answer before it has read the whole head (rule W12); it must get the rest before any frame.
