@@ -366,7 +366,7 @@ mod tests {
     async fn t13_a_client_that_ends_is_waited_for_no_longer() {
         let (stream, mut client) = wire(Pace::FAST);
         let mut down = Buffered::new(stream);
-        client.send(&[b'x'; 100_000]).await;
+        client.send(&vec![b'x'; 100_000]).await;
         client.finish().await;
         let since = Instant::now();
         linger(&mut down).await;

@@ -55,7 +55,7 @@ pub(super) async fn establish(
     let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
     let listener = Arc::clone(&request.connection.listener);
     let head = request.forwarded(way, &connected, Kind::Handshake)?;
-    let plan = way.plan(&listener, &request.head, request.body, head, true);
+    let plan = way.plan(&listener, &request.head, Kind::Handshake, head);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;

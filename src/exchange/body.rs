@@ -313,7 +313,7 @@ mod tests {
             receiver.expect(b"head").await;
             for events in 1..=3 {
                 // More than one read gives.
-                sender.send(&[b'x'; 100_000]).await;
+                sender.send(&vec![b'x'; 100_000]).await;
                 is_quiet(&mut from, events * 100_000);
             }
         }

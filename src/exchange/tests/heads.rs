@@ -72,7 +72,7 @@ async fn s2_malformed_and_oversized_heads_are_faults() {
 
 #[tokio::test(start_paused = true)]
 async fn a_101_is_a_final_head_and_what_follows_it_is_left() {
-    let set_up = SetUp { is_offer: true, down_tail: b"early".to_vec(), ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, down_tail: b"early".to_vec(), ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |mut client, mut upstream| {
             client.send(b" frames").await;
@@ -91,7 +91,7 @@ async fn a_101_is_a_final_head_and_what_follows_it_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn w12_a_101_that_comes_early_does_not_lose_the_rest_of_the_offer() {
-    let set_up = SetUp { is_offer: true, up: Pace::pipe(3), ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, up: Pace::pipe(3), ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |client, mut upstream| {
             // The pipe back holds as little, so the answer goes out while the offer still waits.
@@ -109,7 +109,7 @@ async fn w12_a_101_that_comes_early_does_not_lose_the_rest_of_the_offer() {
 
 #[tokio::test(start_paused = true)]
 async fn w7_early_bytes_are_bounded_and_wait() {
-    let set_up = SetUp { is_offer: true, ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |mut client, mut upstream| {
             upstream.expect(REQUEST).await;

@@ -64,10 +64,10 @@ async fn s1_an_upstream_that_takes_no_body_does_not_answer_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn s1_an_answer_that_does_not_come_is_a_timeout() {
-    for (is_offer, label) in [(false, "response_timeout"), (true, "handshake_timeout")] {
+    for (kind, label) in [(PLAIN, "response_timeout"), (Kind::Handshake, "handshake_timeout")] {
         // Nothing, and a head that does not end.
         for said in ["", "HTTP/1.1 200 OK\r\nX: y"] {
-            let (over, _peers) = SetUp { is_offer, ..SetUp::default() }
+            let (over, _peers) = SetUp { kind, ..SetUp::default() }
                 .run(async |client, mut upstream| {
                     for byte in said.as_bytes().chunks(1) {
                         upstream.send(byte).await;
