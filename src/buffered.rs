@@ -10,6 +10,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +24,12 @@ pub use socket::Socket;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes the drop of this stream a reset instead of a FIN, so that an end within a frame is seen as one.
     fn reset_on_drop(&mut self);
+
+    /// Breaks the stream with [`io::ErrorKind::TimedOut`] when what was sent is not acknowledged for `period` (rule T6). A
+    /// stream that has no such bound ignores it.
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        let _ = period;
+    }
 
     /// Whether the end of the stream, once read, was a truncation: TLS without its `close_notify`.
     fn was_truncated(&self) -> bool {
@@ -163,6 +170,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
 impl<S: Stream> Stream for Buffered<S> {
     fn reset_on_drop(&mut self) {
         self.stream.reset_on_drop();
+    }
+
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        self.stream.bound_unacknowledged(period);
     }
 
     fn was_truncated(&self) -> bool {

@@ -1,12 +1,18 @@
 //! Who may exist, and until when: permits for connections and TLS handshakes, and the drain signal.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 
 /// Connections past the maximum that are told so with a 503, before accept pauses.
 const RESERVE: usize = 64;
@@ -128,19 +134,33 @@ pub struct DrainHandle {
 struct Order {
     /// Read on the path of bytes, hence no lock.
     stage: AtomicU8,
+    /// Set before the stage is.
+    began: OnceLock<Instant>,
+    spread: Duration,
     changed: watch::Sender<()>,
 }
 
 impl Drain {
-    /// A signal, and who gives it.
-    pub fn new() -> (DrainHandle, Self) {
-        let order = Arc::new(Order { stage: AtomicU8::new(RUNNING), changed: watch::Sender::new(()) });
+    /// A signal, and who gives it. What is drained leaves spread over `spread`.
+    pub fn new(spread: Duration) -> (DrainHandle, Self) {
+        let order = Arc::new(Order {
+            stage: AtomicU8::new(RUNNING),
+            began: OnceLock::new(),
+            spread,
+            changed: watch::Sender::new(()),
+        });
         (DrainHandle { order: Arc::clone(&order) }, Self { order })
     }
 
     /// Nothing new begins, and what is open ends in order.
     pub fn is_draining(&self) -> bool {
         self.order.stage.load(Ordering::Acquire) >= DRAINING
+    }
+
+    /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
+    pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
+        let began = *self.order.began.get().filter(|_| self.is_draining())?;
+        Some(began + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)))
     }
 
     /// What is still open is cut.
@@ -184,6 +204,7 @@ impl DrainHandle {
     }
 
     fn advance(&self, to: u8) {
+        self.order.began.get_or_init(Instant::now);
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
         }
@@ -281,10 +302,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_advances_and_never_goes_back() {
-        let (handle, drain) = Drain::new();
-        assert!(!drain.is_draining());
+        let (handle, drain) = Drain::new(Duration::from_secs(10));
+        assert!(!drain.is_draining() && drain.leaves_at(0.5).is_none());
+        let before = Instant::now();
         handle.drain();
         drain.draining().await;
+        let leaves = drain.leaves_at(0.5).expect("a moment");
+        assert!((before..=Instant::now()).contains(&(leaves - Duration::from_secs(5))));
         assert!(drain.is_draining() && !drain.is_shutdown());
         handle.shutdown();
         handle.drain();

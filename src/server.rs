@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
 use crate::{
-    config::{Config, ListenAddress},
+    config::{self, Config, ListenAddress},
     connection::{Gate, Listener, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
@@ -22,6 +22,9 @@ use crate::{
 
 /// How long connections that were cut may take to be gone.
 const CUT: Duration = Duration::from_secs(5);
+
+/// How often a drain tells of its progress.
+const PROGRESS: Duration = Duration::from_secs(2);
 
 /// A running gate.
 #[derive(Debug)]
@@ -75,7 +78,7 @@ impl Server {
                 .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
             bound.push(Bound { socket, listener: Arc::new(listener) });
         }
-        let (order, drain) = Drain::new();
+        let (order, drain) = Drain::new(spread(&config.server));
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(config)),
             drain,
@@ -184,9 +187,15 @@ fn start_acceptor(
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
 }
 
+/// The window of a drain's Close frames: within the grace there must be time left for their answers.
+fn spread(server: &config::Server) -> Duration {
+    server.shutdown_grace.map_or(server.drain_spread, |grace| server.drain_spread.min(grace / 2))
+}
+
 /// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts. Returns how many it cut.
 async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> usize {
-    tracing::info!(open = open.count(), "draining");
+    let began = open.count();
+    tracing::info!(open = began, "draining");
     let signal = order.signal();
     let expired = async {
         match grace {
@@ -198,13 +207,26 @@ async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> 
         () = open.empty() => {}
         () = expired => {}
         () = signal.shutdown() => {}
+        () = report_progress(open, began) => {}
     }
     let cut = open.count();
+    let drained = began.saturating_sub(cut);
     if cut > 0 {
-        tracing::warn!(cut, "cutting what is still open");
+        tracing::warn!(drained, cut, "cutting what is still open");
+    } else if began > 0 {
+        tracing::info!(drained, cut, "drained");
     }
     order.shutdown();
     cut
+}
+
+/// Tells now and then how far the drain has come. Never ends.
+async fn report_progress(open: &Tracker, began: usize) {
+    loop {
+        tokio::time::sleep(PROGRESS).await;
+        let open = open.count();
+        tracing::info!(open, drained = began.saturating_sub(open), "draining");
+    }
 }
 
 #[cfg(test)]

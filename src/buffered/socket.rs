@@ -104,4 +104,10 @@ impl Stream for Socket {
             let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
         }
     }
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        if let Self::Tcp(stream) = self {
+            // TCP_USER_TIMEOUT. Only a socket that is already gone refuses it, and its next read says so.
+            let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(period));
+        }
+    }
 }

@@ -19,7 +19,7 @@ use super::{
 const NEXT_PORTS: u16 = 20;
 
 /// Browsers keep the demo's tunnels open, and Ctrl-C should not wait for them.
-const SERVER: &str = "\n[server]\nshutdown_grace = \"2s\"\n";
+const SERVER: &str = "\n[server]\nshutdown_grace = \"2s\"\ndrain_spread = \"0s\"\n";
 
 pub(super) fn run(arguments: &arguments::Demo) -> Result<(), Failure> {
     let running = Running::start().map_err(Failure::runtime)?;

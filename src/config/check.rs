@@ -4,6 +4,7 @@ mod listener;
 mod route;
 mod shadow;
 mod upstream;
+pub(super) mod websocket;
 
 use std::{num::NonZeroUsize, thread, time::Duration};
 
@@ -68,16 +69,38 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
 
 fn server(table: &Table<'_>) -> Server {
     let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    Server {
-        workers: table.get(
-            "workers",
-            cpus,
-            |value| if value.is_word("auto") { Ok(cpus) } else { workers(value) },
-        ),
+    let spread = |value| values::period(value).map(Option::unwrap_or_default);
+    let workers = |value: Value<'_>| if value.is_word("auto") { Ok(cpus) } else { workers(value) };
+    let server = Server {
+        workers: table.get("workers", cpus, workers),
         max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
         max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
         shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
+        drain_spread: table.get("drain_spread", Duration::from_secs(10), spread),
+    };
+    warn_of_a_long_spread(table, &server);
+    server
+}
+
+/// A spread that the file asks for and does not get.
+fn warn_of_a_long_spread(table: &Table<'_>, server: &Server) {
+    let (Some(value), Some(grace)) = (table.value("drain_spread"), server.shutdown_grace) else { return };
+    let half = grace / 2;
+    if server.drain_spread <= half {
+        return;
     }
+    let told = match half.as_millis() {
+        0 => "the Close frames of a drain are sent at once".to_owned(),
+        _ => format!("the Close frames of a drain are spread over {}", values::show_duration(half)),
+    };
+    let enough = values::show_duration(server.drain_spread.saturating_mul(2));
+    let mut finding = value.finding("`drain_spread` is more than half of `shutdown_grace`").label(told).help(
+        format!("the other half is for their answers: `shutdown_grace = \"{enough}\"` makes room for both"),
+    );
+    if let Some(grace_value) = table.value("shutdown_grace") {
+        finding = finding.context(grace_value.span(), "a drain takes no longer than this");
+    }
+    value.reader.record(finding.warning());
 }
 
 fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {

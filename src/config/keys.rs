@@ -21,7 +21,7 @@ macro_rules! shapes {
 
 shapes! {
     ROOT = "" ["server", "log", "listener", "upstream", "route"];
-    SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_grace"];
+    SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_grace", "drain_spread"];
     LOG = "[log]" ["level", "format", "access", "redact"];
     LISTENER = "[[listener]]" [
         "address", "protocols", "underscore_headers", "redirect_https", "limits", "timeout", "tls",
@@ -49,11 +49,13 @@ shapes! {
     RESPONSE_HEADERS = "[route.response_headers]" ["set", "remove"];
     ROUTE_LIMITS = "[route.limits]" ["request_body"];
     ROUTE_WEBSOCKET = "[route.websocket]" [
-        "frames", "verify_accept", "idle_timeout", "half_close_timeout", "close_timeout",
+        "frames", "verify_accept", "idle_timeout", "ping", "ping_interval", "pong_timeout", "half_close_timeout",
+        "max_frame", "max_message", "message_rate", "max_age", "close_timeout",
     ];
 }
 
-/// Words of other proxies, with the key that does their job here.
+/// Words of other programs, with the key that does their job here. Of several with the same word, the one that the
+/// table has is meant, or else the first. Case and `_` don't count: `maxPayload` is `max_payload`.
 const FOREIGN: &[(&str, &str)] = &[
     ("listen", "address"),
     ("bind", "address"),
@@ -71,6 +73,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("private_key", "key"),
     ("ssl_protocols", "min_version"),
     ("proxy_connect_timeout", "connect_timeout"),
+    ("proxy_read_timeout", "idle_timeout"),
     ("proxy_read_timeout", "response_timeout"),
     ("client_max_body_size", "request_body"),
     ("worker_processes", "workers"),
@@ -78,6 +81,48 @@ const FOREIGN: &[(&str, &str)] = &[
     ("threads", "workers"),
     ("access_log", "access"),
     ("max_body_size", "request_body"),
+    ("timeout_tunnel", "idle_timeout"),
+    ("tunnel_timeout", "idle_timeout"),
+    ("stream_idle_timeout", "idle_timeout"),
+    ("heartbeat", "ping_interval"),
+    ("heartbeat_interval", "ping_interval"),
+    ("keepalive", "keep_alive"),
+    ("keepalive", "ping_interval"),
+    ("keepalive_interval", "ping_interval"),
+    ("ping_period", "ping_interval"),
+    ("heartbeat_timeout", "pong_timeout"),
+    ("keepalive_timeout", "keep_alive"),
+    ("keepalive_timeout", "pong_timeout"),
+    ("tcp_user_timeout", "pong_timeout"),
+    ("pings", "ping"),
+    ("max_frame_size", "max_frame"),
+    ("max_frame_length", "max_frame"),
+    ("max_received_frame_size", "max_frame"),
+    ("max_payload", "max_message"),
+    ("max_payload_size", "max_message"),
+    ("max_payload_length", "max_message"),
+    ("max_message_size", "max_message"),
+    ("max_received_message_size", "max_message"),
+    ("message_size_limit", "max_message"),
+    ("rate_limit", "message_rate"),
+    ("rate", "message_rate"),
+    ("max_rate", "message_rate"),
+    ("frame_rate", "message_rate"),
+    ("max_messages_per_second", "message_rate"),
+    ("max_connection_age", "max_age"),
+    ("max_connection_duration", "max_age"),
+    ("max_lifetime", "max_age"),
+    ("max_stream_duration", "max_age"),
+    ("close_spread_time", "drain_spread"),
+    ("drain_window", "drain_spread"),
+    ("drain_time", "shutdown_grace"),
+    ("drain_timeout", "shutdown_grace"),
+    ("grace_period", "shutdown_grace"),
+    ("hard_stop_after", "shutdown_grace"),
+    ("shutdown_timeout", "shutdown_grace"),
+    ("stop_grace_period", "shutdown_grace"),
+    ("stream_close_delay", "shutdown_grace"),
+    ("worker_shutdown_timeout", "shutdown_grace"),
 ];
 
 impl Shape {
@@ -108,9 +153,8 @@ impl Shape {
         if let Some(places) = places(key) {
             return format!("`{key}` belongs in {places}");
         }
-        let foreign = FOREIGN.iter().find(|(word, _)| *word == key).map(|(_, key)| *key);
         let everywhere = || nearest(key, ALL.iter().flat_map(|shape| shape.keys).copied());
-        match foreign.or(here).or_else(everywhere) {
+        match self.foreign(key).or(here).or_else(everywhere) {
             Some(meant) if self.keys.contains(&meant) => format!("did you mean `{meant}`?"),
             Some(meant) => {
                 let places = places(meant).unwrap_or_else(|| ROOT.shown());
@@ -118,6 +162,15 @@ impl Shape {
             }
             None => format!("the keys of {} are {}", self.shown(), self.keys.join(", ")),
         }
+    }
+
+    /// The key that does the job of another program's word: one of this table, if there is one.
+    fn foreign(&self, word: &str) -> Option<&'static str> {
+        let plain = |word: &str| word.replace(['_', '-'], "").to_lowercase();
+        let same = |(known, _): &&(&str, &str)| plain(known) == plain(word);
+        let mut meant = FOREIGN.iter().filter(same).map(|(_, key)| *key);
+        let first = meant.clone().next();
+        meant.find(|key| self.keys.contains(key)).or(first)
     }
 }
 

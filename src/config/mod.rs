@@ -11,6 +11,7 @@ mod headers;
 mod identity;
 mod keys;
 mod load;
+mod rate;
 mod report;
 mod summary;
 mod values;
@@ -27,6 +28,7 @@ use crate::{
 
 pub use self::{
     load::{LoadError, Loaded, Source},
+    rate::Rate,
     report::{Problem, Problems, Severity},
     summary::summary,
 };
@@ -57,6 +59,9 @@ pub struct Server {
     pub max_tls_handshakes: usize,
     /// Time for tunnels and exchanges to end after SIGTERM; `None` waits without bound.
     pub shutdown_grace: Option<Duration>,
+    /// The Close frames of one drain are spread at random over this time, though never over more than half of
+    /// `shutdown_grace`; zero sends them at once.
+    pub drain_spread: Duration,
 }
 
 /// `[log]`.
@@ -316,10 +321,25 @@ pub struct WebSocket {
     pub frames: Frames,
     /// Whether Sec-WebSocket-Accept is compared.
     pub verify_accept: bool,
-    /// No byte either way for so long ends a tunnel.
+    /// No byte either way for so long ends a tunnel; an answered Ping of wsgate's counts as life.
     pub idle_timeout: Option<Duration>,
+    /// Who is asked for a sign of life.
+    pub ping: Ping,
+    /// A side that sent no byte for so long is asked; `None` asks nobody.
+    pub ping_interval: Option<Duration>,
+    /// No byte by then from a side that has answered before: it is dead. Also `TCP_USER_TIMEOUT` of both sides;
+    /// at most a day, so that it fits there in milliseconds.
+    pub pong_timeout: Option<Duration>,
     /// How long a tunnel stands of which one direction has ended.
     pub half_close_timeout: Option<Duration>,
+    /// Bytes of a frame's payload; Close 1009 past it. Never 0.
+    pub max_frame: Option<u64>,
+    /// Bytes of a message's payload over all its fragments; Close 1009 past it. Never 0.
+    pub max_message: Option<u64>,
+    /// Frames of any kind from the client; Close 1008 past it.
+    pub message_rate: Option<Rate>,
+    /// A tunnel older than this, by up to a tenth more or less, is drained.
+    pub max_age: Option<Duration>,
     /// After a Close frame was sent: time for the peer's answer.
     pub close_timeout: Option<Duration>,
 }
@@ -331,4 +351,49 @@ pub enum Frames {
     Enforce,
     /// It is counted and logged, and the bytes pass.
     Observe,
+}
+
+/// `route.websocket.ping`: which sides of a tunnel get Pings of wsgate's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ping {
+    /// Clients and servers.
+    Both,
+    /// Clients alone.
+    Clients,
+    /// Servers alone.
+    Upstreams,
+    /// Nobody: nothing is put into the streams for this.
+    Off,
+}
+
+impl Ping {
+    /// Whether clients get them.
+    pub fn clients(self) -> bool {
+        matches!(self, Self::Both | Self::Clients)
+    }
+
+    /// Whether servers get them.
+    pub fn upstreams(self) -> bool {
+        matches!(self, Self::Both | Self::Upstreams)
+    }
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        Self {
+            frames: Frames::Enforce,
+            verify_accept: true,
+            idle_timeout: seconds(3600),
+            ping: Ping::Both,
+            ping_interval: seconds(30),
+            pong_timeout: seconds(20),
+            half_close_timeout: seconds(30),
+            max_frame: None,
+            max_message: None,
+            message_rate: None,
+            max_age: None,
+            close_timeout: seconds(5),
+        }
+    }
 }

@@ -6,7 +6,10 @@ use time::OffsetDateTime;
 
 use super::{
     Action, Balance, CertificateSource, Config, Identity, ListenAddress, Listener, Route, ServerAddress, Tls,
-    Upstream, UpstreamServer, identity::date,
+    Upstream, UpstreamServer, WebSocket,
+    check::websocket::{FRAMES, PINGS},
+    identity::date,
+    values::{show_duration, show_size},
 };
 use crate::route::{HostPattern, PathPattern, RouteKind};
 
@@ -35,7 +38,7 @@ impl fmt::Display for Summary<'_> {
             table(f, upstreams.iter().map(upstream_rows))?;
         }
         writeln!(f, "\n\nRoutes (the first that matches wins)")?;
-        table(f, routes.iter().map(|route| vec![route_row(route, upstreams)]))
+        table(f, routes.iter().map(|route| route_rows(route, upstreams)))
     }
 }
 
@@ -107,6 +110,56 @@ fn upstream_rows(upstream: &Upstream) -> Vec<Row> {
         vec![first(&upstream.name), first(balance), server.address.to_string(), weight]
     };
     upstream.servers.iter().enumerate().map(row).collect()
+}
+
+/// The route, and below its action what differs from the defaults of its tunnels.
+fn route_rows(route: &Route, upstreams: &[Upstream]) -> Vec<Row> {
+    let unusual = match &route.action {
+        Action::Upstream(_) => unusual(&route.websocket),
+        Action::Redirect { .. } | Action::Respond { .. } => String::new(),
+    };
+    let mut rows = vec![route_row(route, upstreams)];
+    if !unusual.is_empty() {
+        let empty = || String::new();
+        rows.push(vec![empty(), empty(), empty(), empty(), format!("   tunnels: {unusual}")]);
+    }
+    rows
+}
+
+/// The keys of `[route.websocket]` with another value than their default.
+fn unusual(websocket: &WebSocket) -> String {
+    let default = values_of(&WebSocket::default());
+    let differs = |((key, value), default): ((&str, String), (&str, String))| {
+        (value != default.1).then(|| format!("{key} {value}"))
+    };
+    let unusual: Vec<_> = values_of(websocket).into_iter().zip(default).filter_map(differs).collect();
+    unusual.join(", ")
+}
+
+/// The keys of `[route.websocket]` with their values as the file writes them.
+fn values_of(websocket: &WebSocket) -> [(&'static str, String); 12] {
+    fn or_off<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+        value.map_or_else(|| "off".to_owned(), show)
+    }
+    fn word<T: PartialEq>(words: &[(&str, T)], value: &T) -> String {
+        words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| *word).to_owned()
+    }
+    let time = |duration| or_off(duration, show_duration);
+    let size = |bytes| or_off(bytes, show_size);
+    [
+        ("frames", word(&FRAMES, &websocket.frames)),
+        ("verify_accept", websocket.verify_accept.to_string()),
+        ("idle_timeout", time(websocket.idle_timeout)),
+        ("ping", word(&PINGS, &websocket.ping)),
+        ("ping_interval", time(websocket.ping_interval)),
+        ("pong_timeout", time(websocket.pong_timeout)),
+        ("half_close_timeout", time(websocket.half_close_timeout)),
+        ("max_frame", size(websocket.max_frame)),
+        ("max_message", size(websocket.max_message)),
+        ("message_rate", or_off(websocket.message_rate, |rate| rate.to_string())),
+        ("max_age", time(websocket.max_age)),
+        ("close_timeout", time(websocket.close_timeout)),
+    ]
 }
 
 fn route_row(route: &Route, upstreams: &[Upstream]) -> Row {

@@ -20,6 +20,9 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 /// Units of sizes with their bytes.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
+/// What to do about a bound that is meant not to be.
+pub(super) const OFF: &str = "\"off\" switches it off";
+
 /// So many days.
 pub(super) const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 24 * 60 * 60)
@@ -27,19 +30,24 @@ pub(super) const fn days(days: u64) -> Duration {
 
 /// A duration above 0, or "off".
 pub(super) fn timeout(value: Value<'_>) -> Result<Option<Duration>, Finding> {
-    period_from(Duration::from_millis(1), value)
+    period_in(&(Duration::from_millis(1)..=LONGEST), value)
+}
+
+/// The same with a bound of its own.
+pub(super) fn timeout_up_to(most: Duration) -> impl Fn(Value<'_>) -> Result<Option<Duration>, Finding> {
+    move |value| period_in(&(Duration::from_millis(1)..=most), value)
 }
 
 /// A duration that may be 0, or "off".
 pub(super) fn period(value: Value<'_>) -> Result<Option<Duration>, Finding> {
-    period_from(Duration::ZERO, value)
+    period_in(&(Duration::ZERO..=LONGEST), value)
 }
 
-fn period_from(least: Duration, value: Value<'_>) -> Result<Option<Duration>, Finding> {
+fn period_in(range: &RangeInclusive<Duration>, value: Value<'_>) -> Result<Option<Duration>, Finding> {
     let Some(duration) = off_or(value, duration)? else { return Ok(None) };
-    match out_of_range(value, &(least..=LONGEST), duration, show_duration) {
+    match out_of_range(value, range, duration, show_duration) {
         None => Ok(Some(duration)),
-        Some(finding) => Err(finding.help("\"off\" switches it off")),
+        Some(finding) => Err(finding.help(OFF)),
     }
 }
 
@@ -72,17 +80,26 @@ pub(super) fn memory(range: RangeInclusive<usize>) -> impl Fn(Value<'_>) -> Resu
         if is_off(value) {
             return Err(cannot_be_off(value)
                 .label("this bounds what a client can make wsgate hold in memory")
-                .help(format!("the most is \"{}\"", show_size(*range.end()))));
+                .help(format!("the most is \"{}\"", show_size(wide(*range.end())))));
         }
         let size = size(value)?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        out_of_range(value, &range, size, show_size).map_or(Ok(size), Err)
+        out_of_range(value, &range, size, |size| show_size(wide(size))).map_or(Ok(size), Err)
     }
 }
 
 /// Bytes, or "off".
 pub(super) fn size_or_off(value: Value<'_>) -> Result<Option<u64>, Finding> {
     off_or(value, size)
+}
+
+/// Bytes above 0, or "off".
+pub(super) fn size_limit(value: Value<'_>) -> Result<Option<u64>, Finding> {
+    let Some(size) = off_or(value, size)? else { return Ok(None) };
+    match out_of_range(value, &(1..=u64::MAX), size, show_size) {
+        None => Ok(Some(size)),
+        Some(finding) => Err(finding.help(OFF)),
+    }
 }
 
 /// A number of bytes: an integer, or a string with its unit.
@@ -216,7 +233,7 @@ fn cannot_be_off(value: Value<'_>) -> Finding {
 }
 
 /// Digits, which may be grouped by `_`, and what follows them.
-fn split(text: &str) -> (String, &str) {
+pub(super) fn split(text: &str) -> (String, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (number.replace('_', ""), unit)
@@ -228,8 +245,12 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// A size as it is written in the file.
-fn show_size(bytes: usize) -> String {
-    in_units(u64::try_from(bytes).unwrap_or(u64::MAX), &SIZES)
+pub(super) fn show_size(bytes: u64) -> String {
+    in_units(bytes, &SIZES)
+}
+
+fn wide(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
 }
 
 /// An amount in its largest whole unit; the units begin with the largest.
@@ -242,7 +263,7 @@ fn in_units(amount: u64, units: &[(&str, u64)]) -> String {
 }
 
 /// A number with its thousands apart, as the file may have it.
-fn show_count(count: u64) -> String {
+pub(super) fn show_count(count: u64) -> String {
     let digits = count.to_string();
     let mut shown = String::new();
     for (index, digit) in digits.chars().enumerate() {

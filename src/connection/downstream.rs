@@ -4,6 +4,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -55,6 +56,10 @@ impl AsyncWrite for Downstream {
 impl Stream for Downstream {
     fn reset_on_drop(&mut self) {
         either!(self, stream => stream.reset_on_drop());
+    }
+
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        either!(self, stream => stream.bound_unacknowledged(period));
     }
 
     fn was_truncated(&self) -> bool {

@@ -15,10 +15,10 @@ use crate::{
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, ClosedBy, Direction, Kind, RateLimited, TlsFields, mask_subprotocol,
+        AccessRecord, AccessSink, ClosedBy, Direction, Kind, Pings, RateLimited, TlsFields, mask_subprotocol,
         mask_target,
     },
-    tunnel::{Account, Report},
+    tunnel::{self, Account, Frames, Report},
     upstream::ConnectFailure,
 };
 
@@ -273,8 +273,11 @@ impl TunnelRecord {
         record.ending = Some(report.end.label());
         record.ended_by = Some(report.ended_by.label());
         record.error = std::error::Error::source(&report.end).map(|_| chain(&report.end).into());
+        record.duration = Some(report.open);
+        record.client_pings = pings(&report.client_pings);
+        record.backend_pings = pings(&report.backend_pings);
         record.from_client = Some(direction(&report.client));
-        record.from_backend = Some(direction(&report.server));
+        record.from_backend = Some(direction(&report.backend));
         record.close = report.first_close.and_then(|side| closed_by(side, report));
         record.truncated = report.truncated;
         self.access.record(&record);
@@ -312,19 +315,33 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
 }
 
 fn direction(account: &Account) -> Direction {
+    let Frames { continuation, text, binary, close, ping, pong } = account.frames;
     Direction {
         bytes: account.bytes,
-        frames: account.frames,
+        frames: account.frames.total(),
+        text,
+        binary,
+        continuation,
+        close,
+        ping,
+        pong,
         messages: account.messages,
+        fragmented: account.fragmented,
+        compressed: account.compressed,
         longest_message: account.longest_message,
         illegal_frames: account.illegal,
     }
 }
 
+fn pings(pings: &tunnel::Pings) -> Option<Pings> {
+    let &tunnel::Pings { sent, lost, round_trip, longest_round_trip } = pings;
+    (sent > 0).then_some(Pings { sent, lost, round_trip, longest_round_trip })
+}
+
 fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
     let (code, reason) = match side {
         Side::Downstream => of_peer(&report.client)?,
-        Side::Upstream => of_peer(&report.server)?,
+        Side::Upstream => of_peer(&report.backend)?,
         Side::Gate => {
             let (code, reason) = report.end.close_to(Side::Downstream)?;
             (Some(code), reason.into())
@@ -370,6 +387,8 @@ fn is_private(address: &SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ending::TunnelEnd;
 
@@ -414,8 +433,11 @@ mod tests {
             end: TunnelEnd::Idle,
             ended_by: Side::Gate,
             first_close: None,
+            open: Duration::from_secs(60),
             client: Account::default(),
-            server: Account::default(),
+            backend: Account::default(),
+            client_pings: tunnel::Pings::default(),
+            backend_pings: tunnel::Pings::default(),
             truncated: false,
         });
         drop(open);

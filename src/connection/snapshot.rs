@@ -1,6 +1,6 @@
 //! What a connection is served by: all that a reload will swap, built whole from a [`Config`].
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
@@ -25,6 +25,25 @@ pub struct Snapshot {
 pub(super) struct Route {
     pub(super) name: Arc<str>,
     pub(super) config: config::Route,
+    /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
+    limits: Vec<Arc<tunnel::Limits>>,
+}
+
+impl Route {
+    fn new(config: &config::Route, listeners: &[config::Listener]) -> Self {
+        let mut writes: Vec<_> = listeners.iter().map(|listener| listener.timeout.write).collect();
+        writes.sort_unstable();
+        writes.dedup();
+        let limits = writes.into_iter().map(|write| Arc::new(tunnel_limits(&config.websocket, write)));
+        Self { name: config.name.as_str().into(), limits: limits.collect(), config: config.clone() }
+    }
+
+    /// The bounds of its tunnels that came through a listener.
+    pub(super) fn tunnel_limits(&self, listener: &config::Listener) -> Arc<tunnel::Limits> {
+        let write = listener.timeout.write;
+        let known = self.limits.iter().find(|limits| limits.write == write);
+        known.cloned().unwrap_or_else(|| Arc::new(tunnel_limits(&self.config.websocket, write)))
+    }
 }
 
 /// A listener's side of its connections.
@@ -65,11 +84,7 @@ impl Snapshot {
         });
         Self {
             table: RouteTable::new(matchers.collect()),
-            routes: config
-                .routes
-                .iter()
-                .map(|route| Route { name: route.name.as_str().into(), config: route.clone() })
-                .collect(),
+            routes: config.routes.iter().map(|route| Route::new(route, &config.listeners)).collect(),
             pools: config.upstreams.iter().map(|upstream| Pool::new(upstream, workers)).collect(),
         }
     }
@@ -135,13 +150,23 @@ fn development_identity(names: &[String], folder: &Path) -> Result<Identity, Tls
     Ok(issued.identity)
 }
 
-/// The bounds of a route's tunnels that came through a listener.
-pub(super) fn tunnel_limits(route: &config::WebSocket, listener: &config::Listener) -> tunnel::Limits {
+fn tunnel_limits(route: &config::WebSocket, write: Option<Duration>) -> tunnel::Limits {
+    let rate = |rate: config::Rate| tunnel::Rate { count: rate.count.get(), period: rate.period };
     tunnel::Limits {
         observe: route.frames == Frames::Observe,
         idle: route.idle_timeout,
         half_close: route.half_close_timeout,
         close: route.close_timeout,
-        write: listener.timeout.write,
+        write,
+        keepalive: tunnel::Keepalive {
+            clients: route.ping.clients(),
+            backends: route.ping.upstreams(),
+            interval: route.ping_interval,
+            pong: route.pong_timeout,
+        },
+        max_frame: route.max_frame,
+        max_message: route.max_message,
+        message_rate: route.message_rate.map(rate),
+        max_age: route.max_age,
     }
 }

@@ -9,7 +9,6 @@ use super::{
     h1::{Http1, Next, within},
     record::TunnelRecord,
     request::{Request, Way},
-    snapshot::tunnel_limits,
 };
 use crate::{
     buffered::{Buffered, Socket, Stream},
@@ -29,7 +28,7 @@ pub(super) struct Established {
     up: Buffered<Socket>,
     lease: Lease,
     agreed: Agreed,
-    limits: Limits,
+    limits: Arc<Limits>,
     record: Option<Box<TunnelRecord>>,
 }
 
@@ -38,7 +37,7 @@ impl Established {
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
         let drain = connection.gate.drain.clone();
         OpenTunnel {
-            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, Arc::new(self.limits), drain),
+            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
             _lease: self.lease,
         }
@@ -92,7 +91,7 @@ pub(super) async fn establish(
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, interim, &passed).await?;
-    let limits = tunnel_limits(&way.route.config.websocket, &request.connection.listener.config);
+    let limits = way.route.tunnel_limits(&request.connection.listener.config);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
     Ok(Next::Tunnel(Box::new(Established {
         up: connected.stream,

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, io};
 
 use rustls::Error;
 
-use super::{Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
+use super::{Death, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
 use crate::proto::{
-    frame::FrameError,
+    frame::{Excess, FrameError},
     framing::{ChunkError, FramingError},
     handshake::{AgreementError, OfferError},
     head::HeadError,
@@ -93,9 +93,13 @@ fn next_end(end: &TunnelEnd) -> Option<TunnelEnd> {
         E::Eof(_) => E::Reset(Side::Downstream, broken()),
         E::Reset(Side::Downstream, _) => E::Reset(Side::Upstream, broken()),
         E::Reset(..) => E::Protocol(Side::Downstream, FrameError::WrongMask),
-        E::Protocol(..) => E::Idle,
-        E::Idle => E::Drained,
-        E::Drained => E::WriteTimeout,
+        E::Protocol(..) => E::TooLarge(Side::Downstream, Excess::Message(1)),
+        E::TooLarge(..) => E::MessageRate(Side::Downstream),
+        E::MessageRate(_) => E::Idle,
+        E::Idle => E::MaxAge,
+        E::MaxAge => E::Drained,
+        E::Drained => E::Dead(Side::Downstream, Death::Silent),
+        E::Dead(..) => E::WriteTimeout,
         E::WriteTimeout => E::DrainTimeout,
         E::DrainTimeout => return None,
     })

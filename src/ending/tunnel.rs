@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Side;
-use crate::proto::frame::FrameError;
+use crate::proto::frame::{Excess, FrameError};
 
 /// Why a tunnel ended.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +20,24 @@ pub enum TunnelEnd {
     /// One side sent an illegal frame (RFC 6455 §5, rule T4).
     #[error("{0} sent an illegal frame")]
     Protocol(Side, #[source] FrameError),
+    /// One side sent a frame or a message that is too large (rule T7).
+    #[error("{0} sent too much at once")]
+    TooLarge(Side, #[source] Excess),
+    /// One side sent too many frames in too short a time (rule T7).
+    #[error("{0} sent too much in too short a time")]
+    MessageRate(Side),
     /// Nothing came from either side for `idle_timeout` (rule T8).
     #[error("idle")]
     Idle,
+    /// The tunnel was older than `max_age`.
+    #[error("too old")]
+    MaxAge,
     /// wsgate is going down.
     #[error("drained")]
     Drained,
+    /// One side has vanished (rule T6).
+    #[error("{0} is dead")]
+    Dead(Side, #[source] Death),
     /// The client took too little of what waited for it (rule S1).
     #[error("client takes no bytes")]
     WriteTimeout,
@@ -34,7 +46,26 @@ pub enum TunnelEnd {
     DrainTimeout,
 }
 
+/// How it was found out that a peer is dead.
+#[derive(Debug, thiserror::Error)]
+pub enum Death {
+    /// It answered a Ping before, and now sent no byte for `pong_timeout` after one was due.
+    #[error("no byte within pong_timeout of a Ping")]
+    Silent,
+    /// It acknowledged no byte for `pong_timeout`.
+    #[error("nothing acknowledged")]
+    Unreachable(#[source] io::Error),
+}
+
 impl TunnelEnd {
+    /// What the failure of a side's stream means: that it is gone, or that it was given up.
+    pub fn broken(side: Side, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Dead(side, Death::Unreachable(error)),
+            _ => Self::Reset(side, error),
+        }
+    }
+
     /// The stable name in logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -48,8 +79,12 @@ impl TunnelEnd {
                 Side::Downstream | Side::Gate => "downstream_reset",
             },
             Self::Protocol(..) => "ws_protocol",
+            Self::TooLarge(..) => "too_large",
+            Self::MessageRate(_) => "message_rate",
             Self::Idle => "idle",
+            Self::MaxAge => "max_age",
             Self::Drained => "drained",
+            Self::Dead(..) => "pong_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::DrainTimeout => "drain_timeout",
         }
@@ -58,10 +93,18 @@ impl TunnelEnd {
     /// The close code and reason that wsgate itself sends to a side; `None` where it sends no Close.
     pub fn close_to(&self, side: Side) -> Option<(u16, &'static str)> {
         match self {
-            Self::Closed | Self::Eof(_) | Self::Reset(..) | Self::WriteTimeout | Self::DrainTimeout => None,
+            Self::Closed
+            | Self::Eof(_)
+            | Self::Reset(..)
+            | Self::Dead(..)
+            | Self::WriteTimeout
+            | Self::DrainTimeout => None,
             Self::Protocol(..) => Some((1002, "protocol error")),
+            Self::TooLarge(_, Excess::Frame(_)) => Some((1009, "frame too large")),
+            Self::TooLarge(..) => Some((1009, "message too large")),
+            Self::MessageRate(_) => Some((1008, "too many frames")),
             Self::Idle => Some((1001, "idle")),
-            Self::Drained => match side {
+            Self::MaxAge | Self::Drained => match side {
                 Side::Downstream => Some((1012, "service restart")),
                 Side::Upstream | Side::Gate => Some((1001, "going away")),
             },
@@ -73,9 +116,15 @@ impl TunnelEnd {
         match self {
             Self::Closed => first_close.unwrap_or(Side::Gate),
             Self::Eof(side) | Self::Reset(side, _) => *side,
-            Self::Protocol(..) | Self::Idle | Self::Drained | Self::WriteTimeout | Self::DrainTimeout => {
-                Side::Gate
-            }
+            Self::Protocol(..)
+            | Self::TooLarge(..)
+            | Self::MessageRate(_)
+            | Self::Idle
+            | Self::MaxAge
+            | Self::Drained
+            | Self::Dead(..)
+            | Self::WriteTimeout
+            | Self::DrainTimeout => Side::Gate,
         }
     }
 }

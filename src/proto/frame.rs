@@ -276,8 +276,8 @@ pub enum Event<'a> {
         length: u64,
         /// Compressed with permessage-deflate.
         compressed: bool,
-        /// Data frames that the message came in, at least 1.
-        fragments: u32,
+        /// It came in more than one frame.
+        fragmented: bool,
     },
     /// A Close frame.
     Close {
@@ -304,15 +304,63 @@ pub enum Event<'a> {
     },
 }
 
-/// An illegal frame: `input[..at]` is legal and may be relayed, the frame's header begins at `at`.
+/// Why a frame that is legal may not pass (rule T7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("illegal frame")]
-pub struct Illegal {
+pub enum Excess {
+    /// Its payload is longer than a frame's may be.
+    #[error("frame of {0} bytes")]
+    Frame(u64),
+    /// With it the payload of its message is longer than a message's may be.
+    #[error("message of {0} bytes")]
+    Message(u64),
+    /// It comes too soon after those before it.
+    #[error("frames come too fast")]
+    Rate,
+}
+
+/// Why a frame was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is illegal.
+    #[error(transparent)]
+    Illegal(#[from] FrameError),
+    /// Whoever follows the stream did not admit it.
+    #[error(transparent)]
+    Excess(#[from] Excess),
+}
+
+/// A frame that was stopped: `input[..at]` may be relayed, the frame's header begins at `at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("frame stopped")]
+pub struct Stopped {
     /// Bytes of the input before the frame.
     pub at: usize,
-    /// What is wrong with it.
+    /// Why.
     #[source]
-    pub error: FrameError,
+    pub fault: Fault,
+}
+
+/// Who follows a stream with a [`FrameScanner`], and may stop it.
+pub trait Follow {
+    /// Judges a legal frame, once, before any of its bytes may be relayed. `message_length` is the payload of the open message
+    /// with this frame; 0 for a control frame.
+    fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess>;
+
+    /// Learns what the scanner met.
+    fn meet(&mut self, event: Event<'_>);
+}
+
+/// Admits every legal frame.
+struct Watch<F>(F);
+
+impl<F: FnMut(Event<'_>)> Follow for Watch<F> {
+    fn admit(&mut self, _: &FrameHeader, _: u64) -> Result<(), Excess> {
+        Ok(())
+    }
+
+    fn meet(&mut self, event: Event<'_>) {
+        self.0(event);
+    }
 }
 
 /// The data message that is open: begun, and not yet at the end of its last fragment.
@@ -322,7 +370,7 @@ struct Message {
     compressed: bool,
     /// The frame at hand is the last one.
     fin: bool,
-    fragments: u32,
+    fragmented: bool,
 }
 
 /// Follows the frames of one direction of a tunnel, in any split, without buffering (rule T4).
@@ -346,37 +394,51 @@ impl FrameScanner {
         Self { payload_left: 0, message_length: 0, message: None, role, extensions }
     }
 
-    /// Follows `input` and tells `on_event` what it meets.
+    /// [`Self::follow`] for who admits every legal frame.
+    pub fn scan(&mut self, input: &[u8], on_event: impl FnMut(Event<'_>)) -> Result<usize, Stopped> {
+        self.follow(input, &mut Watch(on_event))
+    }
+
+    /// Takes `input` and tells `follower` what it meets.
     ///
     /// Returns how many bytes of `input` may be relayed. The rest, at most [`HELD_MAX`] bytes, is the
     /// beginning of a header or control frame: the caller keeps it and presents it again with what follows.
-    /// After an error the scanner stands at the boundary before the illegal frame.
+    /// After an error the scanner stands at the boundary before the frame that was stopped.
     #[inline]
-    pub fn scan(&mut self, input: &[u8], mut on_event: impl FnMut(Event<'_>)) -> Result<usize, Illegal> {
+    pub fn follow(&mut self, input: &[u8], follower: &mut impl Follow) -> Result<usize, Stopped> {
         let mut at = 0;
         if self.payload_left > 0 {
-            at = self.skip_payload(at, input.len(), &mut on_event);
+            at = self.skip_payload(at, input.len(), follower);
         }
         while let Some((header, header_length)) =
-            self.next_header(&input[at..]).map_err(|error| Illegal { at, error })?
+            self.next_header(&input[at..]).map_err(|error| Stopped { at, fault: error.into() })?
         {
             let payload_at = at + header_length;
+            let stopped = |excess: Excess| Stopped { at, fault: excess.into() };
             if header.opcode.is_control() {
                 // At most 125, as the parser has seen to.
                 let length = usize::try_from(header.length).unwrap_or(CONTROL_PAYLOAD_MAX);
                 let end = payload_at + length;
                 let Some(payload) = input.get(payload_at..end) else { break };
-                on_event(Event::Header { at, header, message_length: 0 });
-                emit_control(&header, at..end, payload, &mut on_event);
-                on_event(Event::FrameEnd { at: end });
+                follower.admit(&header, 0).map_err(stopped)?;
+                follower.meet(Event::Header { at, header, message_length: 0 });
+                emit_control(&header, at..end, payload, follower);
+                follower.meet(Event::FrameEnd { at: end });
                 at = end;
             } else {
-                self.begin_data_frame(&header);
-                on_event(Event::Header { at, header, message_length: self.message_length });
-                at = self.skip_payload(payload_at, input.len(), &mut on_event);
+                let message_length = self.message_length_with(&header);
+                follower.admit(&header, message_length).map_err(stopped)?;
+                self.begin_data_frame(&header, message_length);
+                follower.meet(Event::Header { at, header, message_length });
+                at = self.skip_payload(payload_at, input.len(), follower);
             }
         }
         Ok(at)
+    }
+
+    /// Who sends the frames.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// No frame is open: something may be put into the stream here (rule T5).
@@ -429,44 +491,48 @@ impl FrameScanner {
         Ok(())
     }
 
+    /// Payload of the open message with this frame. Three announced lengths can overflow; saturated, the sum is still over any
+    /// limit.
     #[inline]
-    fn begin_data_frame(&mut self, header: &FrameHeader) {
+    fn message_length_with(&self, header: &FrameHeader) -> u64 {
+        match self.message {
+            Some(_) => self.message_length.saturating_add(header.length),
+            None => header.length,
+        }
+    }
+
+    #[inline]
+    fn begin_data_frame(&mut self, header: &FrameHeader, message_length: u64) {
         self.payload_left = header.length;
+        self.message_length = message_length;
         if let Some(message) = &mut self.message {
             message.fin = header.fin;
-            message.fragments = message.fragments.saturating_add(1);
-            // Three announced lengths can overflow. Saturated, the sum is still over any limit.
-            self.message_length = self.message_length.saturating_add(header.length);
+            message.fragmented = true;
         } else {
             let compressed = self.extensions == Extensions::PermessageDeflate && header.rsv & RSV1 != 0;
-            self.message = Some(Message { opcode: header.opcode, compressed, fin: header.fin, fragments: 1 });
-            self.message_length = header.length;
+            self.message =
+                Some(Message { opcode: header.opcode, compressed, fin: header.fin, fragmented: false });
         }
     }
 
     /// Steps over payload of the data frame at hand; if that is its end, says so. Returns the new position.
     #[inline]
-    fn skip_payload(
-        &mut self,
-        at: usize,
-        input_length: usize,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> usize {
+    fn skip_payload(&mut self, at: usize, input_length: usize, follower: &mut impl Follow) -> usize {
         let available = input_length - at;
         let skipped = usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
         self.payload_left -= skipped as u64;
         let at = at + skipped;
         if self.payload_left == 0 {
-            on_event(Event::FrameEnd { at });
-            if let Some(Message { opcode, compressed, fragments, .. }) =
+            follower.meet(Event::FrameEnd { at });
+            if let Some(Message { opcode, compressed, fragmented, .. }) =
                 self.message.take_if(|message| message.fin)
             {
-                on_event(Event::MessageEnd {
+                follower.meet(Event::MessageEnd {
                     at,
                     opcode,
                     length: self.message_length,
                     compressed,
-                    fragments,
+                    fragmented,
                 });
             }
         }
@@ -475,12 +541,7 @@ impl FrameScanner {
 }
 
 /// Tells the content of a complete control frame, unmasked.
-fn emit_control(
-    header: &FrameHeader,
-    frame: Range<usize>,
-    payload: &[u8],
-    on_event: &mut impl FnMut(Event<'_>),
-) {
+fn emit_control(header: &FrameHeader, frame: Range<usize>, payload: &[u8], follower: &mut impl Follow) {
     let mut unmasked = [0; CONTROL_PAYLOAD_MAX];
     let payload = match header.mask {
         None => payload,
@@ -492,14 +553,14 @@ fn emit_control(
         }
     };
     match header.opcode {
-        Opcode::Ping => on_event(Event::Ping { frame, payload }),
-        Opcode::Pong => on_event(Event::Pong { frame, payload }),
+        Opcode::Ping => follower.meet(Event::Ping { frame, payload }),
+        Opcode::Pong => follower.meet(Event::Pong { frame, payload }),
         Opcode::Close => {
             let (code, reason) = match payload.split_first_chunk() {
                 Some((code, reason)) => (Some(CloseCode(u16::from_be_bytes(*code))), reason),
                 None => (None, &payload[..0]),
             };
-            on_event(Event::Close { frame, code, reason });
+            follower.meet(Event::Close { frame, code, reason });
         }
         Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
     }

@@ -154,7 +154,7 @@ mod tests {
 
     fn acceptor() -> (Acceptor, DrainHandle, Arc<Listener>) {
         let config = crate::server::tests::config();
-        let (order, drain) = Drain::new();
+        let (order, drain) = Drain::new(Duration::ZERO);
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(&config)),
             drain,

@@ -116,7 +116,7 @@ impl<C> Drop for Task<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, time::Duration};
 
     use super::*;
     use crate::{
@@ -127,7 +127,7 @@ mod tests {
 
     fn worker() -> (Worker, DrainHandle, Tracker) {
         let config = crate::server::tests::config();
-        let (order, drain) = Drain::new();
+        let (order, drain) = Drain::new(Duration::ZERO);
         let gate = Arc::new(Gate {
             snapshot: Arc::new(Snapshot::new(&config)),
             drain,

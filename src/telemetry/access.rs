@@ -59,12 +59,51 @@ pub struct Direction {
     pub bytes: u64,
     /// Frames of any kind.
     pub frames: u64,
+    /// Of these: first fragments, or the whole, of text messages.
+    pub text: u64,
+    /// The same of binary messages.
+    pub binary: u64,
+    /// Further fragments.
+    pub continuation: u64,
+    /// Closes.
+    pub close: u64,
+    /// Pings.
+    pub ping: u64,
+    /// Pongs.
+    pub pong: u64,
     /// Whole messages.
     pub messages: u64,
+    /// Of these, those in more than one frame.
+    pub fragmented: u64,
+    /// Of these, those that were compressed.
+    pub compressed: u64,
     /// Payload bytes of the longest message.
     pub longest_message: u64,
     /// Illegal frames that were passed on.
     pub illegal_frames: u64,
+}
+
+/// What wsgate's own Pings to one side gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pings {
+    /// So many went out.
+    pub sent: u32,
+    /// So many of them were not answered.
+    pub lost: u32,
+    /// The last one's time from Ping to Pong.
+    #[serde(
+        rename = "rtt_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_duration"
+    )]
+    pub round_trip: Option<Duration>,
+    /// The longest such time.
+    #[serde(
+        rename = "longest_rtt_ms",
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "serialize_duration"
+    )]
+    pub longest_round_trip: Option<Duration>,
 }
 
 /// The Close frame that came first.
@@ -147,6 +186,12 @@ pub struct AccessRecord {
     /// What the backend sent through the tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_backend: Option<Direction>,
+    /// wsgate's Pings to the client, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_pings: Option<Pings>,
+    /// wsgate's Pings to the backend, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_pings: Option<Pings>,
     /// The Close frame that came first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<ClosedBy>,
@@ -183,6 +228,8 @@ impl AccessRecord {
             subprotocol: None,
             from_client: None,
             from_backend: None,
+            client_pings: None,
+            backend_pings: None,
             close: None,
             truncated: false,
             tls: None,
@@ -224,6 +271,8 @@ impl AccessRecord {
         field("subprotocol", self.subprotocol.as_deref().map(Quoted).as_ref().map(display))?;
         field("from_client", self.from_client.as_ref().map(display))?;
         field("from_backend", self.from_backend.as_ref().map(display))?;
+        field("client_pings", self.client_pings.as_ref().map(display))?;
+        field("backend_pings", self.backend_pings.as_ref().map(display))?;
         field("close", self.close.as_ref().map(display))?;
         field("truncated", self.truncated.then_some(&true).map(display))?;
         field("tls", self.tls.as_ref().map(display))?;
@@ -238,10 +287,31 @@ fn display<T: fmt::Display>(value: &T) -> &dyn fmt::Display {
 
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes, frames, messages, longest_message, illegal_frames } = self;
+        let Self { bytes, frames, messages, longest_message, .. } = self;
         write!(f, "{bytes}B/{messages}msg/{frames}frames/longest:{longest_message}")?;
-        if *illegal_frames > 0 {
-            write!(f, "/illegal:{illegal_frames}")?;
+        let rare = [
+            ("fragmented", self.fragmented),
+            ("compressed", self.compressed),
+            ("ping", self.ping),
+            ("pong", self.pong),
+            ("illegal", self.illegal_frames),
+        ];
+        for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, "/{name}:{count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}sent/{}lost", self.sent, self.lost)?;
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        if let Some(time) = self.round_trip {
+            write!(f, "/rtt:{:.3}ms", milliseconds(time))?;
+        }
+        if let Some(time) = self.longest_round_trip {
+            write!(f, "/longest:{:.3}ms", milliseconds(time))?;
         }
         Ok(())
     }

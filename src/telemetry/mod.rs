@@ -10,7 +10,7 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 
 pub use self::{
-    access::{AccessRecord, ClosedBy, Direction, Kind, TlsFields},
+    access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
     mask::{mask_query, mask_subprotocol, mask_target},
     rate::RateLimited,
     sink::{AccessSink, Records},

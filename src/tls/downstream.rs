@@ -356,6 +356,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.reset_on_drop();
     }
 
+    fn bound_unacknowledged(&mut self, period: Duration) {
+        self.socket.bound_unacknowledged(period);
+    }
+
     fn was_truncated(&self) -> bool {
         matches!(self.end, End::Truncated)
     }

@@ -2,45 +2,28 @@
 
 use std::{
     io,
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use tokio::io::ReadBuf;
 
+use super::{
+    account::{Account, Close, Tally},
+    limits::{Limits, Throttle},
+    moment::Moment,
+    pulse::{PingPayload, Pulse, Tag},
+};
 use crate::{
     buffered::{Stream, with_scratch},
     proto::{
-        frame::{CloseCode, Event, FrameError, FrameScanner, Illegal, Role, encode_close},
+        frame::{
+            Event, Excess, Fault, Follow, FrameHeader, FrameScanner, Role, Stopped, encode_close, encode_ping,
+        },
         handshake::Extensions,
     },
 };
-
-/// What went one way.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Account {
-    /// Bytes read from the sender, frame headers included.
-    pub bytes: u64,
-    /// Frames of any kind.
-    pub frames: u64,
-    /// Messages that came to their end.
-    pub messages: u64,
-    /// Payload bytes of the longest message.
-    pub longest_message: u64,
-    /// Illegal frames that were passed on, where frames are observed only.
-    pub illegal: u64,
-    /// The sender's Close frame.
-    pub close: Option<Box<Close>>,
-}
-
-/// A Close frame as its sender wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Close {
-    /// Absent when the frame was empty.
-    pub code: Option<CloseCode>,
-    /// As sent; not checked to be UTF-8.
-    pub reason: Box<[u8]>,
-}
 
 /// What happened on one way that the tunnel must know of.
 #[derive(Debug)]
@@ -51,8 +34,8 @@ pub(super) enum Step {
     Shut,
     /// The sender's stream ended within a frame, and the receiver's will end as a reset.
     Broken,
-    /// An illegal frame; what came before it is on its way, it and the rest are dropped.
-    Illegal(FrameError),
+    /// A frame that may not pass; what came before it is on its way, it and the rest are dropped.
+    Stopped(Fault),
     /// Reading failed.
     ReadFailed(io::Error),
     /// Writing failed.
@@ -64,8 +47,8 @@ pub(super) enum Step {
 enum Flow {
     /// They pass.
     Relay,
-    /// They pass to this place, where this Close goes out.
-    CloseAt(Place, OwnClose),
+    /// They pass to this place, where a Close of wsgate's goes out.
+    CloseAt(Place),
     /// A Close of wsgate's was the last that passed; what comes is read and dropped.
     Closed,
     /// Nothing passes any more; what comes is read and dropped.
@@ -113,43 +96,62 @@ pub(super) struct OwnClose {
     pub(super) reason: &'static str,
 }
 
+/// What a way needs of its tunnel for a turn.
+pub(super) struct Turn<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) now: Moment,
+    pub(super) tag: Tag,
+    /// The Close of wsgate's for the receiver, once the tunnel's end is decided.
+    pub(super) close: Option<OwnClose>,
+    pub(super) sender: &'a mut Pulse,
+    pub(super) receiver: &'a mut Pulse,
+    /// Of the sender, if its frames are counted in time.
+    pub(super) throttle: Option<&'a mut Throttle>,
+}
+
 /// One way of a tunnel. While it is idle it holds no buffer.
 #[derive(Debug)]
 pub(super) struct Direction {
     scanner: FrameScanner,
-    role: Role,
+    queue: Option<Box<Queue>>,
+    /// Bytes that the receiver took.
+    pub(super) given: u64,
+    tally: Tally,
     flow: Flow,
+    sight: Sight,
+    outlet: Outlet,
+    source_ended: bool,
+    /// What is held is a tail, and has not been looked at.
+    has_tail: bool,
+}
+
+/// Bytes that could not be passed on at once.
+#[derive(Debug, Default)]
+struct Queue {
     /// Read, to be written, and not yet taken by the receiver.
     spill: Vec<u8>,
     /// How much of `spill` has been written.
     written: usize,
     /// The beginning of a header or control frame, to be completed by the next read.
     held: Vec<u8>,
-    sight: Sight,
-    source_ended: bool,
-    outlet: Outlet,
-    /// Bytes that the receiver took.
-    pub(super) given: u64,
-    pub(super) account: Account,
 }
 
 impl Direction {
-    /// A way at its first byte.
-    pub(super) fn new(role: Role, extensions: Extensions, observe: bool) -> Self {
+    /// A way at its first byte. The `tail` of the sender's head is what comes first.
+    pub(super) fn new(role: Role, extensions: Extensions, observe: bool, tail: Vec<u8>) -> Self {
         // What an unknown extension does to frames can't be judged (rule T4).
         let observes = observe || extensions == Extensions::Unknown;
+        let has_tail = !tail.is_empty();
         Self {
             scanner: FrameScanner::new(role, extensions),
-            role,
-            flow: Flow::Relay,
-            spill: Vec::new(),
-            written: 0,
-            held: Vec::new(),
-            sight: if observes { Sight::Observed } else { Sight::Enforced },
-            source_ended: false,
-            outlet: Outlet::Open,
+            queue: has_tail.then(|| Box::new(Queue { held: tail, ..Queue::default() })),
             given: 0,
-            account: Account::default(),
+            tally: Tally::default(),
+            flow: Flow::Relay,
+            sight: if observes { Sight::Observed } else { Sight::Enforced },
+            outlet: Outlet::Open,
+            source_ended: false,
+            has_tail,
         }
     }
 
@@ -159,6 +161,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut impl Stream,
         to: &mut impl Stream,
+        turn: &mut Turn<'_>,
     ) -> Poll<Step> {
         loop {
             match self.poll_drain(cx, to) {
@@ -176,7 +179,7 @@ impl Direction {
             if self.source_ended {
                 return Poll::Pending;
             }
-            if let Some(step) = ready!(self.poll_read(cx, from, to)) {
+            if let Some(step) = ready!(self.poll_read(cx, from, to, turn)) {
                 return Poll::Ready(step);
             }
         }
@@ -188,16 +191,15 @@ impl Direction {
         if self.is_shut() {
             return Poll::Ready(Ok(()));
         }
-        while !self.spill.is_empty() {
-            let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.spill[self.written..]))?;
+        while let Some(queue) = self.queue.as_mut().filter(|queue| !queue.spill.is_empty()) {
+            let count = ready!(Pin::new(&mut *to).poll_write(cx, &queue.spill[queue.written..]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.written += count;
+            queue.written += count;
             self.given += count as u64;
-            if self.written == self.spill.len() {
-                self.spill = Vec::new();
-                self.written = 0;
+            if queue.written == queue.spill.len() {
+                self.drop_spill();
             }
         }
         Pin::new(to).poll_flush(cx)
@@ -224,10 +226,16 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut impl Stream,
         to: &mut impl Stream,
+        turn: &mut Turn<'_>,
     ) -> Poll<Option<Step>> {
+        if std::mem::take(&mut self.has_tail) {
+            let tail = self.take_held();
+            self.tally.bytes += tail.len() as u64;
+            return Poll::Ready(self.pass(cx, &tail, to, turn));
+        }
         with_scratch(|scratch| {
-            let held = self.held.len();
-            scratch[..held].copy_from_slice(&self.held);
+            let held = self.held().len();
+            scratch[..held].copy_from_slice(self.held());
             let mut buf = ReadBuf::new(&mut scratch[held..]);
             if let Err(error) = ready!(Pin::new(from).poll_read(cx, &mut buf)) {
                 self.end();
@@ -238,80 +246,123 @@ impl Direction {
                 self.end();
                 return Poll::Ready(Some(Step::SourceEnded));
             }
-            self.account.bytes += count as u64;
-            Poll::Ready(self.pass(cx, &scratch[..held + count], to))
+            self.tally.bytes += count as u64;
+            Poll::Ready(self.pass(cx, &scratch[..held + count], to, turn))
         })
     }
 
     /// Takes `input` through the scanner and on to the receiver.
-    fn pass(&mut self, cx: &mut Context<'_>, input: &[u8], to: &mut impl Stream) -> Option<Step> {
-        let scanned = self.scan(input);
-        if scanned.held > 0 {
-            self.held.clear();
-            self.held.extend_from_slice(&input[input.len() - scanned.held..]);
-        } else if self.held.capacity() > 0 {
-            self.held = Vec::new();
-        }
-        let written = match (self.flow, scanned.close_at) {
+    fn pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+        to: &mut impl Stream,
+        turn: &mut Turn<'_>,
+    ) -> Option<Step> {
+        let followed = self.follow(input, turn);
+        self.hold(&input[input.len() - followed.held..]);
+        let written = match (self.flow, followed.close_at) {
             (Flow::Closed | Flow::Discard, _) => Ok(()),
-            (Flow::CloseAt(_, own), Some(at)) => {
-                self.spill.extend_from_slice(&input[..at]);
-                self.put_close(own);
+            (Flow::CloseAt(_), Some(at)) => {
+                self.put_edited(&input[..at], followed.edits);
+                self.put_close(turn.close);
                 Ok(())
             }
-            (Flow::Relay | Flow::CloseAt(..), _) => self.write(cx, &input[..scanned.legal], to),
+            (Flow::Relay | Flow::CloseAt(_), _) if followed.edits.is_empty() => {
+                self.write(cx, &input[..followed.legal], to)
+            }
+            (Flow::Relay | Flow::CloseAt(_), _) => {
+                self.put_edited(&input[..followed.legal], followed.edits);
+                Ok(())
+            }
         };
         if let Err(error) = written {
             self.abandon();
             return Some(Step::WriteFailed(error));
         }
-        scanned.illegal.map(Step::Illegal)
+        followed.fault.map(Step::Stopped)
     }
 
-    fn scan(&mut self, input: &[u8]) -> Scanned {
+    fn follow(&mut self, input: &[u8], turn: &mut Turn<'_>) -> Followed {
+        let unseen = |legal| Followed { legal, held: 0, fault: None, close_at: None, edits: Vec::new() };
         match self.sight {
             Sight::Enforced | Sight::Observed => {}
-            Sight::Lost => return Scanned { legal: input.len(), held: 0, illegal: None, close_at: None },
-            Sight::Refused => return Scanned { legal: 0, held: 0, illegal: None, close_at: None },
+            Sight::Lost => return unseen(input.len()),
+            Sight::Refused => return unseen(0),
         }
-        let account = &mut self.account;
         let place = match self.flow {
-            Flow::CloseAt(place, _) => Some(place),
+            Flow::CloseAt(place) => Some(place),
             Flow::Relay | Flow::Closed | Flow::Discard => None,
         };
-        let mut close_at = None;
-        let mut may_close = |at, places: &[Place]| {
-            if close_at.is_none() && place.is_some_and(|place| places.contains(&place)) {
-                close_at = Some(at);
-            }
+        let takes_pings = self.takes_pings();
+        let mut follower = Follower {
+            tally: &mut self.tally,
+            turn,
+            place,
+            takes_pings,
+            relays: !matches!(self.flow, Flow::Closed | Flow::Discard),
+            close_at: None,
+            edits: Vec::new(),
         };
-        let result = self.scanner.scan(input, |event| match event {
-            Event::Header { .. } => account.frames += 1,
-            Event::FrameEnd { at } => may_close(at, &[Place::Frame]),
-            Event::MessageEnd { at, length, .. } => {
-                account.messages += 1;
-                account.longest_message = account.longest_message.max(length);
-                may_close(at, &[Place::Message]);
-            }
-            Event::Close { frame, code, reason } => {
-                account.close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
-                may_close(frame.start, &[Place::Frame, Place::Message, Place::Close]);
-            }
-            Event::Ping { .. } | Event::Pong { .. } => {}
-        });
-        let (legal, illegal) = match result {
-            Ok(legal) => return Scanned { legal, held: input.len() - legal, illegal: None, close_at },
-            Err(Illegal { at, error }) => (at, error),
+        let result = self.scanner.follow(input, &mut follower);
+        let Follower { close_at, edits, .. } = follower;
+        let (legal, fault) = match result {
+            Ok(legal) => return Followed { legal, held: input.len() - legal, fault: None, close_at, edits },
+            Err(Stopped { at, fault }) => (at, fault),
         };
-        // Before an illegal frame is the last place there is.
+        // Before a frame that may not pass is the last place there is.
         let close_at = close_at.or(place.map(|_| legal));
-        if self.sight == Sight::Observed {
-            account.illegal += 1;
+        if self.sight == Sight::Observed && matches!(fault, Fault::Illegal(_)) {
+            self.tally.has_illegal = true;
             self.sight = Sight::Lost;
-            return Scanned { legal: input.len(), held: 0, illegal: None, close_at };
+            return Followed { legal: input.len(), held: 0, fault: None, close_at, edits };
         }
         self.sight = Sight::Refused;
-        Scanned { legal, held: 0, illegal: Some(illegal), close_at }
+        Followed { legal, held: 0, fault: Some(fault), close_at, edits }
+    }
+
+    /// A Ping may go this way, at a frame boundary (rule T5).
+    fn takes_pings(&self) -> bool {
+        self.flow == Flow::Relay
+            && self.outlet == Outlet::Open
+            && self.tally.close.is_none()
+            && !self.tally.has_illegal
+    }
+
+    /// Its receiver can be asked for a sign of life.
+    pub(super) fn can_ask(&self) -> bool {
+        self.takes_pings() && !self.source_ended
+    }
+
+    /// What its sender answers would be seen.
+    pub(super) fn can_answer(&self) -> bool {
+        self.is_followed() && !self.source_ended && self.tally.close.is_none()
+    }
+
+    /// Puts the Ping that waits for its place where the stream stands, if that is one.
+    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment) {
+        if receiver.waits() && self.takes_pings() && self.scanner.at_frame_boundary() {
+            let mask = self.mask();
+            encode_ping(&receiver.send(tag, now), mask, self.spill());
+        }
+    }
+
+    /// Queues `bytes` with these changes made.
+    fn put_edited(&mut self, bytes: &[u8], edits: Vec<Edit>) {
+        let mask = self.mask();
+        let spill = self.spill();
+        let mut from = 0;
+        for Edit { at, put } in edits {
+            if at.start > bytes.len() {
+                break;
+            }
+            spill.extend_from_slice(&bytes[from..at.start]);
+            if let Some(ping) = put {
+                encode_ping(&ping, mask, spill);
+            }
+            from = at.end;
+        }
+        spill.extend_from_slice(&bytes[from..]);
     }
 
     /// Writes at once what the receiver takes and keeps the rest.
@@ -325,10 +376,12 @@ impl Direction {
                     rest = &rest[count..];
                 }
                 Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.spill().extend_from_slice(rest);
+                    break;
+                }
             }
         }
-        self.spill.extend_from_slice(rest);
         Ok(())
     }
 
@@ -338,8 +391,7 @@ impl Direction {
         if self.drops() || self.source_ended {
             return;
         }
-        let may_insert =
-            self.account.close.is_none() && self.outlet == Outlet::Open && self.account.illegal == 0;
+        let may_insert = self.tally.close.is_none() && self.outlet == Outlet::Open && !self.tally.has_illegal;
         let is_there = match place {
             Place::Frame => self.scanner.at_frame_boundary(),
             Place::Message => self.scanner.at_frame_boundary() && self.scanner.at_message_boundary(),
@@ -348,25 +400,31 @@ impl Direction {
         if !may_insert {
             self.flow = Flow::Discard;
         } else if is_there {
-            self.put_close(own);
+            self.put_close(Some(own));
         } else {
-            self.flow = Flow::CloseAt(place, own);
+            self.flow = Flow::CloseAt(place);
         }
     }
 
     /// Waits for more than a frame boundary to close.
     pub(super) fn is_patient(&self) -> bool {
-        matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close, _)) && !self.source_ended
+        matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close)) && !self.source_ended
     }
 
-    fn put_close(&mut self, own: OwnClose) {
-        // What the client sends goes to the backend, and so does the Close on its way: masked (rule T5).
-        let mask = match self.role {
+    fn put_close(&mut self, own: Option<OwnClose>) {
+        let mask = self.mask();
+        if let Some(OwnClose { code, reason }) = own {
+            encode_close(code, reason, mask, self.spill());
+        }
+        self.flow = Flow::Closed;
+    }
+
+    /// What the client sends goes to the backend, and so does what wsgate puts into it: masked (rule T5).
+    fn mask(&self) -> Option<[u8; 4]> {
+        match self.scanner.role() {
             Role::FromClient => Some(rand::random()),
             Role::FromServer => None,
-        };
-        encode_close(own.code, own.reason, mask, &mut self.spill);
-        self.flow = Flow::Closed;
+        }
     }
 
     /// The receiver gets its end as soon as what waits for it has been written.
@@ -384,8 +442,7 @@ impl Direction {
     /// The receiver is gone: nothing is written any more, and what comes is dropped.
     pub(super) fn abandon(&mut self) {
         self.flow = Flow::Discard;
-        self.spill = Vec::new();
-        self.written = 0;
+        self.drop_spill();
         self.outlet = Outlet::Shut;
     }
 
@@ -396,10 +453,11 @@ impl Direction {
         }
         self.source_ended = true;
         if self.drops() {
-            self.held = Vec::new();
+            self.take_held();
+        } else if let Some(Queue { spill, held, .. }) = self.queue.as_deref_mut() {
+            // A frame that was begun is passed as far as it came, so that its end is seen to be missing.
+            spill.extend_from_slice(held);
         }
-        // A frame that was begun is passed as far as it came, so that its end is seen to be missing.
-        self.spill.extend_from_slice(&self.held);
     }
 
     /// What the sender sends is dropped.
@@ -414,18 +472,18 @@ impl Direction {
 
     /// The sender will say nothing more that has to be waited for.
     pub(super) fn has_answered(&self) -> bool {
-        self.source_ended || self.account.close.is_some() || !self.is_followed()
+        self.source_ended || self.tally.close.is_some() || !self.is_followed()
     }
 
     /// The flow of bytes is over, and a Close of wsgate's own, if any, has been written.
     pub(super) fn is_closed(&self) -> bool {
-        (self.drops() || self.source_ended) && self.spill.is_empty()
+        (self.drops() || self.source_ended) && self.waiting() == 0
     }
 
     /// The receiver's stream stands within a frame, as far as wsgate follows it.
     fn is_within_frame(&self) -> bool {
         let is_known = self.is_followed() && !self.drops();
-        is_known && (!self.scanner.at_frame_boundary() || !self.held.is_empty())
+        is_known && (!self.scanner.at_frame_boundary() || !self.held().is_empty())
     }
 
     fn is_followed(&self) -> bool {
@@ -434,7 +492,58 @@ impl Direction {
 
     /// Bytes that wait to be written.
     pub(super) fn waiting(&self) -> usize {
-        self.spill.len() - self.written
+        self.queue.as_ref().map_or(0, |queue| queue.spill.len() - queue.written)
+    }
+
+    fn spill(&mut self) -> &mut Vec<u8> {
+        &mut self.queue.get_or_insert_default().spill
+    }
+
+    fn drop_spill(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            (queue.spill, queue.written) = (Vec::new(), 0);
+        }
+        self.drop_empty_queue();
+    }
+
+    fn held(&self) -> &[u8] {
+        self.queue.as_ref().map_or(&[], |queue| &queue.held)
+    }
+
+    fn take_held(&mut self) -> Vec<u8> {
+        let held = self.queue.as_mut().map(|queue| std::mem::take(&mut queue.held)).unwrap_or_default();
+        self.drop_empty_queue();
+        held
+    }
+
+    /// Keeps `bytes` for the next read, instead of what was held before.
+    fn hold(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            self.take_held();
+        } else {
+            let held = &mut self.queue.get_or_insert_default().held;
+            held.clear();
+            held.extend_from_slice(bytes);
+        }
+    }
+
+    fn drop_empty_queue(&mut self) {
+        self.queue.take_if(|queue| queue.spill.is_empty() && queue.held.is_empty());
+    }
+
+    /// What its sender sent.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tally.bytes
+    }
+
+    /// Its sender's Close has come.
+    pub(super) fn has_close(&self) -> bool {
+        self.tally.close.is_some()
+    }
+
+    /// What went this way.
+    pub(super) fn take_account(&mut self) -> Account {
+        self.tally.take()
     }
 
     /// The receiver has its end, or is gone.
@@ -445,7 +554,7 @@ impl Direction {
     /// Bytes of heap that its buffers hold.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.spill.capacity() + self.held.capacity()
+        self.queue.as_ref().map_or(0, |queue| queue.spill.capacity() + queue.held.capacity())
     }
 
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
@@ -462,12 +571,96 @@ impl Direction {
 }
 
 /// What a look at the frames gave.
-struct Scanned {
+struct Followed {
     /// So many bytes of the input may be relayed.
     legal: usize,
     /// So many bytes at its end are the beginning of a header or control frame.
     held: usize,
-    illegal: Option<FrameError>,
+    /// Why the frame behind the legal ones may not pass.
+    fault: Option<Fault>,
     /// Here goes the Close that is to go out.
     close_at: Option<usize>,
+    /// In the order of their places.
+    edits: Vec<Edit>,
+}
+
+/// A change to what is relayed.
+struct Edit {
+    /// These bytes of the input are left out,
+    at: Range<usize>,
+    /// and a Ping with this payload goes there.
+    put: Option<PingPayload>,
+}
+
+/// Looks at the frames of one read.
+struct Follower<'a, 'b> {
+    tally: &'a mut Tally,
+    turn: &'a mut Turn<'b>,
+    /// Where a Close is to go out.
+    place: Option<Place>,
+    /// A Ping may go out.
+    takes_pings: bool,
+    /// The frames go on to the receiver.
+    relays: bool,
+    close_at: Option<usize>,
+    edits: Vec<Edit>,
+}
+
+impl Follower<'_, '_> {
+    fn may_close(&mut self, at: usize, places: &[Place]) {
+        if self.close_at.is_none() && self.place.is_some_and(|place| places.contains(&place)) {
+            self.close_at = Some(at);
+        }
+    }
+
+    fn may_ping(&mut self, at: usize) {
+        let Turn { receiver, tag, now, .. } = &mut *self.turn;
+        if self.takes_pings && receiver.waits() && self.tally.close.is_none() {
+            // All before it has been taken, or nothing would have been read: only now the receiver is asked.
+            receiver.excuse(*now);
+            let put = Some(receiver.send(*tag, *now));
+            self.edits.push(Edit { at: at..at, put });
+        }
+    }
+}
+
+impl Follow for Follower<'_, '_> {
+    #[inline]
+    fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess> {
+        let Turn { limits, now, throttle, .. } = &mut *self.turn;
+        limits.admit(header, message_length)?;
+        match (limits.message_rate, throttle) {
+            (Some(rate), Some(throttle)) => throttle.admit(rate, *now),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn meet(&mut self, event: Event<'_>) {
+        match event {
+            Event::Header { header, .. } => self.tally.frame(&header),
+            Event::FrameEnd { at } => {
+                self.may_close(at, &[Place::Frame]);
+                self.may_ping(at);
+            }
+            Event::MessageEnd { at, length, fragmented, compressed, .. } => {
+                self.tally.message(length, fragmented, compressed);
+                self.may_close(at, &[Place::Message]);
+            }
+            Event::Close { frame, code, reason } => {
+                self.tally.close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
+                self.may_close(frame.start, &[Place::Frame, Place::Message, Place::Close]);
+            }
+            Event::Ping { payload, .. } => {
+                if self.relays && self.close_at.is_none() {
+                    self.turn.receiver.relay(payload);
+                }
+            }
+            Event::Pong { frame, payload } => {
+                if self.turn.sender.answer(payload, self.turn.tag, self.turn.now) {
+                    self.edits.push(Edit { at: frame, put: None });
+                }
+            }
+        }
+    }
 }

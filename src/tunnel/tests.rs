@@ -15,7 +15,7 @@ use crate::{
     buffered::wire::{Pace, Peer, Wire, wire},
     lifecycle::DrainHandle,
     proto::{
-        frame::{FrameHeader, Opcode, apply_mask, encode_close},
+        frame::{FrameError, FrameHeader, Opcode, apply_mask, encode_close},
         handshake::Offer,
         head::{HeadLimits, RequestHead, ResponseHead},
     },
@@ -28,11 +28,11 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) const LIMITS: Limits = Limits {
-    observe: false,
     idle: Some(IDLE_TIMEOUT),
     half_close: Some(HALF_CLOSE_TIMEOUT),
     close: Some(CLOSE_TIMEOUT),
     write: Some(WRITE_TIMEOUT),
+    ..Limits::OFF
 };
 
 /// How a tunnel is set up.
@@ -65,7 +65,7 @@ impl SetUp {
         let (mut down, mut up) = (Buffered::new(down), Buffered::new(up));
         down.put_back(&self.down_tail);
         up.put_back(&self.up_tail);
-        let (handle, drain) = Drain::new();
+        let (handle, drain) = Drain::new(Duration::ZERO);
         let tunnel = Tunnel::new(down, up, &agreed(self.extensions), Arc::new(self.limits), drain);
         (tunnel, client, backend, handle)
     }
@@ -190,4 +190,10 @@ pub(super) fn unmask_close(bytes: &[u8]) -> (u16, String) {
 pub(super) fn assert_closed_with(got: &[u8], before: &[u8], code: u16) {
     assert!(got.starts_with(before), "what came before the Close");
     assert_eq!(unmask_close(&got[before.len()..]).0, code);
+}
+
+#[test]
+fn t10_a_tunnel_is_small() {
+    // Without its streams. With them, and what else a connection is, it fits 640 bytes of a task.
+    assert!(size_of::<Tunnel<(), ()>>() <= 424, "{}", size_of::<Tunnel<(), ()>>());
 }

@@ -54,9 +54,12 @@ upstream = "websocket"
 `;
 }
 
-/** Starts wsgate by a configuration that listens on `listeners` addresses with port 0, and waits for the ports. */
+/**
+ * Starts wsgate by a configuration that listens on `listeners` addresses with port 0, and waits for the ports. Its drain is
+ * not spread over time.
+ */
 export async function startGate(folder, config, listeners) {
-  await writeFile(join(folder, "proxy.toml"), config);
+  await writeFile(join(folder, "proxy.toml"), `${config}\n[server]\ndrain_spread = "0s"\n`);
   return startWith(folder, ["run", "-c", "proxy.toml"], listeners);
 }
 

@@ -536,7 +536,7 @@ async fn header_edits_via_and_what_a_route_may_change() {
 #[tokio::test]
 async fn redirect_and_respond_answer_by_themselves() {
     let gate = Gate::start(
-        "[server]\nworkers = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        "[server]\nworkers = 1\ndrain_spread = \"0s\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[route]]\nname = \"r\"\npath = \"/old/*\"\nredirect = { to = \"https://{host}/new{path}\", status = 302 }\n\
          [[route]]\nname = \"gone\"\nrespond = { status = 410, body = \"not here\" }\n",
         None,

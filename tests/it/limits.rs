@@ -176,7 +176,7 @@ async fn garbage_of_every_kind_ends_one_connection_alone() {
 async fn several_workers_share_the_connections_and_all_of_them_drain() {
     let backend = Backend::listen().await;
     let toml = format!(
-        "[server]\nworkers = 3\nshutdown_grace = \"10s\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        "[server]\nworkers = 3\nshutdown_grace = \"10s\"\ndrain_spread = \"0s\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\naddress = \"[::1]:0\"\n[upstream.main]\nservers = [\"{}\"]\n[[route]]\nupstream = \"main\"\n",
         backend.address()
     );
@@ -226,7 +226,7 @@ impl Program {
     /// `wsgate run` before this backend, with so many file descriptors, and where it listens.
     async fn start(folder: &Path, backend: &str, descriptors: u32) -> (Self, SocketAddr) {
         let toml = format!(
-            "[server]\nworkers = 1\nmax_connections = 100\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
+            "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
              [[route]]\nupstream = \"main\"\n"
         );

@@ -98,7 +98,7 @@ async fn s6_tickets_do_not_cross_listeners() {
         leaf.key.display()
     );
     let toml = format!(
-        "[server]\nworkers = 1\n{listener}{listener}[upstream.main]\nservers = [\"{}\"]\n\
+        "[server]\nworkers = 1\ndrain_spread = \"0s\"\n{listener}{listener}[upstream.main]\nservers = [\"{}\"]\n\
          [[route]]\nupstream = \"main\"\n",
         backend.address()
     );

@@ -222,7 +222,7 @@ async fn round_robin_takes_them_in_turn() {
 async fn round_robin_goes_by_weight() {
     let (_backends, addresses) = named(2).await;
     let toml = format!(
-        "[server]\nworkers = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        "[server]\nworkers = 1\ndrain_spread = \"0s\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          [upstream.main]\nbalance = \"round_robin\"\n\
          servers = [{{ address = \"{}\", weight = 3 }}, \"{}\"]\n[[route]]\nupstream = \"main\"\n",
         addresses[0], addresses[1]

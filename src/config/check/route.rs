@@ -1,18 +1,19 @@
 //! `[[route]]`.
 
-use std::{collections::HashMap, str::FromStr, time::Duration};
+use std::{collections::HashMap, str::FromStr};
 
 use super::{
     shadow::{self, Selection},
     upstream::{self, Pools},
+    websocket,
 };
 use crate::{
     config::{
-        Action, Frames, Route, WebSocket,
+        Action, Route,
         file::{Table, Value},
         headers, keys,
         report::{Finding, nearest, shown},
-        values::{self, timeout},
+        values,
     },
     proto::{forward::HostHeader, head::is_token},
     route::{HostPattern, NormalPath, PathPattern, RouteKind},
@@ -83,7 +84,7 @@ impl<'r> Draft<'r> {
             request_headers: headers::edits(&table.table("request_headers", &keys::REQUEST_HEADERS)),
             response_headers: headers::edits(&table.table("response_headers", &keys::RESPONSE_HEADERS)),
             request_body: limits.get("request_body", None, values::size_or_off),
-            websocket: websocket(&table.table("websocket", &keys::ROUTE_WEBSOCKET)),
+            websocket: websocket::websocket(&table.table("websocket", &keys::ROUTE_WEBSOCKET)),
             hosts: self.selection.hosts,
             paths: self.selection.paths,
             kind: self.selection.kind,
@@ -292,24 +293,4 @@ fn via(value: Value<'_>) -> Result<Option<String>, Finding> {
     Err(value
         .finding(format!("`{}` is not a pseudonym for Via", shown(&text)))
         .label("expected letters, digits, `-`, `_` or `.`"))
-}
-
-fn websocket(table: &Table<'_>) -> WebSocket {
-    const FRAMES: [(&str, Frames); 2] = [("enforce", Frames::Enforce), ("observe", Frames::Observe)];
-    let seconds = |seconds| Some(Duration::from_secs(seconds));
-    let websocket = WebSocket {
-        frames: table.get("frames", Frames::Enforce, values::choice(&FRAMES)),
-        verify_accept: table.get("verify_accept", true, Value::switch),
-        idle_timeout: table.get("idle_timeout", seconds(3600), timeout),
-        half_close_timeout: table.get("half_close_timeout", seconds(30), timeout),
-        close_timeout: table.get("close_timeout", seconds(5), timeout),
-    };
-    if let Some(value) = table.value("verify_accept").filter(|_| !websocket.verify_accept) {
-        let finding = value
-            .finding("`verify_accept` is off")
-            .label("an answer that proves nothing opens a tunnel")
-            .help("only for a server that is known to send a wrong Sec-WebSocket-Accept");
-        table.reader.record(finding.warning());
-    }
-    websocket
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{super::*, parse};
 
-const SMALLEST: &str = "
+pub(super) const SMALLEST: &str = "
 [[listener]]
 address = \"0.0.0.0:80\"
 [upstream.websocket]
@@ -30,6 +30,7 @@ fn defaults_of_server_and_log() {
     assert_eq!(server.max_connections, 100_000);
     assert_eq!(server.max_tls_handshakes, 1000);
     assert_eq!(server.shutdown_grace, Some(seconds(20)));
+    assert_eq!(server.drain_spread, seconds(10));
     assert_eq!(log.level, "info");
     assert_eq!(log.format, LogFormat::Text);
     assert_eq!(log.access, AccessLog::Stdout);
@@ -100,7 +101,14 @@ fn defaults_of_a_route() {
         frames: Frames::Enforce,
         verify_accept: true,
         idle_timeout: Some(seconds(3600)),
+        ping: Ping::Both,
+        ping_interval: Some(seconds(30)),
+        pong_timeout: Some(seconds(20)),
         half_close_timeout: Some(seconds(30)),
+        max_frame: None,
+        max_message: None,
+        message_rate: None,
+        max_age: None,
         close_timeout: Some(seconds(5)),
     };
     assert_eq!(route.websocket, websocket);
@@ -175,4 +183,69 @@ fn durations_and_sizes_in_every_unit() {
     assert_eq!(route.websocket.half_close_timeout, Some(Duration::from_millis(1500)));
     assert_eq!(route.websocket.close_timeout, Some(seconds(120)));
     assert_eq!(route.request_body, Some(1 << 30));
+}
+
+/// The first route with this `[route.websocket]`, and what was warned about.
+fn websocket(keys: &str) -> (WebSocket, Vec<String>) {
+    let loaded = parse(&format!("{SMALLEST}[route.websocket]\n{keys}\n")).unwrap();
+    let warnings = loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
+    (loaded.config.routes[0].websocket, warnings)
+}
+
+fn rate(count: u32, period: u64) -> Rate {
+    Rate { count: count.try_into().unwrap(), period: seconds(period) }
+}
+
+#[test]
+fn pings_of_either_side() {
+    for (word, clients, upstreams) in
+        [("both", true, true), ("clients", true, false), ("upstreams", false, true), ("off", false, false)]
+    {
+        let (websocket, warnings) = websocket(&format!("ping = \"{word}\""));
+        assert_eq!((websocket.ping.clients(), websocket.ping.upstreams()), (clients, upstreams), "{word}");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+    let (silent, warnings) = websocket("ping_interval = \"off\"\npong_timeout = \"off\"");
+    assert_eq!((silent.ping_interval, silent.pong_timeout), (None, None));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (longest, _) = websocket("pong_timeout = \"1d\"");
+    let milliseconds = longest.pong_timeout.unwrap().as_millis();
+    assert!(u32::try_from(milliseconds).is_ok(), "TCP_USER_TIMEOUT takes no more than 32 bits");
+}
+
+#[test]
+fn limits_of_tunnels() {
+    let (set, warnings) =
+        websocket("max_frame = 125\nmax_message = \"1MiB\"\nmessage_rate = \"1_000/m\"\nmax_age = \"12h\"");
+    assert_eq!((set.max_frame, set.max_message), (Some(125), Some(1 << 20)));
+    assert_eq!((set.message_rate, set.max_age), (Some(rate(1000, 60)), Some(seconds(43_200))));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let off =
+        websocket("max_frame = \"off\"\nmax_message = \"off\"\nmessage_rate = \"off\"\nmax_age = \"off\"").0;
+    assert_eq!(off, WebSocket::default());
+}
+
+#[test]
+fn rates_are_written_back_as_they_stand() {
+    for (text, expected) in
+        [("100/s", rate(100, 1)), ("600/m", rate(600, 60)), ("4294967295/h", rate(u32::MAX, 3600))]
+    {
+        let found = websocket(&format!("message_rate = \"{text}\"")).0.message_rate;
+        assert_eq!(found, Some(expected));
+        assert_eq!(expected.to_string(), text);
+    }
+}
+
+#[test]
+fn a_spread_is_off_at_zero_and_warned_about_past_half_of_the_grace() {
+    let warned = |keys: &str| {
+        let loaded = parse(&format!("{SMALLEST}[server]\n{keys}\n")).unwrap();
+        (loaded.config.server.drain_spread, loaded.warnings.len())
+    };
+    assert_eq!(warned("drain_spread = \"off\""), (Duration::ZERO, 0));
+    assert_eq!(warned("drain_spread = \"0s\""), (Duration::ZERO, 0));
+    assert_eq!(warned("drain_spread = \"10s\""), (seconds(10), 0));
+    assert_eq!(warned("drain_spread = \"11s\""), (seconds(11), 1));
+    assert_eq!(warned("shutdown_grace = \"2s\""), (seconds(10), 0));
+    assert_eq!(warned("shutdown_grace = \"off\"\ndrain_spread = \"1h\""), (seconds(3600), 0));
 }

@@ -1,8 +1,10 @@
 //! Nothing that stands in a file makes the reading of it panic.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
-use super::parse;
+use super::{super::Rate, defaults::SMALLEST, parse};
 
 const FILE: &str = include_str!("../../../proxy.toml");
 
@@ -39,6 +41,13 @@ proptest! {
         let end = text[start..].char_indices().nth(length).map_or(text.len(), |(at, _)| start + at);
         text.replace_range(start..end, &put);
         read(&text);
+    }
+
+    #[test]
+    fn a_rate_is_read_as_it_is_written(count in 1_u32.., period in prop::sample::select(vec![1, 60, 3600])) {
+        let rate = Rate { count: count.try_into().unwrap(), period: Duration::from_secs(period) };
+        let file = format!("{SMALLEST}websocket.message_rate = \"{rate}\"\n");
+        prop_assert_eq!(parse(&file).unwrap().config.routes[0].websocket.message_rate, Some(rate));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::proto::frame::{Event, FrameError, FrameHeader, FrameScanner, HELD_MAX, Opcode, Role};
+use crate::proto::frame::{Event, Fault, FrameError, FrameHeader, FrameScanner, HELD_MAX, Opcode, Role};
 use crate::proto::handshake::Extensions;
 
 /// An [`Event`] that outlives the scan, with positions counted from the start of the stream.
@@ -11,7 +11,7 @@ use crate::proto::handshake::Extensions;
 pub enum Seen {
     Header { at: usize, header: FrameHeader, message_length: u64 },
     FrameEnd { at: usize },
-    MessageEnd { at: usize, opcode: Opcode, length: u64, compressed: bool, fragments: u32 },
+    MessageEnd { at: usize, opcode: Opcode, length: u64, compressed: bool, fragmented: bool },
     Close { frame: Range<usize>, code: Option<u16>, reason: Vec<u8> },
     Ping { frame: Range<usize>, payload: Vec<u8> },
     Pong { frame: Range<usize>, payload: Vec<u8> },
@@ -25,8 +25,8 @@ impl Seen {
                 Self::Header { at: base + at, header, message_length }
             }
             Event::FrameEnd { at } => Self::FrameEnd { at: base + at },
-            Event::MessageEnd { at, opcode, length, compressed, fragments } => {
-                Self::MessageEnd { at: base + at, opcode, length, compressed, fragments }
+            Event::MessageEnd { at, opcode, length, compressed, fragmented } => {
+                Self::MessageEnd { at: base + at, opcode, length, compressed, fragmented }
             }
             Event::Close { frame, code, reason } => {
                 Self::Close { frame: moved(frame), code: code.map(|code| code.0), reason: reason.to_vec() }
@@ -66,9 +66,10 @@ pub fn scan_split(role: Role, extensions: Extensions, stream: &[u8], sizes: &[us
         input.extend_from_slice(piece);
         let base = outcome.relayed.len();
         let verdict = scanner.scan(&input, |event| outcome.events.push(Seen::new(base, event)));
-        let legal = verdict.unwrap_or_else(|illegal| {
-            outcome.error = Some(illegal.error);
-            illegal.at
+        let legal = verdict.unwrap_or_else(|stopped| {
+            let Fault::Illegal(error) = stopped.fault else { unreachable!("every legal frame is admitted") };
+            outcome.error = Some(error);
+            stopped.at
         });
         outcome.relayed.extend_from_slice(&input[..legal]);
         if outcome.error.is_none() {

@@ -101,7 +101,8 @@ async fn t11_closes_pass_unchanged_and_are_told() {
         let report = open.report().await;
         assert!(matches!(report.end, TunnelEnd::Closed));
         assert_eq!((report.ended_by, report.first_close), (Side::Downstream, Some(Side::Downstream)));
-        let (client, server) = (report.client.close.expect("a Close"), report.server.close.expect("a Close"));
+        let (client, server) =
+            (report.client.close.expect("a Close"), report.backend.close.expect("a Close"));
         assert_eq!(client.code.map(|code| code.0), Some(code));
         assert_eq!(&*client.reason, "Grüße".as_bytes());
         assert_eq!((server.code.map(|code| code.0), &*server.reason), (Some(code), &b""[..]));
@@ -121,7 +122,7 @@ async fn t11_the_backend_may_close_first_and_a_close_may_be_empty() {
     open.backend.finish().await;
     let report = open.report().await;
     assert_eq!((report.ended_by, report.first_close), (Side::Upstream, Some(Side::Upstream)));
-    assert_eq!(report.server.close.expect("a Close").code, None);
+    assert_eq!(report.backend.close.expect("a Close").code, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -220,7 +221,7 @@ async fn t3_what_a_backend_sent_before_it_refused_bytes_reaches_the_client() {
     let report = open.report().await;
     assert_eq!((report.ended_by, report.end.label()), (Side::Upstream, "upstream_reset"));
     assert_eq!(report.first_close, Some(Side::Upstream));
-    assert_eq!(report.server.close.expect("a Close").code.map(|code| code.0), Some(1011));
+    assert_eq!(report.backend.close.expect("a Close").code.map(|code| code.0), Some(1011));
 }
 
 #[tokio::test(start_paused = true)]

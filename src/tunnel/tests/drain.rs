@@ -164,7 +164,7 @@ async fn t9_a_header_that_has_not_come_whole_begins_no_frame() {
     open.client.send(&client_close(1012, "")).await;
     open.client.finish().await;
     open.client.expect_end(&server_close(1012, "service restart")).await;
-    assert_eq!(open.report().await.server.messages, 1, "it came, and was dropped");
+    assert_eq!(open.report().await.backend.messages, 1, "it came, and was dropped");
 }
 
 #[tokio::test(start_paused = true)]

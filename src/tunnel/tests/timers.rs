@@ -36,7 +36,7 @@ async fn t8_any_byte_of_either_side_pushes_it_back() {
 
 #[tokio::test(start_paused = true)]
 async fn t8_off_is_off() {
-    let limits = Limits { observe: false, idle: None, half_close: None, close: None, write: None };
+    let limits = Limits::OFF;
     let mut open = SetUp { limits, ..SetUp::default() }.open();
     open.client.finish().await;
     open.backend.expect_end(b"").await;

@@ -47,7 +47,7 @@ impl Setup {
         Self::before([server.into()])
     }
 
-    /// Adds lines to `[server]`.
+    /// Adds lines to `[server]`. A drain is not spread over time unless they say so.
     pub fn server(mut self, lines: &str) -> Self {
         self.server.extend([lines, "\n"]);
         self
@@ -110,6 +110,9 @@ impl Setup {
         let mut text = String::new();
         let grace = self.grace.as_deref().unwrap_or("10s");
         let _ = writeln!(text, "[server]\nworkers = 1\nshutdown_grace = \"{grace}\"\n{}", self.server);
+        if !self.server.contains("drain_spread") {
+            let _ = writeln!(text, "drain_spread = \"0s\"");
+        }
         let address = self.address.as_deref().unwrap_or("127.0.0.1:0");
         let _ = writeln!(text, "[[listener]]\naddress = \"{address}\"\n{}", self.listener);
         if let Some(tls) = &self.tls {

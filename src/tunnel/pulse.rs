@@ -1,0 +1,213 @@
+//! Whether a side is alive (rule T6).
+
+use std::{num::NonZeroU32, time::Duration};
+
+use super::{limits::Keepalive, moment::Moment};
+use crate::proto::frame::CONTROL_PAYLOAD_MAX;
+
+/// Begins the payload of every Ping of wsgate's own.
+const NAME: &[u8] = b"wsgate-";
+/// Bytes of that payload: the name, the tunnel's tag, the side that is asked, and the number of the Ping.
+const PAYLOAD: usize = NAME.len() + 4 + 1 + 4;
+/// The payload of a Ping of wsgate's own.
+pub(super) type PingPayload = [u8; PAYLOAD];
+
+const _: () = assert!(PAYLOAD <= CONTROL_PAYLOAD_MAX);
+
+/// What the Pings to one side gave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pings {
+    /// Pings of wsgate's own that went out.
+    pub sent: u32,
+    /// Of these, those that were not answered before the next one went out or the side was given up.
+    pub lost: u32,
+    /// From the last Ping that was answered to its Pong.
+    pub round_trip: Option<Duration>,
+    /// The longest time from a Ping to its Pong.
+    pub longest_round_trip: Option<Duration>,
+}
+
+/// A tunnel's mark in its Pings, so that those of another gate on the way, or of another tunnel, are not taken for its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tag(pub(super) u32);
+
+/// Who is asked, as the payload of its Pings tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Asked {
+    Client = b'c',
+    Backend = b'b',
+}
+
+/// What is known of the life of one side.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    /// Its last byte.
+    heard: Moment,
+    /// It has said nothing since it was asked; its time runs from here.
+    asked: Option<Moment>,
+    /// The last Ping of wsgate's own went out.
+    sent: Option<Moment>,
+    /// Number of that Ping; they are counted from 1.
+    serial: u32,
+    lost: u32,
+    /// Microseconds, plus one.
+    round_trip: Option<NonZeroU32>,
+    longest_round_trip: Option<NonZeroU32>,
+    /// A Ping of the other side's went to it and is unanswered: a print of its payload.
+    relayed: Option<NonZeroU32>,
+    side: Asked,
+    /// A Ping of wsgate's own waits for its place in the stream.
+    waits: bool,
+    /// The last one is unanswered.
+    is_unanswered: bool,
+    /// It has answered a Ping, of whomever, so it will answer others.
+    answers: bool,
+}
+
+impl Pulse {
+    pub(super) fn new(side: Asked) -> Self {
+        Self {
+            heard: Moment::OPENED,
+            asked: None,
+            sent: None,
+            serial: 0,
+            lost: 0,
+            round_trip: None,
+            longest_round_trip: None,
+            relayed: None,
+            side,
+            waits: false,
+            is_unanswered: false,
+            answers: false,
+        }
+    }
+
+    /// Its last byte.
+    pub(super) fn heard(&self) -> Moment {
+        self.heard
+    }
+
+    /// A byte came from it: it lives, and needs no question.
+    pub(super) fn hear(&mut self, now: Moment) {
+        self.heard = now;
+        self.asked = None;
+        self.waits = false;
+    }
+
+    /// When it has to be asked.
+    pub(super) fn asked_at(&self, keepalive: &Keepalive) -> Option<Moment> {
+        let is_asked = match self.side {
+            Asked::Client => keepalive.clients,
+            Asked::Backend => keepalive.backends,
+        };
+        // A Ping of the other side's is as good a question, and asks once (rule T6).
+        let is_under_way = self.waits || self.asked.is_some() && self.relayed.is_some();
+        let interval = keepalive.interval.filter(|_| is_asked && !is_under_way)?;
+        Some(self.sent.map_or(self.heard, |sent| sent.max(self.heard)) + interval)
+    }
+
+    /// It has to be asked since `due`. Its time runs, and where no Ping of the other side's asks already, one of wsgate's own
+    /// waits for its place in the stream.
+    pub(super) fn ask(&mut self, due: Moment) {
+        self.asked.get_or_insert(due);
+        self.waits = self.relayed.is_none();
+    }
+
+    /// A Ping of wsgate's own waits for its place.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// It took bytes that it could not have taken if it were gone, or was not kept from being asked by itself: its time begins
+    /// again.
+    pub(super) fn excuse(&mut self, now: Moment) {
+        if self.asked.is_some() {
+            self.asked = Some(now);
+        }
+    }
+
+    /// The Ping that waits goes out now. Returns its payload.
+    pub(super) fn send(&mut self, tag: Tag, now: Moment) -> PingPayload {
+        if self.is_unanswered {
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.waits = false;
+        self.is_unanswered = true;
+        self.sent = Some(now);
+        self.serial = self.serial.wrapping_add(1);
+        self.payload(tag, self.serial)
+    }
+
+    /// A Ping of the other side's goes to it.
+    pub(super) fn relay(&mut self, payload: &[u8]) {
+        self.relayed = Some(print(payload));
+        self.waits = false;
+    }
+
+    /// It sent a Pong. Returns whether that answers a Ping of wsgate's own, and so concerns nobody else.
+    pub(super) fn answer(&mut self, payload: &[u8], tag: Tag, now: Moment) -> bool {
+        if let Some(serial) = self.serial_in(payload, tag) {
+            self.answers = true;
+            if serial == self.serial && std::mem::take(&mut self.is_unanswered) {
+                self.measure(now);
+            }
+            return true;
+        }
+        if self.relayed.is_some_and(|relayed| relayed == print(payload)) {
+            self.relayed = None;
+            self.answers = true;
+            // A peer may answer the latest of several Pings alone (RFC 6455 §5.5.3), and that one was later than ours.
+            self.is_unanswered = false;
+        }
+        false
+    }
+
+    /// When it is dead, if it says nothing before.
+    pub(super) fn dies_at(&self, keepalive: &Keepalive) -> Option<Moment> {
+        let pong = keepalive.pong.filter(|_| self.answers)?;
+        self.asked.map(|asked| asked + pong)
+    }
+
+    /// What its Pings gave.
+    pub(super) fn report(&self, is_dead: bool) -> Pings {
+        let time = |micros: NonZeroU32| Duration::from_micros((micros.get() - 1).into());
+        Pings {
+            sent: self.serial,
+            lost: self.lost.saturating_add((is_dead && self.is_unanswered).into()),
+            round_trip: self.round_trip.map(time),
+            longest_round_trip: self.longest_round_trip.map(time),
+        }
+    }
+
+    fn measure(&mut self, now: Moment) {
+        let Some(sent) = self.sent else { return };
+        let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX);
+        self.round_trip = NonZeroU32::MIN.checked_add(micros).or(Some(NonZeroU32::MAX));
+        self.longest_round_trip = self.longest_round_trip.max(self.round_trip);
+    }
+
+    fn payload(&self, tag: Tag, serial: u32) -> PingPayload {
+        let mut payload = [0; PAYLOAD];
+        let parts = [NAME, &tag.0.to_be_bytes(), &[self.side as u8], &serial.to_be_bytes()];
+        for (byte, part) in payload.iter_mut().zip(parts.into_iter().flatten()) {
+            *byte = *part;
+        }
+        payload
+    }
+
+    /// The number of the Ping of wsgate's own that has this payload.
+    fn serial_in(&self, payload: &[u8], tag: Tag) -> Option<u32> {
+        let serial = u32::from_be_bytes(*payload.last_chunk()?);
+        let was_sent = (1..=self.serial).contains(&serial);
+        (was_sent && payload == self.payload(tag, serial)).then_some(serial)
+    }
+}
+
+/// FNV-1a: enough to tell the payloads of two Pings apart.
+fn print(payload: &[u8]) -> NonZeroU32 {
+    let hash = payload
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    NonZeroU32::new(hash).unwrap_or(NonZeroU32::MIN)
+}
