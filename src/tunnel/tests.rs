@@ -4,6 +4,7 @@ mod alarm;
 mod closing;
 mod drain;
 mod frames;
+mod keepalive;
 mod property;
 mod relay;
 mod timers;
