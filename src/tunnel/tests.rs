@@ -5,6 +5,7 @@ mod closing;
 mod drain;
 mod frames;
 mod keepalive;
+mod limits;
 mod property;
 mod relay;
 mod timers;
