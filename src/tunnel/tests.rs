@@ -1,11 +1,13 @@
 //! Tunnels between two scripted peers, over pipes in memory and the paused clock.
 
+mod account;
 mod alarm;
 mod closing;
 mod drain;
 mod frames;
 mod keepalive;
 mod limits;
+mod lots;
 mod property;
 mod relay;
 mod timers;
