@@ -421,7 +421,7 @@ fn judge_death(keepalive: &Keepalive, acted: &Acted, part: &Part, at: Duration) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 800, max_shrink_iters: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, max_shrink_iters: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn t5_t6_t7_t9_whatever_is_due_what_arrives_is_legal_and_was_sent(plot in plot()) {
