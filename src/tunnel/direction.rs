@@ -353,7 +353,8 @@ impl Direction {
         let spill = self.spill();
         let mut from = 0;
         for Edit { at, put } in edits {
-            if at.start > bytes.len() {
+            // It is behind the place of a Close, where all is dropped.
+            if at.end > bytes.len() {
                 break;
             }
             spill.extend_from_slice(&bytes[from..at.start]);

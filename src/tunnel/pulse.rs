@@ -107,10 +107,10 @@ impl Pulse {
         Some(self.sent.map_or(self.heard, |sent| sent.max(self.heard)) + interval)
     }
 
-    /// It has to be asked since `due`. Its time runs, and where no Ping of the other side's asks already, one of wsgate's own
-    /// waits for its place in the stream.
-    pub(super) fn ask(&mut self, due: Moment) {
-        self.asked.get_or_insert(due);
+    /// It has to be asked. Its time runs, and where no Ping of the other side's asks already, one of wsgate's own waits for
+    /// its place in the stream.
+    pub(super) fn ask(&mut self, now: Moment) {
+        self.asked.get_or_insert(now);
         self.waits = self.relayed.is_none();
     }
 
@@ -119,8 +119,8 @@ impl Pulse {
         self.waits
     }
 
-    /// It took bytes that it could not have taken if it were gone, or was not kept from being asked by itself: its time begins
-    /// again.
+    /// It took bytes that it could not have taken if it were gone, or it was not what kept it from being asked or heard: its
+    /// time begins again.
     pub(super) fn excuse(&mut self, now: Moment) {
         if self.asked.is_some() {
             self.asked = Some(now);

@@ -1,14 +1,18 @@
 //! Tunnels between two scripted peers, over pipes in memory and the paused clock.
 
+mod account;
 mod alarm;
 mod closing;
 mod drain;
 mod frames;
+mod keepalive;
+mod limits;
+mod lots;
 mod property;
 mod relay;
 mod timers;
 
-use tokio::task::JoinHandle;
+use tokio::{io::AsyncReadExt, task::JoinHandle};
 
 use super::*;
 use crate::{
@@ -39,6 +43,8 @@ pub(super) const LIMITS: Limits = Limits {
 pub(super) struct SetUp {
     pub(super) limits: Limits,
     pub(super) extensions: &'static str,
+    /// Over which tunnels leave in a drain.
+    pub(super) spread: Duration,
     pub(super) down: Pace,
     pub(super) up: Pace,
     pub(super) down_tail: Vec<u8>,
@@ -50,6 +56,7 @@ impl Default for SetUp {
         Self {
             limits: LIMITS,
             extensions: "",
+            spread: Duration::ZERO,
             down: Pace::FAST,
             up: Pace::FAST,
             down_tail: Vec::new(),
@@ -65,7 +72,7 @@ impl SetUp {
         let (mut down, mut up) = (Buffered::new(down), Buffered::new(up));
         down.put_back(&self.down_tail);
         up.put_back(&self.up_tail);
-        let (handle, drain) = Drain::new(Duration::ZERO);
+        let (handle, drain) = Drain::new(self.spread);
         let tunnel = Tunnel::new(down, up, &agreed(self.extensions), Arc::new(self.limits), drain);
         (tunnel, client, backend, handle)
     }
@@ -167,6 +174,39 @@ pub(super) fn server_close(code: u16, reason: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_close(code, reason, None, &mut bytes);
     bytes
+}
+
+/// A side's peer and the other one.
+pub(super) fn pair(open: &mut Open, side: Side) -> (&mut Peer, &mut Peer) {
+    let Open { client, backend, .. } = open;
+    if side == Side::Downstream { (client, backend) } else { (backend, client) }
+}
+
+/// The role of a side in what it sends.
+pub(super) fn role(side: Side) -> Role {
+    if side == Side::Downstream { Role::FromClient } else { Role::FromServer }
+}
+
+/// Reads one frame; its payload is unmasked.
+pub(super) async fn read_frame(peer: &mut Peer) -> (FrameHeader, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let header = loop {
+        bytes.push(peer.pipe.read_u8().await.expect("a frame"));
+        if let Some((header, _)) = FrameHeader::parse(&bytes).expect("legal") {
+            break header;
+        }
+    };
+    let mut payload = vec![0; usize::try_from(header.length).expect("a length of tests")];
+    peer.pipe.read_exact(&mut payload).await.expect("a whole frame");
+    apply_mask(&mut payload, header.mask.unwrap_or_default());
+    (header, payload)
+}
+
+/// Nothing comes to `peer` for so long.
+pub(super) async fn expect_silence(peer: &mut Peer, period: Duration) {
+    if let Ok(read) = tokio::time::timeout(period, peer.pipe.read_u8()).await {
+        panic!("something came: {read:?}");
+    }
 }
 
 /// Bytes that are no repetition, so that a shift shows.
