@@ -10,6 +10,7 @@ mod harness;
 mod http;
 mod layers;
 mod limits;
+mod namespace;
 mod refusals;
 mod tls;
 mod tunnel;

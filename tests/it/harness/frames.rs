@@ -87,7 +87,12 @@ impl Read {
 
 /// Reads one frame, unmasked.
 pub async fn read(peer: &mut super::Peer) -> Read {
-    let head = peer.read_exact(2).await;
+    next(peer).await.expect("a frame, not the end of the stream")
+}
+
+/// Reads one frame, unmasked, or the end of the stream.
+pub async fn next(peer: &mut super::Peer) -> Option<Read> {
+    let head = peer.read_exact_or_end(2).await?;
     let length = match head[1] & 0x7f {
         126 => usize::from(u16::from_be_bytes(peer.read_exact(2).await.try_into().expect("two bytes"))),
         127 => {
@@ -102,5 +107,5 @@ pub async fn read(peer: &mut super::Peer) -> Read {
     for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;
     }
-    Read { first: head[0], masked, payload }
+    Some(Read { first: head[0], masked, payload })
 }

@@ -7,6 +7,7 @@ mod backend;
 pub mod frames;
 mod gate;
 mod head;
+pub mod namespace;
 mod peer;
 pub mod pki;
 pub mod websocket;

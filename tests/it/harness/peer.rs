@@ -145,12 +145,26 @@ impl Peer {
     #[track_caller]
     pub fn read_exact(&mut self, count: usize) -> impl Future<Output = Vec<u8>> {
         soon("bytes", async move {
-            let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
-            match read.expect("bytes, not a reset") {
+            match self.try_read_exact(count).await {
                 Some(bytes) => bytes,
                 None => panic!("the stream ended after {}", shown(&self.tail)),
             }
         })
+    }
+
+    /// Reads so many bytes, or the end of the stream instead of the first.
+    #[track_caller]
+    pub fn read_exact_or_end(&mut self, count: usize) -> impl Future<Output = Option<Vec<u8>>> {
+        soon("bytes", async move {
+            let bytes = self.try_read_exact(count).await;
+            assert!(bytes.is_some() || self.tail.is_empty(), "the stream ended after {}", shown(&self.tail));
+            bytes
+        })
+    }
+
+    async fn try_read_exact(&mut self, count: usize) -> Option<Vec<u8>> {
+        let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
+        read.expect("bytes, not a reset")
     }
 
     /// Reads as many bytes as these, which they must be.
