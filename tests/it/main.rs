@@ -8,6 +8,7 @@ mod drain;
 mod handshake;
 mod harness;
 mod http;
+mod keepalive;
 mod layers;
 mod limits;
 mod namespace;

@@ -109,3 +109,30 @@ pub async fn next(peer: &mut super::Peer) -> Option<Read> {
     }
     Some(Read { first: head[0], masked, payload })
 }
+
+/// The frames, unmasked, that stand whole in `bytes`, and how many bytes follow them.
+pub fn split(mut bytes: &[u8]) -> (Vec<Read>, usize) {
+    let mut frames = Vec::new();
+    while let Some((frame, length)) = first(bytes) {
+        frames.push(frame);
+        bytes = &bytes[length..];
+    }
+    (frames, bytes.len())
+}
+
+/// The first frame and its length on the wire.
+fn first(bytes: &[u8]) -> Option<(Read, usize)> {
+    let second = *bytes.get(1)?;
+    let masked = second & 0x80 != 0;
+    let (length, at) = match second & 0x7f {
+        126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
+        length => (u64::from(length), 2),
+    };
+    let start = if masked { at + 4 } else { at };
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    let payload = bytes.get(start..end)?;
+    let mask = if masked { &bytes[at..start] } else { &[0; 4] };
+    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    Some((Read { first: bytes[0], masked, payload }, end))
+}
