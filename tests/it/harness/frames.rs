@@ -124,10 +124,10 @@ pub fn split(mut bytes: &[u8]) -> (Vec<Read>, usize) {
 fn first(bytes: &[u8]) -> Option<(Read, usize)> {
     let second = *bytes.get(1)?;
     let masked = second & 0x80 != 0;
-    let (length, at) = match second & 0x7f {
-        126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+    let (length, at): (u64, usize) = match second & 0x7f {
+        126 => (u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?).into(), 4),
         127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
-        length => (u64::from(length), 2),
+        length => (length.into(), 2),
     };
     let start = if masked { at + 4 } else { at };
     let end = start.checked_add(usize::try_from(length).ok()?)?;
