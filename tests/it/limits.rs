@@ -1,15 +1,13 @@
 //! What the gate bears: rules S1, S3, S4, B14, and shutdown of the program.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::harness::{
     Backend, HttpBackend, Peer, Setup, Unreachable,
     frames::{TEXT, client, server},
-    get, soon,
+    get,
+    program::Program,
+    soon,
 };
 
 #[tokio::test]
@@ -148,63 +146,21 @@ async fn several_workers_share_the_connections_and_all_of_them_drain() {
     assert_eq!(gate.finish().await.cut, 0);
 }
 
-/// The program with a limit of file descriptors, ended with the test.
-struct Program {
-    child: Child,
-    address: std::net::SocketAddr,
-}
-
-impl Program {
-    /// `wsgate run` before this backend, with so many file descriptors.
-    fn start(folder: &std::path::Path, backend: &str, descriptors: u32) -> Self {
-        let toml = format!(
-            "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
-             [[route]]\nupstream = \"main\"\n"
-        );
-        std::fs::write(folder.join("proxy.toml"), toml).unwrap();
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" run");
-        let mut child = Command::new("sh")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")])
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let start = line.find("127.0.0.1:")?;
-                let text = line[start..]
-                    .split(|next: char| !(next.is_ascii_digit() || next == '.' || next == ':'))
-                    .next()?;
-                text.parse().ok().filter(|address: &std::net::SocketAddr| address.port() != 0)
-            })
-            .expect("the program tells where it listens");
-        // Whatever more it says must not fill the pipe.
-        std::thread::spawn(move || lines.count());
-        Self { child, address }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let _ = self.child.wait();
-        }
-    }
+/// `wsgate run` before this backend, with so many file descriptors.
+async fn program(folder: &std::path::Path, backend: &str, descriptors: u32) -> Program {
+    let toml = format!(
+        "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
+         [[route]]\nupstream = \"main\"\n"
+    );
+    Program::start(folder, &toml, Some(descriptors)).await
 }
 
 #[tokio::test]
 async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_some_again() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let address = backend.address();
-    let path = folder.path().to_owned();
-    let program = tokio::task::spawn_blocking(move || Program::start(&path, &address, 40)).await.unwrap();
+    let program = program(folder.path(), &backend.address(), 40).await;
     let mut all = Vec::new();
     for _ in 0..80 {
         all.push(Peer::dial(program.address).await);
@@ -231,9 +187,7 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
 async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let (address, path) = (backend.address(), folder.path().to_owned());
-    let mut program =
-        tokio::task::spawn_blocking(move || Program::start(&path, &address, 1000)).await.unwrap();
+    let mut program = program(folder.path(), &backend.address(), 1000).await;
     let mut client = Peer::dial(program.address).await;
     client.send(get("/?token=secret", "")).await;
     assert_eq!(client.read_response().await.text(), "hello");
@@ -242,15 +196,11 @@ async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let mut idle = Peer::dial(program.address).await;
     idle.send(get("/", "")).await;
     idle.read_response().await;
-    let pid = rustix::process::Pid::from_child(&program.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    program.terminate();
     idle.expect_end().await;
     drop((client, idle));
-    let status = tokio::task::spawn_blocking(move || program.child.wait());
-    assert_eq!(soon("the program to end", status).await.unwrap().unwrap().code(), Some(0));
-    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
-    let records: Vec<serde_json::Value> =
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(program.ended().await, Some(0));
+    let (log, records) = (program.access_log(), program.records());
     assert_eq!(records.len(), 3);
     assert_eq!((&records[0]["event"], &records[0]["status"]), (&"exchange".into(), &200.into()));
     assert_eq!(records[0]["target"], "/?token=***");

@@ -5,6 +5,7 @@
 
 mod cli;
 mod drain;
+mod draining;
 mod handshake;
 mod harness;
 mod http;

@@ -10,6 +10,7 @@ mod head;
 pub mod namespace;
 mod peer;
 pub mod pki;
+pub mod program;
 pub mod websocket;
 
 use std::{future::Future, time::Duration};

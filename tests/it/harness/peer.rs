@@ -70,6 +70,12 @@ impl Peer {
         Self::from(dial(address, None).await)
     }
 
+    /// The same, which may fail.
+    pub async fn try_dial(address: std::net::SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        soon("connect", socket.connect(address)).await.map(Self::from)
+    }
+
     /// A connection whose kernel holds as little as may be for its reader.
     pub async fn dial_narrow(address: std::net::SocketAddr) -> Self {
         Self::from(dial(address, Some(4096)).await)
@@ -107,8 +113,9 @@ impl Peer {
         }
     }
 
-    /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before.
-    async fn read_until(
+    /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before. If this is dropped
+    /// before its end, nothing is lost.
+    pub async fn read_until(
         &mut self,
         mut is_enough: impl FnMut(&[u8]) -> Option<usize>,
     ) -> io::Result<Option<Vec<u8>>> {
@@ -145,26 +152,12 @@ impl Peer {
     #[track_caller]
     pub fn read_exact(&mut self, count: usize) -> impl Future<Output = Vec<u8>> {
         soon("bytes", async move {
-            match self.try_read_exact(count).await {
+            let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
+            match read.expect("bytes, not a reset") {
                 Some(bytes) => bytes,
                 None => panic!("the stream ended after {}", shown(&self.tail)),
             }
         })
-    }
-
-    /// Reads so many bytes, or the end of the stream instead of the first.
-    #[track_caller]
-    pub fn read_exact_or_end(&mut self, count: usize) -> impl Future<Output = Option<Vec<u8>>> {
-        soon("bytes", async move {
-            let bytes = self.try_read_exact(count).await;
-            assert!(bytes.is_some() || self.tail.is_empty(), "the stream ended after {}", shown(&self.tail));
-            bytes
-        })
-    }
-
-    async fn try_read_exact(&mut self, count: usize) -> Option<Vec<u8>> {
-        let read = self.read_until(|tail| (tail.len() >= count).then_some(count)).await;
-        read.expect("bytes, not a reset")
     }
 
     /// Reads as many bytes as these, which they must be.
@@ -180,6 +173,11 @@ impl Peer {
                 panic!("{caller}: other bytes from {at:?}: {}, not {}", shown(&read), shown(&expected));
             }
         }
+    }
+
+    /// What was read and not yet expected.
+    pub fn tail(&self) -> &[u8] {
+        &self.tail
     }
 
     /// Reads to the end of the stream.
