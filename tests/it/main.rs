@@ -6,6 +6,7 @@
 mod cli;
 mod drain;
 mod draining;
+mod faults;
 mod handshake;
 mod harness;
 mod http;

@@ -289,11 +289,21 @@ impl Peer {
         soon("the end to be sent", AsyncWriteExt::shutdown(self)).await.expect("a connected socket");
     }
 
-    /// Breaks the connection.
+    /// Breaks the connection, under TLS too.
     pub fn reset(self) {
-        let Stream::Tcp(stream) = &self.stream else { panic!("only TCP has a reset") };
-        let linger = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        linger.expect("a connected socket");
+        let tcp = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Unix(_) => panic!("only TCP has a reset"),
+        };
+        socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO)).expect("a connected socket");
+    }
+
+    /// Changes the client's keys with the next write, and asks the other side to change its own (RFC 8446 §4.6.3).
+    pub fn update_keys(&mut self) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("no TLS") };
+        let TlsStream::Client(stream) = &mut **stream else { panic!("no client") };
+        stream.get_mut().1.refresh_traffic_keys().expect("TLS 1.3");
     }
 
     /// Takes the bare socket away from under TLS, which so ends without a `close_notify`.

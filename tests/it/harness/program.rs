@@ -50,6 +50,11 @@ impl Program {
         this
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The events so far.
     pub fn said(&self) -> Vec<Value> {
         let said = self.said.lock().expect("no panic");
