@@ -371,6 +371,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.bound_unacknowledged(period);
     }
 
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_sent(cx)
+    }
+
     fn was_truncated(&self) -> bool {
         matches!(self.end, End::Truncated)
     }
