@@ -525,3 +525,29 @@ async fn t1_a_reader_that_is_slow_gets_all_of_it() {
         tokio::join!(send, receive);
     }
 }
+
+#[tokio::test]
+async fn t3_what_came_before_a_broken_frame_reaches_a_slow_reader() {
+    for (tls, side) in
+        [(false, Side::Client), (false, Side::Backend), (true, Side::Client), (true, Side::Backend)]
+    {
+        let (_backend, _gate, client_end, server_end) = tunnel(tls).await;
+        let (mut sender, mut receiver) = side.of((client_end, server_end));
+        let whole = side.frame(BINARY, vec![7; 40_000]).repeat(50);
+        let broken = side.frame(BINARY, [8; 1000]);
+        let send = async {
+            sender.send([&whole, &broken[..500]].concat()).await;
+            sender.shutdown().await;
+        };
+        let receive = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(5));
+            for piece in whole.chunks(20_000) {
+                pace.tick().await;
+                receiver.expect(piece).await;
+            }
+            let rest = receiver.expect_reset().await;
+            assert!(broken.starts_with(&rest) && rest.len() <= 500, "{rest:02x?}");
+        };
+        tokio::join!(send, receive);
+    }
+}
