@@ -44,7 +44,7 @@ impl Talk {
         let mut payload = [self.tunnel.to_be_bytes(), self.said.to_be_bytes()].concat();
         payload.resize(8 + (self.said as usize * 331 + self.tunnel as usize * 17) % 1500, b'x');
         self.said += 1;
-        if self.said % 3 != 0 {
+        if !self.said.is_multiple_of(3) {
             return (self.raw)(0x80 | BINARY, payload);
         }
         let last = payload.split_off(6);
@@ -259,10 +259,10 @@ async fn drain_many(tls: bool, count: u32) {
     // On a slow machine they may come late, but never in one heap.
     let closed: Vec<_> = clients.iter().map(|saw| saw.closed - signalled).collect();
     let (first, last) = (closed.iter().min().expect("many"), closed.iter().max().expect("many"));
-    assert!(*last < SPREAD + Duration::from_secs(7), "the last Close came after {last:?}");
+    assert!(*last < SPREAD + Duration::from_secs(15), "the last Close came after {last:?}");
     let tenths: BTreeSet<_> =
         closed.iter().map(|after| after.as_millis() * 10 / SPREAD.as_millis()).collect();
-    assert!(tenths.len() >= 5 && *last - *first > SPREAD / 3, "from {first:?} to {last:?}, in {tenths:?}");
+    assert!(tenths.len() >= 5 && *last > *first + SPREAD / 3, "from {first:?} to {last:?}, in {tenths:?}");
 
     expect_told(&program.said(), count.into());
     let records = program.records();

@@ -392,17 +392,17 @@ async fn t1_w12_a_whole_life_in_segments_of_one_byte() {
 async fn the_clients_tls_keys_change_under_traffic() {
     const ROUNDS: usize = 60;
     let (_backend, gate, mut client_end, server_end) = tunnel(true).await;
-    let (up, down) = (client(BINARY, [1; 30_000]), server(BINARY, [2; 40_000]));
+    let (up, down) = (client(BINARY, vec![1; 30_000]), server(BINARY, vec![2; 40_000]));
     let (mut reads, mut writes) = tokio::io::split(server_end);
     let (sent, expected) = (down.repeat(ROUNDS), up.repeat(ROUNDS));
-    let sends = tokio::spawn(async move {
+    let sending = tokio::spawn(async move {
         soon("all to be sent", writes.write_all(&sent)).await.expect("a connection");
         writes
     });
-    let receives = tokio::spawn(async move {
-        let mut received = vec![0; expected.len()];
-        soon("all to be received", reads.read_exact(&mut received)).await.expect("a connection");
-        assert!(received == expected, "other bytes");
+    let receiving = tokio::spawn(async move {
+        let mut arrived = vec![0; expected.len()];
+        soon("all to arrive", reads.read_exact(&mut arrived)).await.expect("a connection");
+        assert!(arrived == expected, "other bytes");
         reads
     });
     for round in 0..ROUNDS {
@@ -410,16 +410,16 @@ async fn the_clients_tls_keys_change_under_traffic() {
         if round % 3 == 0 {
             client_end.update_keys();
         }
-        let mut received = vec![0; down.len()];
+        let mut arrived = vec![0; down.len()];
         {
             let (mut reads, mut writes) = tokio::io::split(&mut client_end);
-            let both = async { tokio::try_join!(writes.write_all(&up), reads.read_exact(&mut received)) };
+            let both = async { tokio::try_join!(writes.write_all(&up), reads.read_exact(&mut arrived)) };
             soon("a round", both).await.expect("a connection");
         }
         client_end.flush().await.expect("a connection");
-        assert!(received == down, "other bytes in round {round}");
+        assert!(arrived == down, "other bytes in round {round}");
     }
-    drop((sends.await.expect("no panic"), receives.await.expect("no panic"), client_end));
+    drop((sending.await.expect("no panic"), receiving.await.expect("no panic"), client_end));
     let record = gate.tunnel_end().await;
     assert_eq!(record.from_client.map(|from| from.messages), Some(ROUNDS as u64));
     assert_eq!(record.from_backend.map(|from| from.messages), Some(ROUNDS as u64));

@@ -103,14 +103,14 @@ impl Namespace {
     /// Makes a socket in here. It stays where it was made, whoever uses it.
     fn within<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> T {
         let path = format!("/var/run/netns/{}", self.name);
-        let make = || {
+        let enter_and_make = || {
             let namespace = File::open(path)?;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
             make()
         };
         // A thread of its own, which ends in there.
-        let made = std::thread::scope(|scope| scope.spawn(make).join().expect("no panic"));
-        made.expect("a socket in the namespace")
+        let socket = std::thread::scope(|scope| scope.spawn(enter_and_make).join().expect("no panic"));
+        socket.expect("a socket in the namespace")
     }
 }
 
