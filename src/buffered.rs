@@ -31,6 +31,13 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
         let _ = period;
     }
 
+    /// Ready when nothing waits in the kernel to be sent, so that a reset takes along no more than what is on the wire. Only
+    /// for a stream to which nothing more will be written.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+
     /// Whether the end of the stream, once read, was a truncation: TLS without its `close_notify`.
     fn was_truncated(&self) -> bool {
         false
@@ -174,6 +181,10 @@ impl<S: Stream> Stream for Buffered<S> {
 
     fn bound_unacknowledged(&mut self, period: Duration) {
         self.stream.bound_unacknowledged(period);
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_sent(cx)
     }
 
     fn was_truncated(&self) -> bool {

@@ -116,7 +116,8 @@ impl TlsPermits {
 /// How far the end of the process has come.
 const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
-const SHUTDOWN: u8 = 2;
+const HURRIED: u8 = 2;
+const SHUTDOWN: u8 = 3;
 
 /// The order to end; all that lives long listens to it.
 #[derive(Debug, Clone)]
@@ -173,6 +174,11 @@ impl Drain {
         self.reach(DRAINING).await;
     }
 
+    /// Waits until the drain is to be cut short, or is over.
+    pub async fn hurried(&self) {
+        self.reach(HURRIED).await;
+    }
+
     /// Waits until the time of the drain is over.
     pub async fn shutdown(&self) {
         self.reach(SHUTDOWN).await;
@@ -196,6 +202,11 @@ impl DrainHandle {
     /// Begins the drain.
     pub fn drain(&self) {
         self.advance(DRAINING);
+    }
+
+    /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
+    pub fn hurry(&self) {
+        self.advance(HURRIED);
     }
 
     /// Ends it: what is still open is cut.
@@ -310,6 +321,9 @@ mod tests {
         let leaves = drain.leaves_at(0.5).expect("a moment");
         assert!((before..=Instant::now()).contains(&(leaves - Duration::from_secs(5))));
         assert!(drain.is_draining() && !drain.is_shutdown());
+        handle.hurry();
+        drain.hurried().await;
+        assert!(!drain.is_shutdown(), "that is for whoever counts");
         handle.shutdown();
         handle.drain();
         drain.shutdown().await;

@@ -206,7 +206,7 @@ async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> 
     tokio::select! {
         () = open.empty() => {}
         () = expired => {}
-        () = signal.shutdown() => {}
+        () = signal.hurried() => {}
         () = report_progress(open, began) => {}
     }
     let cut = open.count();

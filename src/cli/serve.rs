@@ -33,7 +33,7 @@ pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> 
         move |signal| {
             tracing::warn!("{signal} again: cutting");
             if let Some(order) = &**second {
-                order.shutdown();
+                order.hurry();
             }
         },
     )

@@ -208,6 +208,8 @@ impl Direction {
     /// Passes the end on, when all before it has been written (rules T2, T3).
     fn poll_shut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Step> {
         if self.is_within_frame() {
+            // A reset takes along what the kernel has yet to send: whole messages, perhaps.
+            ready!(to.poll_sent(cx));
             to.reset_on_drop();
             self.outlet = Outlet::Shut;
             return Poll::Ready(Step::Broken);

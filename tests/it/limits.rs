@@ -1,23 +1,19 @@
 //! What the gate bears: rules S1, S3, S4, B14, and shutdown of the program.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use rustix::{
     fs::{FileType, Mode},
     io::Errno,
 };
-use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::mpsc};
+use tokio::{io::AsyncWriteExt, net::unix::pipe};
 
 use crate::harness::{
     Backend, HttpBackend, Peer, Setup, Unreachable,
     frames::{TEXT, client, server},
-    get, soon,
+    get,
+    program::Program,
+    soon,
 };
 
 #[tokio::test]
@@ -203,90 +199,24 @@ async fn several_workers_share_the_connections_and_all_of_them_drain() {
     assert_eq!(gate.finish().await.cut, 0);
 }
 
-/// The program, ended with the test.
-struct Program {
-    child: Child,
-    lines: mpsc::UnboundedReceiver<String>,
-}
-
-impl Program {
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (tell, lines) = mpsc::unbounded_channel();
-        // Whatever it says must not fill the pipe, so it is read even where nobody waits for it.
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// `wsgate run` before this backend, with so many file descriptors, and where it listens.
-    async fn start(folder: &Path, backend: &str, descriptors: u32) -> (Self, SocketAddr) {
-        let toml = format!(
-            "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
-             [[route]]\nupstream = \"main\"\n"
-        );
-        std::fs::write(folder.join("proxy.toml"), toml).unwrap();
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" run");
-        let mut command = Command::new("sh");
-        let command = command.args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")]).current_dir(folder);
-        let mut program = Self::spawn(command);
-        let address = |line: &str| {
-            let start = line.find("127.0.0.1:")?;
-            let end = |next: char| !(next.is_ascii_digit() || next == '.' || next == ':');
-            let address = line[start..].split(end).next()?.parse().ok();
-            address.filter(|address: &SocketAddr| address.port() != 0)
-        };
-        let address = program.says("where it listens", address).await;
-        (program, address)
-    }
-
-    /// Waits for the first line out of which `find` has something.
-    async fn says<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
-        let line = async {
-            loop {
-                let line = self.lines.recv().await.unwrap_or_else(|| panic!("it has ended without {what}"));
-                if let Some(found) = find(&line) {
-                    return found;
-                }
-            }
-        };
-        soon(what, line).await
-    }
-
-    fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    /// Waits for its end, and returns its exit code.
-    async fn end(mut self) -> Option<i32> {
-        soon("the program to end", async { while self.lines.recv().await.is_some() {} }).await;
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
+/// `wsgate run` before this backend, with so many file descriptors.
+async fn program(folder: &std::path::Path, backend: &str, descriptors: u32) -> Program {
+    let toml = format!(
+        "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
+         [[route]]\nupstream = \"main\"\n"
+    );
+    Program::start(folder, &toml, Some(descriptors)).await
 }
 
 #[tokio::test]
 async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_some_again() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let (_program, gate) = Program::start(folder.path(), &backend.address(), 40).await;
+    let program = program(folder.path(), &backend.address(), 40).await;
     let mut all = Vec::new();
     for _ in 0..80 {
-        all.push(Peer::dial(gate).await);
+        all.push(Peer::dial(program.address).await);
     }
     // accept() fails by now; those that were accepted are still served.
     let mut first = all.remove(0);
@@ -296,7 +226,7 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
     drop((first, all));
     soon("to be served again", async {
         loop {
-            let mut client = Peer::dial(gate).await;
+            let mut client = Peer::dial(program.address).await;
             let sent = client.offer_bytes(get("/", "Connection: close\r\n")).await;
             if sent.is_ok() && client.read_to_any_end().await.0.starts_with(b"HTTP/1.1 200 ") {
                 return;
@@ -310,22 +240,20 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
 async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let (program, gate) = Program::start(folder.path(), &backend.address(), 1000).await;
-    let mut client = Peer::dial(gate).await;
+    let mut program = program(folder.path(), &backend.address(), 1000).await;
+    let mut client = Peer::dial(program.address).await;
     client.send(get("/?token=secret", "")).await;
     assert_eq!(client.read_response().await.text(), "hello");
     client.send("GET /\u{1b}[31m HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(client.read_response().await.status(), 400);
-    let mut idle = Peer::dial(gate).await;
+    let mut idle = Peer::dial(program.address).await;
     idle.send(get("/", "")).await;
     idle.read_response().await;
     program.terminate();
     idle.expect_end().await;
     drop((client, idle));
-    assert_eq!(program.end().await, Some(0));
-    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
-    let records: Vec<serde_json::Value> =
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(program.ended().await, Some(0));
+    let (log, records) = (program.access_log(), program.records());
     assert_eq!(records.len(), 3);
     assert_eq!((&records[0]["event"], &records[0]["status"]), (&"exchange".into(), &200.into()));
     assert_eq!(records[0]["target"], "/?token=***");
@@ -336,22 +264,17 @@ async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
 #[tokio::test]
 async fn a_signal_before_the_start_has_finished_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let wsgate = |command: &str| {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_wsgate"));
-        program.arg(command).current_dir(folder.path());
-        program
-    };
-    assert!(wsgate("cert").output().unwrap().status.success());
+    let mut cert = Command::new(env!("CARGO_BIN_EXE_wsgate"));
+    assert!(cert.arg("cert").current_dir(folder.path()).output().unwrap().status.success());
     let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { self_signed = [\"localhost\"] }\n\
                 [[route]]\nrespond = { status = 200, body = \"\" }\n";
-    std::fs::write(folder.path().join("proxy.toml"), toml).unwrap();
     // The start waits in its middle for the CA, which comes out of a pipe.
     let path = folder.path().join("certs/ca.crt");
     let ca = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let mode = Mode::RUSR | Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0).unwrap();
-    let mut program = Program::spawn(&mut wsgate("run"));
+    let mut program = Program::spawn(folder.path(), toml, None);
     let reader = async {
         loop {
             match pipe::OpenOptions::new().open_sender(&path) {
@@ -364,9 +287,12 @@ async fn a_signal_before_the_start_has_finished_is_not_lost() {
     };
     let mut writer = soon("the start to read the CA", reader).await;
     program.terminate();
-    program.says("the drain", |line| line.contains("SIGTERM: draining").then_some(())).await;
+    let says = |event: &serde_json::Value, what: &str| {
+        event["message"].as_str().is_some_and(|text| text.contains(what))
+    };
+    program.says("the drain", |event| says(event, "SIGTERM: draining")).await;
     writer.write_all(&ca).await.unwrap();
     drop(writer);
-    program.says("where it listened", |line| line.contains("listening").then_some(())).await;
-    assert_eq!(program.end().await, Some(0));
+    program.says("where it listened", |event| says(event, "listening")).await;
+    assert_eq!(program.ended().await, Some(0));
 }

@@ -5,11 +5,15 @@
 
 mod cli;
 mod drain;
+mod draining;
+mod faults;
 mod handshake;
 mod harness;
 mod http;
+mod keepalive;
 mod layers;
 mod limits;
+mod namespace;
 mod refusals;
 mod tls;
 mod tunnel;
