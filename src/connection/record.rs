@@ -343,7 +343,7 @@ fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
         Side::Downstream => of_peer(&report.client)?,
         Side::Upstream => of_peer(&report.backend)?,
         Side::Gate => {
-            let (code, reason) = report.end.close_to(Side::Downstream)?;
+            let (code, reason) = report.own_close?;
             (Some(code), reason.into())
         }
     };
@@ -430,6 +430,7 @@ mod tests {
         let (access, records) = AccessSink::memory();
         let mut open = open(&access);
         open.end(&Report {
+            own_close: None,
             end: TunnelEnd::Idle,
             ended_by: Side::Gate,
             first_close: None,

@@ -61,6 +61,8 @@ pub struct Report {
     pub ended_by: Side,
     /// Whose Close frame came first; the gate, if it decided to send its own before a peer's came.
     pub first_close: Option<Side>,
+    /// Code and reason of the Close that wsgate itself sent to the client.
+    pub own_close: Option<(u16, &'static str)>,
     /// How long the tunnel stood.
     pub open: Duration,
     /// What the client sent.
@@ -86,7 +88,7 @@ pub struct Tunnel<D, U> {
     backend: Direction,
     client_pulse: Pulse,
     backend_pulse: Pulse,
-    client_throttle: Throttle,
+    client_throttle: Option<Box<Throttle>>,
     limits: Arc<Limits>,
     drain: Drain,
     alarm: Option<Alarm>,
@@ -138,7 +140,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             up,
             client_pulse: Pulse::new(Asked::Client),
             backend_pulse: Pulse::new(Asked::Backend),
-            client_throttle: Throttle::NEW,
+            client_throttle: limits.message_rate.map(|rate| Box::new(Throttle::new(rate))),
             drain,
             alarm: None,
             opened: Instant::now(),
@@ -185,7 +187,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             tag: self.tag,
             sender: &mut self.client_pulse,
             receiver: &mut self.backend_pulse,
-            throttle: Some(&mut self.client_throttle),
+            throttle: self.client_throttle.as_deref_mut(),
         };
         self.client.poll_relay(cx, &mut self.down, &mut self.up, &mut turn)
     }
@@ -228,7 +230,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             Step::Stopped(fault) => self.end_stopped(sender, fault, now),
             Step::ReadFailed(error) => self.end_reset(sender, error, now),
-            Step::WriteFailed(error) => self.end_unwritable(other(sender), error, now),
+            Step::WriteFailed(error) => self.end_unwritable(sender.other(), error, now),
         }
     }
 
@@ -289,7 +291,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     fn end_broken(&mut self, end: TunnelEnd, now: Moment) {
         if self.end.is_none() {
-            self.end_within(self.limits.close, now);
+            // Without a side there is no conversation to be idle: it must not stand for ever.
+            self.end_within(self.limits.close.or(self.limits.half_close), now);
             self.end = Some(Box::new(end));
         }
     }
@@ -360,10 +363,6 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Whether the tunnel must be cut now.
     fn must_end(&mut self, now: Moment) -> bool {
         if self.drain.is_shutdown() {
-            let leaves = matches!(self.end.as_deref(), Some(TunnelEnd::Drained | TunnelEnd::MaxAge));
-            if self.end.is_none() || leaves {
-                self.end = Some(Box::new(TunnelEnd::DrainTimeout));
-            }
             return true;
         }
         let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
@@ -397,6 +396,9 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     fn relay_patiently(&mut self, cx: &mut Context<'_>, now: Moment) {
         let patience = self.patience();
         self.relay(cx, now);
+        if let Some(throttle) = &mut self.client_throttle {
+            throttle.note(self.client.waiting() > 0, now);
+        }
         if self.patience() < patience {
             self.await_answers(now);
         }
@@ -442,8 +444,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// can't be heard, as the other side takes nothing.
     fn dies_at(&self, side: Side) -> Option<Moment> {
         let (pulse, from, to) = self.around(side);
-        let was_asked = !pulse.waits() || self.delivery(side).waiting > 0;
-        let is_read = self.delivery(other(side)).waiting == 0;
+        let was_asked = !pulse.waits() || pulse.was_asked() || self.delivery(side).waiting > 0;
+        let is_read = self.delivery(side.other()).waiting == 0;
         pulse
             .dies_at(&self.limits.keepalive)
             .filter(|_| was_asked && is_read && from.can_answer() && to.can_ask())
@@ -558,10 +560,19 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         self.client.cut(cx, &mut self.up);
     }
 
-    fn report(&mut self, now: Moment) -> Report {
+    /// The report of a tunnel that has ended by itself, or was cut.
+    fn report(&mut self, was_cut: bool, now: Moment) -> Report {
+        let has_run_out = was_cut && self.drain.is_shutdown();
+        let own_close =
+            own_close(self.end.as_deref(), Side::Downstream).filter(|_| self.backend.has_own_close);
         let end = match self.end.take().map(|end| *end) {
+            None | Some(TunnelEnd::Drained | TunnelEnd::MaxAge) if has_run_out => TunnelEnd::DrainTimeout,
             // After the closing handshake nobody misses the streams.
-            Some(TunnelEnd::Reset(..)) | None if self.has_both_closes() => TunnelEnd::Closed,
+            None | Some(TunnelEnd::Reset(..) | TunnelEnd::Dead(_, Death::Unreachable(_)))
+                if self.has_both_closes() =>
+            {
+                TunnelEnd::Closed
+            }
             Some(end) => end,
             None => self.first_eof.map_or(TunnelEnd::Closed, TunnelEnd::Eof),
         };
@@ -569,6 +580,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         Report {
             ended_by: end.ended_by(self.first_close),
             first_close: self.first_close,
+            own_close: own_close.map(|OwnClose { code, reason }| (code, reason)),
             open: now.since(Moment::OPENED),
             client: self.client.take_account(),
             backend: self.backend.take_account(),
@@ -610,17 +622,10 @@ fn own_close(end: Option<&TunnelEnd>, receiver: Side) -> Option<OwnClose> {
 fn excuse(pulse: &mut Pulse, to: (Delivery, Delivery), to_other: (Delivery, Delivery), now: Moment) {
     let (before, after) = to;
     let takes = before.waiting > 0 && after.taken > before.taken;
-    let is_not_asked = pulse.waits() && (before.waiting == 0 || after.waiting == 0);
+    let is_not_asked = pulse.waits() && !pulse.was_asked() && (before.waiting == 0 || after.waiting == 0);
     let is_not_read = to_other.0.waiting > 0;
     if takes || is_not_asked || is_not_read {
         pulse.excuse(now);
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Downstream => Side::Upstream,
-        Side::Upstream | Side::Gate => Side::Downstream,
     }
 }
 
@@ -640,15 +645,15 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
         let now = Moment::new(Instant::now(), this.opened);
         if this.must_end(now) {
             this.cut(cx);
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(true, now));
         }
         this.advance(cx, now);
         if this.is_over() {
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(false, now));
         }
         if this.must_end(now) || this.gives_up(now) {
             this.cut(cx);
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(true, now));
         }
         let due = this.next_due().map(|due| due.instant(this.opened));
         let alarm = this.alarm.get_or_insert_with(|| Alarm::new(cx.waker()));

@@ -374,3 +374,22 @@ async fn t4_t5_an_own_pong_of_the_client_right_behind_the_place_of_a_close_is_dr
     open.client.expect_end(b"").await;
     assert_eq!(open.report().await.end.label(), "ws_protocol");
 }
+
+#[tokio::test(start_paused = true)]
+async fn t11_a_close_that_went_out_is_told_also_of_a_tunnel_that_was_cut() {
+    let mut open = open();
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.drain.shutdown();
+    wake_all();
+    let report = open.report().await;
+    assert_eq!((report.end.label(), report.own_close), ("drain_timeout", Some((1012, "service restart"))));
+
+    // One that never found its place was not sent.
+    let mut open = super::open();
+    open.backend.send(&tells("never whole")[..6]).await;
+    open.client.expect(&tells("never whole")[..6]).await;
+    open.begin_drain();
+    let report = open.report().await;
+    assert_eq!((report.end.label(), report.own_close), ("drained", None));
+}

@@ -1,5 +1,7 @@
 use std::task::Waker;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -906,4 +908,91 @@ async fn s1_a_gate_that_was_stopped_writes_before_it_finds_a_client_slow() {
     tokio::time::advance(HOUR / 2).await;
     assert!(poll(&mut tunnel).is_pending(), "all that waits can be written");
     client.expect(&message[1000..]).await;
+}
+
+/// Asked more often than a side is given time to answer.
+const OFTEN: Keepalive =
+    Keepalive { interval: Some(Duration::from_secs(10)), pong: Some(Duration::from_secs(30)), ..KEEPALIVE };
+
+#[tokio::test(start_paused = true)]
+async fn t6_a_further_ping_does_not_begin_the_time_again() {
+    for side in BOTH {
+        let limits = Limits {
+            keepalive: Keepalive {
+                interval: OFTEN.interval,
+                pong: OFTEN.pong,
+                ..asked_alone(side).keepalive
+            },
+            ..PINGED
+        };
+        let mut open = open_with(limits);
+        let (peer, _) = pair(&mut open, side);
+        answers(peer, side).await;
+        let answered_at = open.age();
+        let (peer, _) = pair(&mut open, side);
+        for _ in 0..3 {
+            asked(peer, side).await;
+        }
+        assert_eq!(open.age(), answered_at + Duration::from_secs(30));
+        expect_death(&mut open, side, b"").await;
+        assert_eq!(open.age(), answered_at + Duration::from_secs(10 + 30));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t6_a_further_ping_that_waits_within_a_frame_excuses_nobody() {
+    let limits = Limits { keepalive: Keepalive { backends: false, ..OFTEN }, ..PINGED };
+    let mut open = open_with(limits);
+    answers(&mut open.client, Side::Downstream).await;
+    let answered_at = open.age();
+    asked(&mut open.client, Side::Downstream).await;
+    // A frame that comes slowly: no Ping has a place in it, and the client hears of nothing else.
+    let slow = frame(Role::FromServer, true, Opcode::Binary, &noise(300));
+    for byte in slow.chunks(10) {
+        if open.tunnel.is_finished() || open.backend.pipe.write_all(byte).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(SECOND).await;
+    }
+    let report = open.report().await;
+    assert_eq!(report.end.label(), "pong_timeout");
+    let late = open.age() - answered_at;
+    assert!(late <= Duration::from_secs(10 + 30) + CLOSE_TIMEOUT, "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t6_a_relayed_ping_that_was_ignored_kills_nobody() {
+    for side in BOTH {
+        let mut open = answered_once(side, SetUp::default()).await;
+        let (peer, other) = pair(&mut open, side);
+        other.send(&ping(another(side), b"ignored")).await;
+        peer.expect(&ping(another(side), b"ignored")).await;
+        peer.send(&text(side, "something else")).await;
+        other.expect(&text(side, "something else")).await;
+        expect_silence(peer, HOUR).await;
+        assert!(!open.tunnel.is_finished(), "nobody asked it in this silence");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t10_a_pong_leaves_no_buffer_behind() {
+    let (mut tunnel, mut client, mut backend, _drain) = SetUp { limits: PINGED, ..SetUp::default() }.tunnel();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut tunnel).poll(&mut cx).is_pending());
+    tokio::time::advance(INTERVAL).await;
+    assert!(Pin::new(&mut tunnel).poll(&mut cx).is_pending());
+    answers(&mut client, Side::Downstream).await;
+    answers(&mut backend, Side::Upstream).await;
+    assert!(Pin::new(&mut tunnel).poll(&mut cx).is_pending());
+    assert_eq!(tunnel.client.capacity() + tunnel.backend.capacity(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t2_a_dead_side_ends_the_tunnel_also_without_a_close_timeout() {
+    let mut open = open_with(Limits { close: None, keepalive: KEEPALIVE, ..PINGED });
+    answers(&mut open.client, Side::Downstream).await;
+    answers(&mut open.backend, Side::Upstream).await;
+    // The backend has its end, and keeps its own side open.
+    assert_eq!(open.report().await.end.label(), "pong_timeout");
+    assert_eq!(open.age(), INTERVAL * 2 + PONG + HALF_CLOSE_TIMEOUT);
 }

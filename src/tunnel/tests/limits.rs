@@ -317,3 +317,45 @@ async fn t9_an_old_tunnel_leaves_in_the_order_of_a_drain() {
     let report = open.report().await;
     assert_eq!((report.ended_by, report.end.label()), (Side::Gate, "max_age"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn t7_answers_to_wsgates_own_pings_are_not_counted() {
+    let second = Duration::from_secs(1);
+    let keepalive = Keepalive { clients: true, backends: false, interval: Some(second), pong: Some(second) };
+    let rate = Rate { count: 2, period: Duration::from_secs(3600) };
+    let mut open = open_with(Limits { message_rate: Some(rate), keepalive, ..LIMITS });
+    for _ in 0..100 {
+        let (header, payload) = read_frame(&mut open.client).await;
+        assert_eq!(header.opcode, Opcode::Ping);
+        open.client.send(&frame(Role::FromClient, true, Opcode::Pong, &payload)).await;
+    }
+    for _ in 0..2 {
+        open.client.send(&says("hello")).await;
+        open.backend.expect(&says("hello")).await;
+    }
+    open.client.send(&says("hello")).await;
+    assert_closed_with(&open.backend.rest().await, b"", 1008);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t7_what_back_pressure_held_up_did_not_come_too_fast() {
+    let limits = Limits { message_rate: Some(RATE), ..LIMITS };
+    let mut open = SetUp { limits, up: Pace::pipe(16), ..SetUp::default() }.open();
+    let Open { client, backend, .. } = &mut open;
+    let message = says("0123456789");
+    let sends = async {
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(125)).await;
+            client.send(&message).await;
+        }
+    };
+    let reads = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        backend.expect(&message.repeat(100)).await;
+    };
+    tokio::join!(sends, reads);
+    // It has no credit for more than that.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    open.client.send(&message.repeat(11)).await;
+    assert_closed_with(&open.backend.rest().await, &message.repeat(10), 1008);
+}
