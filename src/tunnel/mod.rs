@@ -440,15 +440,10 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         pulse.asked_at(&self.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
     }
 
-    /// When a side is dead. One that could not be asked, as the other side is within a frame, is not late; nor is one that
-    /// can't be heard, as the other side takes nothing.
+    /// When a side is dead, unless it is excused by then.
     fn dies_at(&self, side: Side) -> Option<Moment> {
         let (pulse, from, to) = self.around(side);
-        let was_asked = !pulse.waits() || pulse.was_asked() || self.delivery(side).waiting > 0;
-        let is_read = self.delivery(side.other()).waiting == 0;
-        pulse
-            .dies_at(&self.limits.keepalive)
-            .filter(|_| was_asked && is_read && from.can_answer() && to.can_ask())
+        pulse.dies_at(&self.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
     }
 
     /// Asks a side for a sign of life, if that is due (rule T6). Returns whether it was.

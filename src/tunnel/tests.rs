@@ -93,9 +93,10 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Waits for the tunnel's end.
+    /// Waits for the tunnel's end; not for ever, as one that asks its peers may be alive for ever.
     pub(super) async fn report(&mut self) -> Report {
-        (&mut self.tunnel).await.expect("no panic")
+        let ends = tokio::time::timeout(Duration::from_secs(1_000_000), &mut self.tunnel);
+        ends.await.expect("an end").expect("no panic")
     }
 
     pub(super) fn begin_drain(&self) {
