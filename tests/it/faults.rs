@@ -551,3 +551,25 @@ async fn t3_what_came_before_a_broken_frame_reaches_a_slow_reader() {
         tokio::join!(send, receive);
     }
 }
+
+#[tokio::test]
+async fn t3_t13_bytes_that_are_no_tls_break_the_clients_stream_alone() {
+    for within_frame in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(true).await;
+        let frame = client(BINARY, [7; 1000]);
+        let sent = if within_frame { &frame[..500] } else { &frame };
+        client_end.send(sent).await;
+        server_end.expect(sent).await;
+        let mut tcp = client_end.into_tcp();
+        tcp.write_all(&[b'x'; 100]).await.expect("a connected socket");
+        if within_frame {
+            assert!(server_end.expect_reset().await.is_empty());
+        } else {
+            server_end.expect_end().await;
+        }
+        drop(server_end);
+        let record = gate.tunnel_end().await;
+        assert_eq!((record.ending, record.ended_by), (Some("downstream_reset"), Some("downstream")));
+        assert!(record.error.is_some() && record.close.is_none());
+    }
+}

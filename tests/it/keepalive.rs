@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::time::interval;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -315,4 +315,30 @@ async fn t6_pings_go_between_fragments_and_never_into_a_frame() {
     client_end.send(rest).await;
     server_end.expect(rest).await;
     ping(&mut server_end).await;
+}
+
+async fn keeps_its_window_closed(tls: bool, is_client: bool) {
+    let backend = Backend::listen().await;
+    let keys = "websocket.ping = \"off\"\nwebsocket.pong_timeout = \"1s\"";
+    let setup = Setup::to(backend.address()).route(keys).listener("timeout.write = \"off\"");
+    let gate = if tls { setup.tls(&Pki::new(), "").start() } else { setup.start() };
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let (closed, stays) =
+        if is_client { (&mut client_end, &mut server_end) } else { (&mut server_end, &mut client_end) };
+    let frame = if is_client { server(BINARY, vec![1; 60_000]) } else { client(BINARY, vec![1; 60_000]) };
+    // Until this side is told.
+    while stays.offer_bytes(&frame).await.is_ok() {}
+    assert!(stays.read_to_any_end().await.0.is_empty(), "something of the gate's own");
+    let record = gate.tunnel_end().await;
+    assert_eq!((record.ending, record.ended_by), (Some("pong_timeout"), Some("gate")), "{record:?}");
+    let side = if is_client { "downstream" } else { "upstream" };
+    assert!(record.error.as_deref().is_some_and(|error| error.starts_with(side)), "{:?}", record.error);
+    let (received, _) = closed.read_to_any_end().await;
+    assert!(!received.is_empty());
+}
+
+#[tokio::test]
+async fn t6_a_side_that_keeps_its_window_closed_for_pong_timeout_counts_as_gone() {
+    let cases = [(false, false), (false, true), (true, false), (true, true)];
+    join_all(cases.map(|(tls, is_client)| keeps_its_window_closed(tls, is_client))).await;
 }
