@@ -265,7 +265,7 @@ async fn t9_a_drain_within_fragmented_messages_both_ways() {
 async fn t9_a_message_that_does_not_end_in_close_timeout_gets_the_close_between_its_fragments() {
     for tls in [false, true] {
         let (_backend, gate, mut client_end, mut server_end) =
-            tunnel(tls, "websocket.close_timeout = \"500ms\"").await;
+            tunnel(tls, "websocket.close_timeout = \"2s\"").await;
         server_end.send(server_raw(TEXT, "to be ")).await;
         client_end.expect(server_raw(TEXT, "to be ")).await;
         gate.drain();
@@ -282,7 +282,7 @@ async fn t9_a_message_that_does_not_end_in_close_timeout_gets_the_close_between_
 async fn t9_a_client_that_does_not_answer_has_close_timeout_and_then_the_backend_its_close() {
     for tls in [false, true] {
         let (_backend, gate, mut client_end, mut server_end) =
-            tunnel(tls, "websocket.close_timeout = \"300ms\"").await;
+            tunnel(tls, "websocket.close_timeout = \"2s\"").await;
         gate.drain();
         assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
         client_end.send(client(TEXT, "still here")).await;
@@ -358,8 +358,7 @@ async fn rest_of(peer: &mut Peer) -> Vec<frames::Read> {
 #[tokio::test]
 async fn t5_where_a_side_has_sent_its_close_a_drain_adds_none_that_way() {
     for (tls, by_client) in [(false, true), (false, false), (true, true), (true, false)] {
-        let (_backend, gate, mut client_end, mut server_end) =
-            tunnel(tls, "websocket.close_timeout = \"500ms\"").await;
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, "").await;
         if by_client {
             client_end.send(frames::client_close(1000, "done")).await;
             server_end.expect(frames::client_close(1000, "done")).await;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -549,5 +550,77 @@ async fn t3_what_came_before_a_broken_frame_reaches_a_slow_reader() {
             assert!(broken.starts_with(&rest) && rest.len() <= 500, "{rest:02x?}");
         };
         tokio::join!(send, receive);
+    }
+}
+
+#[tokio::test]
+async fn t3_t13_bytes_that_are_no_tls_break_the_clients_stream_alone() {
+    for within_frame in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(true).await;
+        let frame = client(BINARY, [7; 1000]);
+        let sent = if within_frame { &frame[..500] } else { &frame };
+        client_end.send(sent).await;
+        server_end.expect(sent).await;
+        let mut tcp = client_end.into_tcp();
+        tcp.write_all(&[b'x'; 100]).await.expect("a connected socket");
+        if within_frame {
+            assert!(server_end.expect_reset().await.is_empty());
+        } else {
+            server_end.expect_end().await;
+        }
+        drop(server_end);
+        let record = gate.tunnel_end().await;
+        assert_eq!((record.ending, record.ended_by), (Some("downstream_reset"), Some("downstream")));
+        assert!(record.error.is_some() && record.close.is_none());
+    }
+}
+
+/// Many frames, cut off anywhere, and then an end or a reset.
+async fn cut_anywhere(tls: bool, side: Side, resets: bool, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let (mut bytes, mut boundaries) = (Vec::new(), vec![0]);
+    for _ in 0..random.random_range(1..60) {
+        let length = random.random_range(0..40_000);
+        bytes.extend(side.frame(BINARY, vec![7; length]));
+        boundaries.push(bytes.len());
+    }
+    let cut = if random.random_bool(0.5) {
+        boundaries[random.random_range(0..boundaries.len())]
+    } else {
+        random.random_range(0..=bytes.len())
+    };
+    let (_backend, _gate, client_end, server_end) = tunnel(tls).await;
+    let (mut sender, mut receiver) = side.of((client_end, server_end));
+    let send = async {
+        sender.send(&bytes[..cut]).await;
+        if resets {
+            sender.reset();
+            None
+        } else {
+            sender.shutdown().await;
+            Some(sender)
+        }
+    };
+    let (sender, (received, end)) = tokio::join!(send, receiver.read_to_any_end());
+    let case =
+        format!("tls={tls} {side:?} resets={resets} seed={seed}: {} of {cut}, {end:?}", received.len());
+    assert!(bytes[..cut].starts_with(&received), "other bytes: {case}");
+    assert!(resets || received.len() == cut, "bytes are missing: {case}");
+    // A reset reaches the gate before what was sent last is read.
+    let is_whole = boundaries.contains(&received.len());
+    assert!(is_whole || end.is_err(), "a broken frame with an orderly end: {case}");
+    assert!(resets || !is_whole || end.is_ok(), "whole frames with a broken end: {case}");
+    drop(sender);
+}
+
+#[tokio::test]
+async fn t3_streams_cut_anywhere_end_as_they_stand() {
+    let base: u64 = rand::random();
+    for (tls, side) in
+        [(false, Side::Client), (false, Side::Backend), (true, Side::Client), (true, Side::Backend)]
+    {
+        for resets in [false, true] {
+            join_all((0..8).map(|number| cut_anywhere(tls, side, resets, number ^ base))).await;
+        }
     }
 }

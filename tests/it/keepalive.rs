@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, future::join_all};
 use tokio::time::interval;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -147,7 +147,7 @@ async fn t6_each_side_is_asked_by_itself_and_its_pongs_stay_with_the_gate() {
 async fn t6_off_leaves_the_stream_untouched_byte_for_byte() {
     for tls in [false, true] {
         let keys = "websocket.ping = \"off\"\nwebsocket.ping_interval = \"50ms\"\nwebsocket.pong_timeout = \"50ms\"\n\
-            websocket.idle_timeout = \"1s\"";
+            websocket.idle_timeout = \"2s\"";
         let (_backend, gate, mut client_end, mut server_end) = tunnel(keys, tls).await;
         let imitation = b"wsgate-\0\0\0\0c\0\0\0\x01";
         let up = [
@@ -163,7 +163,7 @@ async fn t6_off_leaves_the_stream_untouched_byte_for_byte() {
         server_end.send(&down).await;
         server_end.expect(&up).await;
         client_end.expect(&down).await;
-        // A second goes by, of twenty intervals, and the next that comes is the Close of an idle tunnel.
+        // Two seconds go by, of twenty intervals each, and the next that comes is the Close of an idle tunnel.
         assert_eq!(frames::read(&mut client_end).await.close_code(), 1001);
         assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
         drop((client_end, server_end));
@@ -212,19 +212,14 @@ async fn t6_clients_alone_or_backends_alone_are_asked() {
 #[tokio::test]
 async fn t6_a_server_that_only_pushes_and_never_reads_lives_on() {
     for tls in [false, true] {
-        let keys = "websocket.ping_interval = \"100ms\"\nwebsocket.pong_timeout = \"200ms\"";
+        let keys = "websocket.ping = \"upstreams\"\nwebsocket.ping_interval = \"100ms\"\nwebsocket.pong_timeout = \"200ms\"";
         let (_backend, gate, mut client_end, mut server_end) = tunnel(keys, tls).await;
         // Twice as long as a silent side that answers would have.
         let mut pace = interval(Duration::from_millis(600));
         for _ in 0..4 {
             pace.tick().await;
             server_end.send(server(TEXT, "news")).await;
-            let mut frame = frames::read(&mut client_end).await;
-            while frame.first == PING_OF_OURS {
-                client_end.send(client(PONG, frame.payload)).await;
-                frame = frames::read(&mut client_end).await;
-            }
-            assert_eq!((frame.first, &frame.payload[..]), (0x81, &b"news"[..]));
+            client_end.expect(server(TEXT, "news")).await;
         }
         // It has been asked, and is still there.
         let mut frame = frames::read(&mut server_end).await;
@@ -243,8 +238,11 @@ async fn t6_a_server_that_only_pushes_and_never_reads_lives_on() {
 #[tokio::test]
 async fn t6_a_side_that_answered_once_and_then_says_nothing_is_cut_and_the_other_ends_bare() {
     for (tls, is_client) in [(false, false), (false, true), (true, false), (true, true)] {
-        let keys = "websocket.ping_interval = \"300ms\"\nwebsocket.pong_timeout = \"300ms\"";
-        let (_backend, gate, mut client_end, mut server_end) = tunnel(keys, tls).await;
+        let asked = if is_client { "clients" } else { "upstreams" };
+        let keys = format!(
+            "websocket.ping = \"{asked}\"\nwebsocket.ping_interval = \"300ms\"\nwebsocket.pong_timeout = \"300ms\""
+        );
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(&keys, tls).await;
         let (dead, stays) =
             if is_client { (&mut client_end, &mut server_end) } else { (&mut server_end, &mut client_end) };
         let of_dead = |opcode, payload: &[u8]| {
@@ -265,9 +263,6 @@ async fn t6_a_side_that_answered_once_and_then_says_nothing_is_cut_and_the_other
                     let _ = stays.offer_bytes(of_other(BINARY, b"and you?")).await;
                 }
                 frame = frames::next(stays) => match frame {
-                    Some(frame) if frame.first == PING_OF_OURS => {
-                        let _ = stays.offer_bytes(of_other(PONG, &frame.payload)).await;
-                    }
                     Some(frame) => said.push(frame.payload),
                     None => break,
                 },
@@ -315,4 +310,30 @@ async fn t6_pings_go_between_fragments_and_never_into_a_frame() {
     client_end.send(rest).await;
     server_end.expect(rest).await;
     ping(&mut server_end).await;
+}
+
+async fn keeps_its_window_closed(tls: bool, is_client: bool) {
+    let backend = Backend::listen().await;
+    let keys = "websocket.ping = \"off\"\nwebsocket.pong_timeout = \"1s\"";
+    let setup = Setup::to(backend.address()).route(keys).listener("timeout.write = \"off\"");
+    let gate = if tls { setup.tls(&Pki::new(), "").start() } else { setup.start() };
+    let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
+    let (closed, stays) =
+        if is_client { (&mut client_end, &mut server_end) } else { (&mut server_end, &mut client_end) };
+    let frame = if is_client { server(BINARY, vec![1; 60_000]) } else { client(BINARY, vec![1; 60_000]) };
+    // Until this side is told.
+    while stays.offer_bytes(&frame).await.is_ok() {}
+    assert!(stays.read_to_any_end().await.0.is_empty(), "something of the gate's own");
+    let record = gate.tunnel_end().await;
+    assert_eq!((record.ending, record.ended_by), (Some("pong_timeout"), Some("gate")), "{record:?}");
+    let side = if is_client { "downstream" } else { "upstream" };
+    assert!(record.error.as_deref().is_some_and(|error| error.starts_with(side)), "{:?}", record.error);
+    let (received, _) = closed.read_to_any_end().await;
+    assert!(!received.is_empty());
+}
+
+#[tokio::test]
+async fn t6_a_side_that_keeps_its_window_closed_for_pong_timeout_counts_as_gone() {
+    let cases = [(false, false), (false, true), (true, false), (true, true)];
+    join_all(cases.map(|(tls, is_client)| keeps_its_window_closed(tls, is_client))).await;
 }

@@ -13,7 +13,6 @@ use crate::harness::{
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PONG_TIMEOUT: Duration = Duration::from_secs(1);
-const KEYS: &str = "websocket.ping_interval = \"1s\"\nwebsocket.pong_timeout = \"1s\"";
 
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_secs(6);
@@ -31,6 +30,17 @@ impl Gone {
             Self::Client => "downstream",
             Self::Backend => "upstream",
         }
+    }
+
+    /// The side that is asked: this one alone, as the other one may be slow to answer on a busy machine.
+    fn keys(self) -> String {
+        let asked = match self {
+            Self::Client => "clients",
+            Self::Backend => "upstreams",
+        };
+        format!(
+            "websocket.ping = \"{asked}\"\nwebsocket.ping_interval = \"1s\"\nwebsocket.pong_timeout = \"1s\""
+        )
     }
 }
 
@@ -65,8 +75,8 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    async fn open(case: Case, keys: &str) -> Option<Self> {
-        let namespace = Namespace::new(case.loss)?;
+    async fn open(case: Case, keys: &str) -> Self {
+        let namespace = Namespace::new(case.loss).expect("another network namespace");
         let backend = if case.gone == Gone::Backend { namespace.listen() } else { Backend::listen().await };
         let mut setup = Setup::to(backend.address()).route(keys);
         if case.gone == Gone::Client {
@@ -90,7 +100,7 @@ impl Tunnel {
             Gone::Client => (client_end, server_end),
             Gone::Backend => (server_end, client_end),
         };
-        Some(Self { namespace, gate, gone, stays })
+        Self { namespace, gate, gone, stays }
     }
 }
 
@@ -118,9 +128,9 @@ fn of_gone(gone: Gone, opcode: u8, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Answers Pings, and sends a message now and then if it `sends`, until the stream ends. Returns what else came.
+/// Sends a message now and then if it `sends`, until the stream ends. Returns what came.
 async fn live(mut peer: Peer, gone: Gone, sends: bool) -> Vec<frames::Read> {
-    let mut others = Vec::new();
+    let mut all = Vec::new();
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     let message = of_stays(gone, BINARY, &[7; 2000]);
     loop {
@@ -130,11 +140,8 @@ async fn live(mut peer: Peer, gone: Gone, sends: bool) -> Vec<frames::Read> {
                 let _ = peer.offer_bytes(&message).await;
             }
             frame = frames::next(&mut peer) => match frame {
-                Some(frames::Read { first: 0x89, payload, .. }) => {
-                    peer.send(of_stays(gone, PONG, &payload)).await;
-                }
-                Some(other) => others.push(other),
-                None => return others,
+                Some(frame) => all.push(frame),
+                None => return all,
             },
         }
     }
@@ -150,19 +157,12 @@ async fn expect_bare_end(stays: Peer, case: Case, within: Duration) {
 }
 
 async fn vanishes_after_an_answer(case: Case) {
-    let Some(Tunnel { namespace, gate, mut gone, mut stays }) = Tunnel::open(case, KEYS).await else {
-        return;
-    };
+    let Tunnel { namespace, gate, mut gone, mut stays } = Tunnel::open(case, &case.gone.keys()).await;
     let ping = frames::read(&mut gone).await;
     assert_eq!(ping.first, 0x80 | PING);
     gone.send(of_gone(case.gone, PONG, &ping.payload)).await;
     gone.send(of_gone(case.gone, TEXT, b"last words")).await;
-    let mut said = frames::read(&mut stays).await;
-    while said.first == 0x80 | PING {
-        stays.send(of_stays(case.gone, PONG, &said.payload)).await;
-        said = frames::read(&mut stays).await;
-    }
-    assert_eq!(said.payload, b"last words");
+    assert_eq!(frames::read(&mut stays).await.payload, b"last words");
     namespace.cut();
     expect_bare_end(stays, case, PING_INTERVAL + PONG_TIMEOUT).await;
     expect_dead(&gate, case).await;
@@ -171,12 +171,14 @@ async fn vanishes_after_an_answer(case: Case) {
 
 #[tokio::test]
 async fn t6_a_side_that_vanished_is_found_and_the_other_gets_a_bare_end() {
-    join_all(cases().into_iter().map(vanishes_after_an_answer)).await;
+    if Namespace::new(Loss::Silent).is_some() {
+        join_all(cases().into_iter().map(vanishes_after_an_answer)).await;
+    }
 }
 
 async fn vanishes_while_it_is_sent_to(case: Case, pong_timeout: Duration) {
     let keys = format!("websocket.ping = \"off\"\nwebsocket.pong_timeout = \"{}s\"", pong_timeout.as_secs());
-    let Some(Tunnel { namespace, gate, mut gone, stays }) = Tunnel::open(case, &keys).await else { return };
+    let Tunnel { namespace, gate, mut gone, stays } = Tunnel::open(case, &keys).await;
     gone.send(of_gone(case.gone, TEXT, &[7; 1000])).await;
     namespace.cut();
     let said = vec![frames::Read { first: 0x81, masked: case.gone == Gone::Client, payload: vec![7; 1000] }];
@@ -195,5 +197,7 @@ async fn t6_a_side_that_never_answered_a_ping_is_found_by_what_it_does_not_ackno
         // So much that the kernel learns meanwhile that the neighbour is not there.
         Loss::Unreachable => Duration::from_secs(5),
     };
-    join_all(sent_to.map(|case| vanishes_while_it_is_sent_to(case, within(case)))).await;
+    if Namespace::new(Loss::Silent).is_some() {
+        join_all(sent_to.map(|case| vanishes_while_it_is_sent_to(case, within(case)))).await;
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -21,6 +22,8 @@ pub struct Program {
     pub address: SocketAddr,
     folder: PathBuf,
     said: Arc<Mutex<Vec<String>>>,
+    /// Ends when it has said all that it will.
+    hearing: JoinHandle<()>,
 }
 
 impl Program {
@@ -47,12 +50,12 @@ impl Program {
             .expect("a shell");
         let said: Arc<Mutex<Vec<String>>> = Arc::default();
         let (hears, stderr) = (Arc::clone(&said), child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || {
+        let hearing = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 hears.lock().expect("no panic").push(line);
             }
         });
-        Self { child, address: ([0; 4], 0).into(), folder: folder.to_owned(), said }
+        Self { child, address: ([0; 4], 0).into(), folder: folder.to_owned(), said, hearing }
     }
 
     /// Its process.
@@ -84,12 +87,13 @@ impl Program {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running program");
     }
 
-    /// Waits for its end. Returns its exit code.
+    /// Waits for its end, and for all that it says before. Returns its exit code.
     #[track_caller]
     pub fn ended(&mut self) -> impl Future<Output = Option<i32>> {
         soon("the program to end", async move {
             loop {
-                if let Some(status) = self.child.try_wait().expect("a child") {
+                let status = self.child.try_wait().expect("a child");
+                if let Some(status) = status.filter(|_| self.hearing.is_finished()) {
                     return status.code();
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
