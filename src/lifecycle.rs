@@ -22,17 +22,30 @@ pub struct Permits {
     reserved: usize,
 }
 
-/// The right of one connection to exist; given back on drop.
+/// The right of one connection to exist; given back on drop. A semaphore's own permit, which also knows how many it is, would
+/// be half as large again, and an idle tunnel holds it.
 #[derive(Debug)]
 pub struct Permit {
-    _permit: OwnedSemaphorePermit,
+    from: Arc<Semaphore>,
     is_overload: bool,
 }
 
 impl Permit {
+    fn new(taken: OwnedSemaphorePermit, is_overload: bool) -> Self {
+        let from = Arc::clone(taken.semaphore());
+        taken.forget();
+        Self { from, is_overload }
+    }
+
     /// There were too many connections already: this one is answered with 503.
     pub fn is_overload(&self) -> bool {
         self.is_overload
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.from.add_permits(1);
     }
 }
 
@@ -52,7 +65,7 @@ impl Permits {
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
     pub async fn acquire(&self) -> Permit {
         if let Ok(permit) = Arc::clone(&self.served).try_acquire_owned() {
-            return Permit { _permit: permit, is_overload: false };
+            return Permit::new(permit, false);
         }
         let (permit, is_overload) = tokio::select! {
             biased;
@@ -60,7 +73,7 @@ impl Permits {
             permit = Arc::clone(&self.reserve).acquire_owned() => (permit, true),
         };
         match permit {
-            Ok(permit) => Permit { _permit: permit, is_overload },
+            Ok(permit) => Permit::new(permit, is_overload),
             // The semaphores are never closed.
             Err(_) => std::future::pending().await,
         }
@@ -193,36 +206,41 @@ impl DrainHandle {
 /// Counts what is open, and lets others wait for the end of it.
 #[derive(Debug, Clone)]
 pub struct Tracker {
-    count: Arc<AtomicUsize>,
-    changed: Arc<watch::Sender<()>>,
+    open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    count: AtomicUsize,
+    changed: watch::Sender<()>,
 }
 
 /// One that is counted, until it is dropped.
 #[derive(Debug)]
 pub struct Tracked {
-    tracker: Tracker,
+    open: Arc<Open>,
 }
 
 impl Tracker {
     /// A tracker of nothing.
     pub fn new() -> Self {
-        Self { count: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
+        Self { open: Arc::new(Open { count: AtomicUsize::new(0), changed: watch::Sender::new(()) }) }
     }
 
     /// Counts one more.
     pub fn track(&self) -> Tracked {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Tracked { tracker: self.clone() }
+        self.open.count.fetch_add(1, Ordering::Relaxed);
+        Tracked { open: Arc::clone(&self.open) }
     }
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        self.open.count.load(Ordering::Acquire)
     }
 
     /// Waits until none is open.
     pub async fn empty(&self) {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.open.changed.subscribe();
         while self.count() > 0 {
             if changed.changed().await.is_err() {
                 return;
@@ -239,8 +257,8 @@ impl Default for Tracker {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.tracker.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tracker.changed.send_replace(());
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.changed.send_replace(());
         }
     }
 }
