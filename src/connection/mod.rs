@@ -179,7 +179,7 @@ async fn set_up(
         Some(acceptor) => {
             let timeout = listener.config.timeout.tls_handshake;
             match shake_hands(acceptor, socket, &gate.tls_permits, tls_permit, timeout).await {
-                Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
+                Ok(accepted) => (Downstream::Tls(accepted.stream), Some(accepted.info)),
                 // A port check, which says nothing on a plain listener either.
                 Err(TlsFailure::Silent) => return None,
                 Err(failure) => {
