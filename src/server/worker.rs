@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        connection::Snapshot,
+        connection::{Connection, Snapshot},
         lifecycle::{Drain, DrainHandle, TlsPermits},
         telemetry::AccessSink,
     };
@@ -152,6 +152,13 @@ mod tests {
         });
         let open = Tracker::new();
         (Worker::start(0, &gate, &open).unwrap(), order, open)
+    }
+
+    #[test]
+    fn t10_an_idle_tunnel_has_a_small_task() {
+        // tokio adds 88 bytes, and what it allocates is a multiple of 128.
+        let size = size_of::<Task<Connection>>() + 88;
+        assert!(size <= 768, "{size}");
     }
 
     #[test]
