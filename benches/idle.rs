@@ -413,29 +413,30 @@ where
 
 /// Sends a message through each tunnel, and awaits it back.
 async fn use_all(open: Vec<Tunnel>) -> Fallible<Vec<Tunnel>> {
-    let payload: Vec<u8> = (0..=u8::MAX).cycle().take(MESSAGE).collect();
-    let (message, echo) =
-        (&frame(BINARY, &payload, Some([0x37, 0xfa, 0x21, 0x3d])), &frame(BINARY, &payload, None));
+    let payload = &(0..=u8::MAX).cycle().take(MESSAGE).collect::<Vec<_>>();
+    let message = &frame(BINARY, payload, Some([0x37, 0xfa, 0x21, 0x3d]));
     each(open, |mut tunnel| async move {
         tunnel.write_all(message).await?;
         tunnel.flush().await?;
-        let mut answer = vec![0; echo.len()];
-        tunnel.read_exact(&mut answer).await?;
-        if answer == *echo { Ok(tunnel) } else { Err("an echo was not what had been sent".into()) }
+        let (first, echo) = read_frame(&mut tunnel).await?;
+        if first == BINARY && echo == *payload {
+            Ok(tunnel)
+        } else {
+            Err("an echo is not what was sent".into())
+        }
     })
     .await
 }
 
 /// Takes each tunnel through the closing handshake.
 async fn close(open: Vec<Tunnel>) -> Fallible<()> {
-    let normal = 1000_u16.to_be_bytes();
-    let (ours, theirs) = (&frame(CLOSE, &normal, Some([0; 4])), &frame(CLOSE, &normal, None));
+    let normal = &frame(CLOSE, &1000_u16.to_be_bytes(), Some([0; 4]));
     each(open, |mut tunnel| async move {
-        tunnel.write_all(ours).await?;
+        tunnel.write_all(normal).await?;
         tunnel.flush().await?;
-        let mut rest = Vec::new();
-        tunnel.read_to_end(&mut rest).await?;
-        if rest == *theirs { Ok(()) } else { Err("a tunnel did not end with its Close".into()) }
+        let (first, _) = read_frame(&mut tunnel).await?;
+        let rest = tunnel.read(&mut [0]).await?;
+        if first == CLOSE && rest == 0 { Ok(()) } else { Err("a tunnel did not end with its Close".into()) }
     })
     .await?;
     Ok(())
@@ -454,19 +455,32 @@ async fn echo(mut socket: TcpStream) -> io::Result<()> {
     read_head(&mut socket).await?;
     socket.write_all(AGREED).await?;
     loop {
+        let (first, payload) = read_frame(&mut socket).await?;
+        socket.write_all(&frame(first, &payload, None)).await?;
+        if first == CLOSE {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads the next frame that is no Ping or Pong, and unmasks it.
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
+    loop {
         let mut start = [0; 2];
-        socket.read_exact(&mut start).await?;
+        stream.read_exact(&mut start).await?;
         let length = match start[1] & 0x7f {
-            126 => socket.read_u16().await?.into(),
+            126 => stream.read_u16().await?.into(),
             short => usize::from(short),
         };
-        let mask = socket.read_u32().await?.to_be_bytes();
+        let mut mask = [0; 4];
+        if start[1] & 0x80 != 0 {
+            stream.read_exact(&mut mask).await?;
+        }
         let mut payload = vec![0; length];
-        socket.read_exact(&mut payload).await?;
+        stream.read_exact(&mut payload).await?;
         payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-        socket.write_all(&frame(start[0], &payload, None)).await?;
-        if start[0] == CLOSE {
-            return Ok(());
+        if start[0] == BINARY || start[0] == CLOSE {
+            return Ok((start[0], payload));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 
 /// Connections past the maximum that are told so with a 503, before accept pauses.
 const RESERVE: usize = 64;
@@ -16,36 +16,59 @@ const RESERVED_FDS: u64 = 128;
 /// Bounds the downstream connections of the process (rule S2).
 #[derive(Debug, Clone)]
 pub struct Permits {
-    served: Arc<Semaphore>,
-    reserve: Arc<Semaphore>,
-    total: usize,
-    reserved: usize,
+    served: Arc<Places>,
+    reserve: Arc<Places>,
 }
 
-/// The right of one connection to exist; given back on drop. A semaphore's own permit, which also knows how many it is, would
-/// be half as large again, and an idle tunnel holds it.
+/// Room for a number of connections.
+#[derive(Debug)]
+struct Places {
+    free: Semaphore,
+    total: usize,
+    is_reserve: bool,
+}
+
+/// The right of one connection to exist; given back on drop. Every idle tunnel holds one, so it is a pointer and no more.
 #[derive(Debug)]
 pub struct Permit {
-    from: Arc<Semaphore>,
-    is_overload: bool,
+    places: Arc<Places>,
 }
 
 impl Permit {
-    fn new(taken: OwnedSemaphorePermit, is_overload: bool) -> Self {
-        let from = Arc::clone(taken.semaphore());
-        taken.forget();
-        Self { from, is_overload }
-    }
-
     /// There were too many connections already: this one is answered with 503.
     pub fn is_overload(&self) -> bool {
-        self.is_overload
+        self.places.is_reserve
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.from.add_permits(1);
+        self.places.free.add_permits(1);
+    }
+}
+
+impl Places {
+    fn new(total: usize, is_reserve: bool) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(total), total, is_reserve })
+    }
+
+    /// Waits for a place.
+    async fn take(self: &Arc<Self>) -> Permit {
+        match self.free.acquire().await {
+            Ok(taken) => self.permit(taken),
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A permit that gives back by itself what was taken.
+    fn permit(self: &Arc<Self>, taken: SemaphorePermit<'_>) -> Permit {
+        taken.forget();
+        Permit { places: Arc::clone(self) }
+    }
+
+    fn in_use(&self) -> usize {
+        self.total - self.free.available_permits()
     }
 }
 
@@ -53,35 +76,21 @@ impl Permits {
     /// Permits for `total` connections, and a small reserve for refusals.
     pub fn new(total: usize) -> Self {
         let total = total.min(Semaphore::MAX_PERMITS);
-        let reserved = RESERVE.min(total);
-        Self {
-            served: Arc::new(Semaphore::new(total)),
-            reserve: Arc::new(Semaphore::new(reserved)),
-            total,
-            reserved,
-        }
+        Self { served: Places::new(total, false), reserve: Places::new(RESERVE.min(total), true) }
     }
 
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
     pub async fn acquire(&self) -> Permit {
-        if let Ok(permit) = Arc::clone(&self.served).try_acquire_owned() {
-            return Permit::new(permit, false);
-        }
-        let (permit, is_overload) = tokio::select! {
+        tokio::select! {
             biased;
-            permit = Arc::clone(&self.served).acquire_owned() => (permit, false),
-            permit = Arc::clone(&self.reserve).acquire_owned() => (permit, true),
-        };
-        match permit {
-            Ok(permit) => Permit::new(permit, is_overload),
-            // The semaphores are never closed.
-            Err(_) => std::future::pending().await,
+            permit = self.served.take() => permit,
+            permit = self.reserve.take() => permit,
         }
     }
 
     /// Permits that are out.
     pub fn in_use(&self) -> usize {
-        self.total - self.served.available_permits() + self.reserved - self.reserve.available_permits()
+        self.served.in_use() + self.reserve.in_use()
     }
 }
 
