@@ -295,7 +295,7 @@ impl Gate {
         let idle = self.memory_at_rest().await?;
         let cpu = self.cpu()?;
         let open = use_all(open).await?;
-        let cpu = self.cpu()? - cpu;
+        let cpu = self.cpu()?.saturating_sub(cpu);
         let used = self.memory_at_rest().await?;
         close(open).await?;
         self.has_descriptors(descriptors).await?;
@@ -489,12 +489,11 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Ve
 fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     let mut frame = vec![first];
-    match u8::try_from(payload.len()) {
-        Ok(short @ 0..=125) => frame.push(mask_bit | short),
-        _ => {
-            frame.push(mask_bit | 126);
-            frame.extend(u16::try_from(payload.len()).expect("a short payload").to_be_bytes());
-        }
+    if let Ok(short @ 0..=125) = u8::try_from(payload.len()) {
+        frame.push(mask_bit | short);
+    } else {
+        frame.push(mask_bit | 0x7e);
+        frame.extend(u16::try_from(payload.len()).expect("a short payload").to_be_bytes());
     }
     frame.extend(mask.iter().flatten());
     frame.extend(payload.iter().zip(mask.unwrap_or_default().iter().cycle()).map(|(byte, mask)| byte ^ mask));
