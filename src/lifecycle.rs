@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Connections past the maximum that are told so with a 503, before accept pauses.
 const RESERVE: usize = 64;
@@ -62,7 +62,7 @@ impl Places {
     }
 
     /// A permit that gives back by itself what was taken.
-    fn permit(self: &Arc<Self>, taken: SemaphorePermit<'_>) -> Permit {
+    fn permit(self: &Arc<Self>, taken: tokio::sync::SemaphorePermit<'_>) -> Permit {
         taken.forget();
         Permit { places: Arc::clone(self) }
     }
