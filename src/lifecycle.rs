@@ -22,23 +22,59 @@ const RESERVED_FDS: u64 = 128;
 /// Bounds the downstream connections of the process (rule S2).
 #[derive(Debug, Clone)]
 pub struct Permits {
-    served: Arc<Semaphore>,
-    reserve: Arc<Semaphore>,
-    total: usize,
-    reserved: usize,
+    served: Arc<Places>,
+    reserve: Arc<Places>,
 }
 
-/// The right of one connection to exist; given back on drop.
+/// Room for a number of connections.
+#[derive(Debug)]
+struct Places {
+    free: Semaphore,
+    total: usize,
+    is_reserve: bool,
+}
+
+/// The right of one connection to exist; given back on drop. Every idle tunnel holds one, so it is a pointer and no more.
 #[derive(Debug)]
 pub struct Permit {
-    _permit: OwnedSemaphorePermit,
-    is_overload: bool,
+    places: Arc<Places>,
 }
 
 impl Permit {
     /// There were too many connections already: this one is answered with 503.
     pub fn is_overload(&self) -> bool {
-        self.is_overload
+        self.places.is_reserve
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.places.free.add_permits(1);
+    }
+}
+
+impl Places {
+    fn new(total: usize, is_reserve: bool) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(total), total, is_reserve })
+    }
+
+    /// Waits for a place.
+    async fn take(self: &Arc<Self>) -> Permit {
+        match self.free.acquire().await {
+            Ok(taken) => self.permit(taken),
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A permit that gives back by itself what was taken.
+    fn permit(self: &Arc<Self>, taken: tokio::sync::SemaphorePermit<'_>) -> Permit {
+        taken.forget();
+        Permit { places: Arc::clone(self) }
+    }
+
+    fn in_use(&self) -> usize {
+        self.total - self.free.available_permits()
     }
 }
 
@@ -46,35 +82,21 @@ impl Permits {
     /// Permits for `total` connections, and a small reserve for refusals.
     pub fn new(total: usize) -> Self {
         let total = total.min(Semaphore::MAX_PERMITS);
-        let reserved = RESERVE.min(total);
-        Self {
-            served: Arc::new(Semaphore::new(total)),
-            reserve: Arc::new(Semaphore::new(reserved)),
-            total,
-            reserved,
-        }
+        Self { served: Places::new(total, false), reserve: Places::new(RESERVE.min(total), true) }
     }
 
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
     pub async fn acquire(&self) -> Permit {
-        if let Ok(permit) = Arc::clone(&self.served).try_acquire_owned() {
-            return Permit { _permit: permit, is_overload: false };
-        }
-        let (permit, is_overload) = tokio::select! {
+        tokio::select! {
             biased;
-            permit = Arc::clone(&self.served).acquire_owned() => (permit, false),
-            permit = Arc::clone(&self.reserve).acquire_owned() => (permit, true),
-        };
-        match permit {
-            Ok(permit) => Permit { _permit: permit, is_overload },
-            // The semaphores are never closed.
-            Err(_) => std::future::pending().await,
+            permit = self.served.take() => permit,
+            permit = self.reserve.take() => permit,
         }
     }
 
     /// Permits that are out.
     pub fn in_use(&self) -> usize {
-        self.total - self.served.available_permits() + self.reserved - self.reserve.available_permits()
+        self.served.in_use() + self.reserve.in_use()
     }
 }
 
@@ -225,36 +247,41 @@ impl DrainHandle {
 /// Counts what is open, and lets others wait for the end of it.
 #[derive(Debug, Clone)]
 pub struct Tracker {
-    count: Arc<AtomicUsize>,
-    changed: Arc<watch::Sender<()>>,
+    open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    count: AtomicUsize,
+    changed: watch::Sender<()>,
 }
 
 /// One that is counted, until it is dropped.
 #[derive(Debug)]
 pub struct Tracked {
-    tracker: Tracker,
+    open: Arc<Open>,
 }
 
 impl Tracker {
     /// A tracker of nothing.
     pub fn new() -> Self {
-        Self { count: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
+        Self { open: Arc::new(Open { count: AtomicUsize::new(0), changed: watch::Sender::new(()) }) }
     }
 
     /// Counts one more.
     pub fn track(&self) -> Tracked {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Tracked { tracker: self.clone() }
+        self.open.count.fetch_add(1, Ordering::Relaxed);
+        Tracked { open: Arc::clone(&self.open) }
     }
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        self.open.count.load(Ordering::Acquire)
     }
 
     /// Waits until none is open.
     pub async fn empty(&self) {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.open.changed.subscribe();
         while self.count() > 0 {
             if changed.changed().await.is_err() {
                 return;
@@ -271,8 +298,8 @@ impl Default for Tracker {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.tracker.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tracker.changed.send_replace(());
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.changed.send_replace(());
         }
     }
 }

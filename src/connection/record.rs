@@ -209,13 +209,17 @@ impl ExchangeRecord {
         Some(Box::new(TunnelRecord {
             access: self.access.clone(),
             client: Arc::clone(client),
-            words: [&*record.host, &record.target, record.subprotocol.as_deref().unwrap_or_default()]
-                .join(TunnelRecord::BETWEEN)
-                .into(),
+            words: [
+                &*record.host,
+                &record.target,
+                record.subprotocol.as_deref().unwrap_or_default(),
+                &record.request_id,
+            ]
+            .join(TunnelRecord::BETWEEN)
+            .into(),
             listener: record.listener,
             route: record.route,
             endpoint: record.endpoint,
-            request_id: record.request_id,
             opened: Instant::now(),
             ended: false,
         }))
@@ -244,8 +248,7 @@ pub(super) struct TunnelRecord {
     client: Arc<Client>,
     route: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    request_id: Box<str>,
-    /// Host, target and subprotocol.
+    /// Host, target, subprotocol and request id.
     words: Box<str>,
     opened: Instant,
     ended: bool,
@@ -294,7 +297,7 @@ impl TunnelRecord {
         record.host = word().into();
         record.target = word().into();
         record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
-        record.request_id.clone_from(&self.request_id);
+        record.request_id = word().into();
         record.route.clone_from(&self.route);
         record.endpoint.clone_from(&self.endpoint);
         record.status = Some(101);

@@ -9,7 +9,7 @@ use rustls::{
 use super::*;
 
 /// A client and its stream on the gate, over a loopback socket.
-async fn connect_over_sockets(gate: &Gate) -> (client::TlsStream<TcpStream>, TlsStream<Socket>) {
+async fn connect_over_sockets(gate: &Gate) -> (client::TlsStream<TcpStream>, Box<TlsStream<Socket>>) {
     let (client, socket) = sockets().await;
     let (client, accepted) = gate.connect_over(socket, client, gate.authority.client(&[&TLS13])).await;
     (client, accepted.stream)
@@ -409,7 +409,5 @@ async fn t10_an_idle_stream_holds_no_buffer_and_is_small() {
     read_some(&mut client, 30_000).await;
     assert_eq!(stream.capacity(), 0);
     let size = size_of::<TlsStream<Socket>>();
-    let session = size_of::<UnbufferedServerConnection>();
-    assert!(size <= 192, "{size}");
-    assert!(session <= 1400, "{session}");
+    assert!(size <= 1280, "{size}, of which {} are rustls'", size_of::<UnbufferedServerConnection>());
 }
