@@ -402,8 +402,7 @@ mod tests {
             client: Arc::new(Client { address: Some(SocketAddr::from(([192, 0, 2, 1], 5))), tls: None }),
             route: Some("main".into()),
             endpoint: Some("127.0.0.1:9000".into()),
-            request_id: "id".into(),
-            words: ["a.example", "/chat", "graphql"].join(TunnelRecord::BETWEEN).into(),
+            words: ["a.example", "/chat", "graphql", "id"].join(TunnelRecord::BETWEEN).into(),
             opened: Instant::now(),
             ended: false,
         }
