@@ -215,8 +215,8 @@ async fn t6_t9_a_ping_that_waits_gives_way_to_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn t6_t9_nobody_is_asked_or_dead_in_a_drain() {
-    let limits = Limits { close: Some(INTERVAL * 10), ..PINGED };
+async fn t6_t9_nobody_is_asked_or_dead_or_idle_in_a_drain() {
+    let limits = Limits { close: Some(INTERVAL * 10), idle: Some(INTERVAL * 5), ..PINGED };
     let mut open = SetUp { limits, ..SetUp::default() }.open();
     for side in [Side::Downstream, Side::Upstream] {
         let (peer, _) = pair(&mut open, side);
