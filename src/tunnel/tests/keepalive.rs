@@ -884,6 +884,11 @@ async fn t6_a_gate_that_was_stopped_reads_before_it_judges() {
         assert!(poll(&mut tunnel).is_pending());
         tokio::time::advance(SECOND * 2).await;
         assert!(poll(&mut tunnel).is_pending());
+        let (peer, other) =
+            if side == Side::Downstream { (&mut client, &mut backend) } else { (&mut backend, &mut client) };
+        peer.send(&text(side, "still here")).await;
+        assert!(poll(&mut tunnel).is_pending());
+        other.expect(&text(side, "still here")).await;
     }
 }
 
