@@ -158,9 +158,18 @@ struct Order {
     /// Read on the path of bytes, hence no lock.
     stage: AtomicU8,
     /// Set before the stage is.
-    began: OnceLock<Instant>,
+    began: OnceLock<Began>,
+    open: Tracker,
     spread: Duration,
     changed: watch::Sender<()>,
+}
+
+/// How a drain began.
+#[derive(Debug)]
+struct Began {
+    at: Instant,
+    /// So many were open.
+    open: usize,
 }
 
 impl Drain {
@@ -169,6 +178,7 @@ impl Drain {
         let order = Arc::new(Order {
             stage: AtomicU8::new(RUNNING),
             began: OnceLock::new(),
+            open: Tracker::new(),
             spread,
             changed: watch::Sender::new(()),
         });
@@ -182,8 +192,8 @@ impl Drain {
 
     /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
     pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
-        let began = *self.order.began.get().filter(|_| self.is_draining())?;
-        Some(began + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)))
+        let began = self.order.began.get().filter(|_| self.is_draining())?;
+        Some(began.at + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)))
     }
 
     /// What is still open is cut.
@@ -221,6 +231,16 @@ impl DrainHandle {
         Drain { order: Arc::clone(&self.order) }
     }
 
+    /// Counts what it drains.
+    pub fn open(&self) -> &Tracker {
+        &self.order.open
+    }
+
+    /// How many were open when the drain began, before any of them knew; how many are, if it has not.
+    pub fn began_with(&self) -> usize {
+        self.order.began.get().map_or_else(|| self.order.open.count(), |began| began.open)
+    }
+
     /// Begins the drain.
     pub fn drain(&self) {
         self.advance(DRAINING);
@@ -237,7 +257,7 @@ impl DrainHandle {
     }
 
     fn advance(&self, to: u8) {
-        self.order.began.get_or_init(Instant::now);
+        self.order.began.get_or_init(|| Began { at: Instant::now(), open: self.order.open.count() });
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
         }
@@ -341,10 +361,13 @@ mod tests {
     #[tokio::test]
     async fn a_drain_advances_and_never_goes_back() {
         let (handle, drain) = Drain::new(Duration::from_secs(10));
+        let open = handle.open().track();
         assert!(!drain.is_draining() && drain.leaves_at(0.5).is_none());
         let before = Instant::now();
         handle.drain();
         drain.draining().await;
+        drop(open);
+        assert_eq!((handle.began_with(), handle.open().count()), (1, 0));
         let leaves = drain.leaves_at(0.5).expect("a moment");
         assert!((before..=Instant::now()).contains(&(leaves - Duration::from_secs(5))));
         assert!(drain.is_draining() && !drain.is_shutdown());

@@ -86,7 +86,7 @@ impl Server {
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
             redact: config.log.redact.clone().into(),
         });
-        let open = Tracker::new();
+        let open = order.open().clone();
         let workers = (0..config.server.workers.get())
             .map(|id| Worker::start(id, &gate, &open))
             .collect::<io::Result<Vec<_>>>()
@@ -194,7 +194,7 @@ fn spread(server: &config::Server) -> Duration {
 
 /// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts. Returns how many it cut.
 async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> usize {
-    let began = open.count();
+    let began = order.began_with();
     tracing::info!(open = began, "draining");
     let signal = order.signal();
     let expired = async {

@@ -591,7 +591,7 @@ async fn cut_anywhere(tls: bool, side: Side, resets: bool, seed: u64) {
     };
     let (_backend, _gate, client_end, server_end) = tunnel(tls).await;
     let (mut sender, mut receiver) = side.of((client_end, server_end));
-    let sends = async {
+    let sending = async {
         sender.send(&bytes[..cut]).await;
         if resets {
             sender.reset();
@@ -601,15 +601,15 @@ async fn cut_anywhere(tls: bool, side: Side, resets: bool, seed: u64) {
             Some(sender)
         }
     };
-    let (kept, (got, end)) = tokio::join!(sends, receiver.read_to_any_end());
-    let case = format!("tls={tls} {side:?} resets={resets} seed={seed}: {} of {cut}, {end:?}", got.len());
-    assert!(bytes[..cut].starts_with(&got), "other bytes: {case}");
-    assert!(resets || got.len() == cut, "bytes are missing: {case}");
+    let (sender, (arrived, end)) = tokio::join!(sending, receiver.read_to_any_end());
+    let case = format!("tls={tls} {side:?} resets={resets} seed={seed}: {} of {cut}, {end:?}", arrived.len());
+    assert!(bytes[..cut].starts_with(&arrived), "other bytes: {case}");
+    assert!(resets || arrived.len() == cut, "bytes are missing: {case}");
     // A reset reaches the gate before what was sent last is read.
-    let is_whole = boundaries.contains(&got.len());
+    let is_whole = boundaries.contains(&arrived.len());
     assert!(is_whole || end.is_err(), "a broken frame with an orderly end: {case}");
     assert!(resets || !is_whole || end.is_ok(), "whole frames with a broken end: {case}");
-    drop(kept);
+    drop(sender);
 }
 
 #[tokio::test]
