@@ -2,6 +2,10 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
+# The allocator is built from C, by make.
+RUN apt-get -qq update \
+ && apt-get -qq install -y --no-install-recommends make \
+ && rm -rf /var/lib/apt/lists/*
 # .dockerignore lets through what the build reads, and nothing else.
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -31,6 +31,13 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
         let _ = period;
     }
 
+    /// Ready when nothing waits in the kernel to be sent, so that a reset takes along no more than what is on the wire. Only
+    /// for a stream to which nothing more will be written.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+
     /// Whether the end of the stream, once read, was a truncation: TLS without its `close_notify`.
     fn was_truncated(&self) -> bool {
         false
@@ -176,11 +183,61 @@ impl<S: Stream> Stream for Buffered<S> {
         self.stream.bound_unacknowledged(period);
     }
 
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_sent(cx)
+    }
+
     fn was_truncated(&self) -> bool {
         self.stream.was_truncated()
     }
 
     fn unsent(&self) -> usize {
         self.stream.unsent()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::{
+        wire::{Pace, wire},
+        *,
+    };
+
+    #[tokio::test]
+    async fn t10_a_tail_that_was_taken_holds_no_memory() {
+        let (stream, mut peer) = wire(Pace::FAST);
+        let mut stream = Buffered::new(stream);
+        peer.send(&[b'x'; 10_000]).await;
+        assert_eq!(stream.fill(usize::MAX).await.unwrap(), 10_000);
+        stream.consume(9_999);
+        assert_eq!(stream.tail(), b"x");
+        stream.consume(1);
+        assert_eq!(stream.tail.capacity(), 0);
+
+        stream.put_back(&[b'y'; 10_000]);
+        let mut part = [0; 4_000];
+        for count in [4_000, 4_000, 2_000] {
+            assert!(!stream.tail().is_empty());
+            assert_eq!(stream.read(&mut part).await.unwrap(), count);
+        }
+        assert_eq!(stream.tail.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn s2_a_tail_of_which_a_part_is_always_left_does_not_grow() {
+        let (stream, mut peer) = wire(Pace::FAST);
+        let mut stream = Buffered::new(stream);
+        stream.put_back(b"ab");
+        for _ in 0..10_000 {
+            peer.send(b"abcdefgh").await;
+            stream.fill(usize::MAX).await.unwrap();
+            stream.consume(8);
+            assert_eq!(stream.tail().len(), 2);
+        }
+        assert!(stream.tail.capacity() < 100, "{}", stream.tail.capacity());
+        let (_, tail) = stream.into_parts();
+        assert_eq!(tail, b"gh");
     }
 }

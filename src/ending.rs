@@ -28,6 +28,15 @@ pub enum Side {
 }
 
 impl Side {
+    /// The peers' other side; the gate's is the client's.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream | Self::Gate => Self::Downstream,
+        }
+    }
+
     /// Its stable name in logs and metrics.
     pub fn label(self) -> &'static str {
         match self {

@@ -22,23 +22,59 @@ const RESERVED_FDS: u64 = 128;
 /// Bounds the downstream connections of the process (rule S2).
 #[derive(Debug, Clone)]
 pub struct Permits {
-    served: Arc<Semaphore>,
-    reserve: Arc<Semaphore>,
-    total: usize,
-    reserved: usize,
+    served: Arc<Places>,
+    reserve: Arc<Places>,
 }
 
-/// The right of one connection to exist; given back on drop.
+/// Room for a number of connections.
+#[derive(Debug)]
+struct Places {
+    free: Semaphore,
+    total: usize,
+    is_reserve: bool,
+}
+
+/// The right of one connection to exist; given back on drop. Every idle tunnel holds one, so it is a pointer and no more.
 #[derive(Debug)]
 pub struct Permit {
-    _permit: OwnedSemaphorePermit,
-    is_overload: bool,
+    places: Arc<Places>,
 }
 
 impl Permit {
     /// There were too many connections already: this one is answered with 503.
     pub fn is_overload(&self) -> bool {
-        self.is_overload
+        self.places.is_reserve
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.places.free.add_permits(1);
+    }
+}
+
+impl Places {
+    fn new(total: usize, is_reserve: bool) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(total), total, is_reserve })
+    }
+
+    /// Waits for a place.
+    async fn take(self: &Arc<Self>) -> Permit {
+        match self.free.acquire().await {
+            Ok(taken) => self.permit(taken),
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A permit that gives back by itself what was taken.
+    fn permit(self: &Arc<Self>, taken: tokio::sync::SemaphorePermit<'_>) -> Permit {
+        taken.forget();
+        Permit { places: Arc::clone(self) }
+    }
+
+    fn in_use(&self) -> usize {
+        self.total - self.free.available_permits()
     }
 }
 
@@ -46,35 +82,21 @@ impl Permits {
     /// Permits for `total` connections, and a small reserve for refusals.
     pub fn new(total: usize) -> Self {
         let total = total.min(Semaphore::MAX_PERMITS);
-        let reserved = RESERVE.min(total);
-        Self {
-            served: Arc::new(Semaphore::new(total)),
-            reserve: Arc::new(Semaphore::new(reserved)),
-            total,
-            reserved,
-        }
+        Self { served: Places::new(total, false), reserve: Places::new(RESERVE.min(total), true) }
     }
 
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
     pub async fn acquire(&self) -> Permit {
-        if let Ok(permit) = Arc::clone(&self.served).try_acquire_owned() {
-            return Permit { _permit: permit, is_overload: false };
-        }
-        let (permit, is_overload) = tokio::select! {
+        tokio::select! {
             biased;
-            permit = Arc::clone(&self.served).acquire_owned() => (permit, false),
-            permit = Arc::clone(&self.reserve).acquire_owned() => (permit, true),
-        };
-        match permit {
-            Ok(permit) => Permit { _permit: permit, is_overload },
-            // The semaphores are never closed.
-            Err(_) => std::future::pending().await,
+            permit = self.served.take() => permit,
+            permit = self.reserve.take() => permit,
         }
     }
 
     /// Permits that are out.
     pub fn in_use(&self) -> usize {
-        self.total - self.served.available_permits() + self.reserved - self.reserve.available_permits()
+        self.served.in_use() + self.reserve.in_use()
     }
 }
 
@@ -116,7 +138,8 @@ impl TlsPermits {
 /// How far the end of the process has come.
 const RUNNING: u8 = 0;
 const DRAINING: u8 = 1;
-const SHUTDOWN: u8 = 2;
+const HURRIED: u8 = 2;
+const SHUTDOWN: u8 = 3;
 
 /// The order to end; all that lives long listens to it.
 #[derive(Debug, Clone)]
@@ -135,11 +158,20 @@ struct Order {
     /// Read on the path of bytes, hence no lock.
     stage: AtomicU8,
     /// Set before the stage is.
-    began: OnceLock<Instant>,
+    began: OnceLock<Began>,
+    open: Tracker,
     spread: Duration,
     /// The order of the whole, which holds for the part as well.
     whole: Option<Drain>,
     changed: watch::Sender<()>,
+}
+
+/// How a drain began.
+#[derive(Debug)]
+struct Began {
+    at: Instant,
+    /// So many were open.
+    open: usize,
 }
 
 impl Drain {
@@ -157,6 +189,7 @@ impl Drain {
         let order = Arc::new(Order {
             stage: AtomicU8::new(RUNNING),
             began: OnceLock::new(),
+            open: Tracker::new(),
             spread,
             whole,
             changed: watch::Sender::new(()),
@@ -182,7 +215,8 @@ impl Drain {
 
     /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
     pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
-        let own = self.order.began.get().map(|began| *began + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)));
+        let own = self.order.began.get();
+        let own = own.map(|began| began.at + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)));
         let whole = self.order.whole.as_ref().and_then(|whole| whole.leaves_at(lot));
         own.into_iter().chain(whole).min()
     }
@@ -195,6 +229,11 @@ impl Drain {
     /// Waits until the drain begins.
     pub async fn draining(&self) {
         self.reach(DRAINING).await;
+    }
+
+    /// Waits until the drain is to be cut short, or is over.
+    pub async fn hurried(&self) {
+        self.reach(HURRIED).await;
     }
 
     /// Waits until the time of the drain is over.
@@ -227,9 +266,24 @@ impl DrainHandle {
         Drain { order: Arc::clone(&self.order) }
     }
 
+    /// Counts what it drains.
+    pub fn open(&self) -> &Tracker {
+        &self.order.open
+    }
+
+    /// How many were open when the drain began, before any of them knew; how many are, if it has not.
+    pub fn began_with(&self) -> usize {
+        self.order.began.get().map_or_else(|| self.order.open.count(), |began| began.open)
+    }
+
     /// Begins the drain.
     pub fn drain(&self) {
         self.advance(DRAINING);
+    }
+
+    /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
+    pub fn hurry(&self) {
+        self.advance(HURRIED);
     }
 
     /// Ends it: what is still open is cut.
@@ -238,7 +292,7 @@ impl DrainHandle {
     }
 
     fn advance(&self, to: u8) {
-        self.order.began.get_or_init(Instant::now);
+        self.order.began.get_or_init(|| Began { at: Instant::now(), open: self.order.open.count() });
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
             if let Some(whole) = &self.order.whole {
@@ -251,36 +305,41 @@ impl DrainHandle {
 /// Counts what is open, and lets others wait for the end of it.
 #[derive(Debug, Clone)]
 pub struct Tracker {
-    count: Arc<AtomicUsize>,
-    changed: Arc<watch::Sender<()>>,
+    open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    count: AtomicUsize,
+    changed: watch::Sender<()>,
 }
 
 /// One that is counted, until it is dropped.
 #[derive(Debug)]
 pub struct Tracked {
-    tracker: Tracker,
+    open: Arc<Open>,
 }
 
 impl Tracker {
     /// A tracker of nothing.
     pub fn new() -> Self {
-        Self { count: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
+        Self { open: Arc::new(Open { count: AtomicUsize::new(0), changed: watch::Sender::new(()) }) }
     }
 
     /// Counts one more.
     pub fn track(&self) -> Tracked {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Tracked { tracker: self.clone() }
+        self.open.count.fetch_add(1, Ordering::Relaxed);
+        Tracked { open: Arc::clone(&self.open) }
     }
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Acquire)
+        self.open.count.load(Ordering::Acquire)
     }
 
     /// Waits until none is open.
     pub async fn empty(&self) {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.open.changed.subscribe();
         while self.count() > 0 {
             if changed.changed().await.is_err() {
                 return;
@@ -297,8 +356,8 @@ impl Default for Tracker {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.tracker.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tracker.changed.send_replace(());
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.changed.send_replace(());
         }
     }
 }
@@ -340,13 +399,19 @@ mod tests {
     #[tokio::test]
     async fn a_drain_advances_and_never_goes_back() {
         let (handle, drain) = Drain::new(Duration::from_secs(10));
+        let open = handle.open().track();
         assert!(!drain.is_draining() && drain.leaves_at(0.5).is_none());
         let before = Instant::now();
         handle.drain();
         drain.draining().await;
+        drop(open);
+        assert_eq!((handle.began_with(), handle.open().count()), (1, 0));
         let leaves = drain.leaves_at(0.5).expect("a moment");
         assert!((before..=Instant::now()).contains(&(leaves - Duration::from_secs(5))));
         assert!(drain.is_draining() && !drain.is_shutdown());
+        handle.hurry();
+        drain.hurried().await;
+        assert!(!drain.is_shutdown(), "that is for whoever counts");
         handle.shutdown();
         handle.drain();
         drain.shutdown().await;

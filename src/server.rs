@@ -92,7 +92,7 @@ impl Server {
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
             redact: config.log.redact.clone().into(),
         });
-        let open = Tracker::new();
+        let open = order.open().clone();
         let workers = (0..config.server.workers.get())
             .map(|id| Worker::start(id, &gate, &open))
             .collect::<io::Result<Vec<_>>>()
@@ -200,7 +200,7 @@ fn spread(server: &config::Server) -> Duration {
 
 /// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts. Returns how many it cut.
 async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> usize {
-    let began = open.count();
+    let began = order.began_with();
     tracing::info!(open = began, "draining");
     let signal = order.signal();
     let expired = async {
@@ -212,7 +212,7 @@ async fn drain(open: &Tracker, order: &DrainHandle, grace: Option<Duration>) -> 
     tokio::select! {
         () = open.empty() => {}
         () = expired => {}
-        () = signal.shutdown() => {}
+        () = signal.hurried() => {}
         () = report_progress(open, began) => {}
     }
     let cut = open.count();
@@ -232,5 +232,44 @@ async fn report_progress(open: &Tracker, began: usize) {
         tokio::time::sleep(PROGRESS).await;
         let open = open.count();
         tracing::info!(open, drained = began.saturating_sub(open), "draining");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::config::Source;
+
+    pub(super) fn config() -> Config {
+        let text =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
+        let source = Source { name: "test".into(), text: text.into(), folder: ".".into() };
+        Config::parse(&source, &|_| None).unwrap().config
+    }
+
+    /// Waits for the end of a gate to which nobody gives an order.
+    fn outcome(server: Server) -> Outcome {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(server.wait()));
+        told.recv_timeout(Duration::from_secs(20)).expect("the gate ends by itself")
+    }
+
+    #[test]
+    fn a_gate_whose_listeners_have_ended_ends_as_failed() {
+        let mut config = config();
+        // To whoever awaits them, listeners that are gone are as if there had been none.
+        config.listeners.clear();
+        let server = Server::start(&config, AccessSink::memory().0).unwrap();
+        assert_eq!(outcome(server), Outcome { cut: 0, panicked: 0, failed: true });
+    }
+
+    #[test]
+    fn a_gate_whose_accepting_thread_panicked_ends_as_failed() {
+        let mut server = Server::start(&config(), AccessSink::memory().0).unwrap();
+        let accepts = std::mem::replace(&mut server.acceptor, std::thread::spawn(|| panic!("a defect")));
+        assert_eq!(outcome(server), Outcome { cut: 0, panicked: 1, failed: true });
+        accepts.join().unwrap().unwrap();
     }
 }

@@ -3,13 +3,14 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -104,10 +105,38 @@ impl Stream for Socket {
             let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
         }
     }
+
     fn bound_unacknowledged(&mut self, period: Duration) {
         if let Self::Tcp(stream) = self {
             // TCP_USER_TIMEOUT. Only a socket that is already gone refuses it, and its next read says so.
             let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(period));
         }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What a unix socket took is with its receiver.
+        let Self::Tcp(stream) = self else { return Poll::Ready(()) };
+        // From now on it is writable only if there is nothing that it has not sent.
+        if SockRef::from(&*stream).set_tcp_notsent_lowat(1).is_err() {
+            return Poll::Ready(());
+        }
+        loop {
+            // Of a socket that is broken there is nothing to be sent.
+            let is_broken = ready!(stream.poll_write_ready(cx)).is_err();
+            let sent = stream.try_io(Interest::WRITABLE, || expect_writable(stream));
+            let waits = sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            if is_broken || !waits {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+/// Whether it is writable now, whatever it was when that was last told.
+fn expect_writable(stream: &TcpStream) -> io::Result<()> {
+    let mut polled = [PollFd::new(stream, PollFlags::OUT)];
+    match poll(&mut polled, Some(&Timespec::default()))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ mod arguments;
 mod cert;
 mod check;
 mod demo;
+mod memory;
 mod quick;
 mod run;
 mod serve;

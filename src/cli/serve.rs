@@ -9,12 +9,13 @@ use wsgate::{
     telemetry::{self, AccessSink},
 };
 
-use super::{Failure, advice, signals};
+use super::{Failure, advice, memory, signals};
 
 /// Runs the proxy to its end. `announce` gets the addresses when they are bound.
 pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> Result<(), Failure> {
     let Loaded { config, warnings } = loaded;
     telemetry::init(&config.log).map_err(Failure::usage)?;
+    memory::give_back();
     let access = AccessSink::open(&config.log).map_err(Failure::runtime)?;
     for warning in &warnings {
         tracing::warn!("{}", warning.brief());
@@ -33,7 +34,7 @@ pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> 
         move |signal| {
             tracing::warn!("{signal} again: cutting");
             if let Some(order) = &**second {
-                order.shutdown();
+                order.hurry();
             }
         },
     )

@@ -17,7 +17,7 @@ use crate::{
     lifecycle::Drain,
     proto::{
         framing::BodyFraming,
-        head::{HeadError, HeadProgress, Method, RequestHead, Version},
+        head::{HeadError, HeadLimits, HeadProgress, Method, RequestHead, Version},
     },
 };
 
@@ -102,59 +102,42 @@ impl Http1 {
 
     /// Waits for the next request, and reads its head.
     async fn next_head(&mut self, is_overload: bool) -> Arrival {
-        let timeout = self.listener.config.timeout;
-        while self.down.tail().starts_with(b"\r\n") {
-            self.down.consume(2);
-        }
-        if self.down.tail().is_empty() {
-            // Whoever is only to be told that there is no room must not keep the reserve for long.
-            let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
-            let idle_until = idle.map(|period| Instant::now() + period);
-            let patience = patience(self.gate.drain.clone(), self.served == 0);
-            let fill = within(idle_until, self.down.fill(self.listener.head_limits.bytes));
-            let filled = tokio::select! {
-                biased;
-                filled = fill => filled,
-                () = patience => return Arrival::Quiet,
-            };
-            match filled {
-                Some(Ok(1..)) => {}
-                None | Some(Ok(0) | Err(_)) => return Arrival::Quiet,
-            }
+        if !self.begins(is_overload).await {
+            return Arrival::Quiet;
         }
         self.head_began = Instant::now();
-        let due = timeout.request_head.map(|period| self.head_began + period);
+        let due = self.listener.config.timeout.request_head.map(|period| self.head_began + period);
         self.served += 1;
-        match within(due, self.read_head()).await {
+        match within(due, read_head(&mut self.down, &self.listener.head_limits)).await {
             Some(arrival) => arrival,
             None if is_blank(self.down.tail()) => Arrival::Quiet,
             None => Arrival::Refused(Refusal::HeadTimeout),
         }
     }
 
-    /// Reads until a head is complete, or can't become one.
-    async fn read_head(&mut self) -> Arrival {
-        let limits = self.listener.head_limits;
-        let mut progress = HeadProgress::default();
-        loop {
-            let tail = self.down.tail();
-            if progress.is_worth_parsing(tail, &limits) {
-                match RequestHead::parse(tail, &limits) {
-                    Ok(Some((head, length))) => {
-                        self.down.consume(length);
-                        return Arrival::Head(Box::new(head));
-                    }
-                    Ok(None) => {}
-                    Err(error) => return Arrival::Refused(refusal_of_head(error)),
+    /// Waits for the first byte of a request; `false` when there won't be one. Stray empty lines before it are none of it
+    /// (RFC 9112 §2.2), and push nothing back.
+    async fn begins(&mut self, is_overload: bool) -> bool {
+        let timeout = self.listener.config.timeout;
+        // Whoever is only to be told that there is no room must not keep the reserve for long.
+        let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
+        let idle_until = idle.map(|period| Instant::now() + period);
+        let patience = patience(self.gate.drain.clone(), self.served == 0);
+        let begins = async {
+            loop {
+                while self.down.tail().starts_with(b"\r\n") {
+                    self.down.consume(2);
                 }
+                if !self.down.tail().is_empty() {
+                    return true;
+                }
+                let Ok(1..) = self.down.fill(self.listener.head_limits.bytes).await else { return false };
             }
-            // One byte past the limit tells a head that is too large from one that fits.
-            let room = (limits.bytes + 1).saturating_sub(self.down.tail().len());
-            match self.down.fill(room).await {
-                Ok(1..) => {}
-                Ok(0) => return gone(self.down.tail(), None),
-                Err(error) => return gone(self.down.tail(), Some(error)),
-            }
+        };
+        tokio::select! {
+            biased;
+            begins = within(idle_until, begins) => begins.unwrap_or(false),
+            () = patience => false,
         }
     }
 
@@ -245,20 +228,50 @@ impl Http1 {
         let _ = within(Some(Instant::now() + LINGER), self.down.shutdown()).await;
     }
 
-    /// Ends the connection after an answer: the client gets the end of the stream, and what it still sends is read for a
-    /// while, since closing over unread input would reset the answer away.
+    /// Ends the connection after an answer.
     async fn close(&mut self) {
-        let linger = async {
-            self.down.shutdown().await?;
-            self.down.consume(self.down.tail().len());
-            while let count @ 1.. = self.down.fill(usize::MAX).await? {
-                self.down.consume(count);
-            }
-            std::io::Result::Ok(())
-        };
-        // As above.
-        let _ = within(Some(Instant::now() + LINGER), linger).await;
+        linger(&mut self.down).await;
     }
+}
+
+/// Reads until a head is complete, or can't become one.
+async fn read_head(down: &mut Buffered<impl Stream>, limits: &HeadLimits) -> Arrival {
+    let mut progress = HeadProgress::default();
+    loop {
+        let tail = down.tail();
+        if progress.is_worth_parsing(tail, limits) {
+            match RequestHead::parse(tail, limits) {
+                Ok(Some((head, length))) => {
+                    down.consume(length);
+                    return Arrival::Head(Box::new(head));
+                }
+                Ok(None) => {}
+                Err(error) => return Arrival::Refused(refusal_of_head(error)),
+            }
+        }
+        // One byte past the limit tells a head that is too large from one that fits.
+        let room = (limits.bytes + 1).saturating_sub(down.tail().len());
+        match down.fill(room).await {
+            Ok(1..) => {}
+            Ok(0) => return gone(down.tail(), None),
+            Err(error) => return gone(down.tail(), Some(error)),
+        }
+    }
+}
+
+/// Ends a stream: the client gets the end of it, and what it still sends is read for a while, however much that is, since
+/// closing over unread input would reset the answer away.
+async fn linger(down: &mut Buffered<impl Stream>) {
+    let linger = async {
+        down.shutdown().await?;
+        down.consume(down.tail().len());
+        while let count @ 1.. = down.fill(usize::MAX).await? {
+            down.consume(count);
+        }
+        std::io::Result::Ok(())
+    };
+    // Whatever goes wrong now, the connection is over.
+    let _ = within(Some(Instant::now() + LINGER), linger).await;
 }
 
 /// Ends when a drain need not wait for a request any more: at once where the client had its answers, a little later where it
@@ -296,5 +309,81 @@ pub(super) async fn within<T>(due: Option<Instant>, future: impl Future<Output =
     match due {
         Some(due) => timeout_at(due, future).await.ok(),
         None => Some(future.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::{
+        buffered::wire::{Pace, wire},
+        proto::head::work,
+    };
+
+    /// Lingers before a client that sends `chunk` every tenth of a second, ten seconds long at most. Returns how long that
+    /// took, and how much was read.
+    async fn lingers(chunk: &[u8]) -> (Duration, usize) {
+        let (stream, mut client) = wire(Pace::pipe(64 * 1024));
+        let mut down = Buffered::new(stream);
+        down.put_back(b"GET / HTTP/1.1\r\n");
+        let since = Instant::now();
+        let gate = async {
+            linger(&mut down).await;
+            drop(down);
+            since.elapsed()
+        };
+        let sends = async move {
+            client.expect_end(b"").await;
+            assert!(client.was_shut());
+            let mut sent = 0;
+            for _ in 0..100 {
+                if client.pipe.write_all(chunk).await.is_err() {
+                    break;
+                }
+                sent += chunk.len();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            sent
+        };
+        tokio::join!(gate, sends)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t13_a_closing_connection_is_read_on_for_a_time_however_much_comes() {
+        let (took, _) = lingers(b"").await;
+        assert_eq!(took, LINGER);
+        let (took, read) = lingers(b"x").await;
+        assert_eq!(took, LINGER);
+        assert!((49..=51).contains(&read), "{read}");
+        let (took, read) = lingers(&vec![b'x'; 1 << 20]).await;
+        assert_eq!(took, LINGER);
+        assert!(((49 << 20)..=(51 << 20)).contains(&read), "{read}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t13_a_client_that_ends_is_waited_for_no_longer() {
+        let (stream, mut client) = wire(Pace::FAST);
+        let mut down = Buffered::new(stream);
+        client.send(&vec![b'x'; 100_000]).await;
+        client.finish().await;
+        let since = Instant::now();
+        linger(&mut down).await;
+        assert_eq!(since.elapsed(), Duration::ZERO);
+        assert!(client.was_shut() && down.tail().is_empty());
+    }
+
+    #[tokio::test]
+    async fn s1_a_request_head_byte_by_byte_is_no_more_work_than_at_once() {
+        let (stream, mut client) = wire(Pace { read: 1, ..Pace::FAST });
+        let mut down = Buffered::new(stream);
+        let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(30_000));
+        client.send(head.as_bytes()).await;
+        client.finish().await;
+        let before = work::looked();
+        let arrival = read_head(&mut down, &HeadLimits::default()).await;
+        assert!(matches!(arrival, Arrival::Head(_)) && down.tail().is_empty());
+        assert!(work::looked() - before <= work::bound(head.len()), "{}", work::looked() - before);
     }
 }

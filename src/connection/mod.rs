@@ -57,7 +57,8 @@ pub struct Gate {
 pub(crate) struct Client {
     /// `None` on a unix listener.
     address: Option<SocketAddr>,
-    tls: Option<TlsInfo>,
+    /// Boxed, as the record of a tunnel keeps a client for hours, and many have none.
+    tls: Option<Box<TlsInfo>>,
 }
 
 /// The task of one downstream connection.
@@ -183,7 +184,7 @@ async fn set_up(
         Some(acceptor) => {
             let timeout = listener.config.timeout.tls_handshake;
             match shake_hands(acceptor, socket, &gate.tls_permits, tls_permit, timeout).await {
-                Ok(accepted) => (Downstream::Tls(Box::new(accepted.stream)), Some(accepted.info)),
+                Ok(accepted) => (Downstream::Tls(accepted.stream), Some(Box::new(accepted.info))),
                 // A port check, which says nothing on a plain listener either.
                 Err(TlsFailure::Silent) => return None,
                 Err(failure) => {

@@ -209,13 +209,17 @@ impl ExchangeRecord {
         Some(Box::new(TunnelRecord {
             access: self.access.clone(),
             client: Arc::clone(client),
-            words: [&*record.host, &record.target, record.subprotocol.as_deref().unwrap_or_default()]
-                .join(TunnelRecord::BETWEEN)
-                .into(),
+            words: [
+                &*record.host,
+                &record.target,
+                record.subprotocol.as_deref().unwrap_or_default(),
+                &record.request_id,
+            ]
+            .join(TunnelRecord::BETWEEN)
+            .into(),
             listener: record.listener,
             route: record.route,
             endpoint: record.endpoint,
-            request_id: record.request_id,
             opened: Instant::now(),
             ended: false,
         }))
@@ -244,8 +248,7 @@ pub(super) struct TunnelRecord {
     client: Arc<Client>,
     route: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    request_id: Box<str>,
-    /// Host, target and subprotocol.
+    /// Host, target, subprotocol and request id.
     words: Box<str>,
     opened: Instant,
     ended: bool,
@@ -294,7 +297,7 @@ impl TunnelRecord {
         record.host = word().into();
         record.target = word().into();
         record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
-        record.request_id.clone_from(&self.request_id);
+        record.request_id = word().into();
         record.route.clone_from(&self.route);
         record.endpoint.clone_from(&self.endpoint);
         record.status = Some(101);
@@ -343,7 +346,7 @@ fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
         Side::Downstream => of_peer(&report.client)?,
         Side::Upstream => of_peer(&report.backend)?,
         Side::Gate => {
-            let (code, reason) = report.end.close_to(Side::Downstream)?;
+            let (code, reason) = report.own_close?;
             (Some(code), reason.into())
         }
     };
@@ -382,5 +385,66 @@ fn is_private(address: &SocketAddr) -> bool {
         std::net::IpAddr::V6(address) => {
             address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ending::TunnelEnd;
+
+    fn open(access: &AccessSink) -> TunnelRecord {
+        TunnelRecord {
+            access: access.clone(),
+            listener: "127.0.0.1:443".into(),
+            client: Arc::new(Client { address: Some(SocketAddr::from(([192, 0, 2, 1], 5))), tls: None }),
+            route: Some("main".into()),
+            endpoint: Some("127.0.0.1:9000".into()),
+            words: ["a.example", "/chat", "graphql", "id"].join(TunnelRecord::BETWEEN).into(),
+            opened: Instant::now(),
+            ended: false,
+        }
+    }
+
+    #[test]
+    fn t11_a_tunnel_that_is_dropped_with_its_task_leaves_its_record() {
+        let (access, records) = AccessSink::memory();
+        drop(open(&access));
+        let all = records.all();
+        assert_eq!(all.len(), 1);
+        let record = &all[0];
+        assert_eq!((record.kind, record.ending), (Kind::TunnelEnd, Some("drain_timeout")));
+        assert_eq!((record.ended_by, record.phase), (Some("gate"), Some("tunnel")));
+        assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
+        assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
+        assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
+        assert_eq!(
+            (record.route.as_deref(), record.endpoint.as_deref()),
+            (Some("main"), Some("127.0.0.1:9000"))
+        );
+        assert!(record.duration.is_some());
+    }
+
+    #[test]
+    fn t11_a_tunnel_that_has_ended_has_one_record() {
+        let (access, records) = AccessSink::memory();
+        let mut open = open(&access);
+        open.end(&Report {
+            own_close: None,
+            end: TunnelEnd::Idle,
+            ended_by: Side::Gate,
+            first_close: None,
+            open: Duration::from_secs(60),
+            client: Account::default(),
+            backend: Account::default(),
+            client_pings: tunnel::Pings::default(),
+            backend_pings: tunnel::Pings::default(),
+            truncated: false,
+        });
+        drop(open);
+        let endings: Vec<_> = records.all().iter().map(|record| record.ending).collect();
+        assert_eq!(endings, [Some("idle")]);
     }
 }

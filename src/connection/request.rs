@@ -167,9 +167,10 @@ impl<'a> Request<'a> {
         loop {
             let mut connected = self.connect(way, &mut attempt, want).await?;
             let listener = Arc::clone(&self.connection.listener);
-            let head = self.forwarded(way, &connected, Kind::Plain { framing: self.body })?;
+            let kind = Kind::Plain { framing: self.body };
+            let head = self.forwarded(way, &connected, kind)?;
             let set_cookie = attempt.set_cookie(secure);
-            let plan = way.plan(&listener, &self.head, self.body, head, set_cookie.as_deref(), false);
+            let plan = way.plan(&listener, &self.head, kind, head, set_cookie.as_deref());
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let result = match exchange.response_head().await {
@@ -303,10 +304,9 @@ impl Way<'_> {
         &'p self,
         listener: &'p Listener,
         request: &'p RequestHead,
-        body: BodyFraming,
+        kind: Kind,
         head: Vec<u8>,
         set_cookie: Option<&'p str>,
-        is_offer: bool,
     ) -> Plan<'p> {
         let route = &self.route.config;
         let config = self.pool.config();
@@ -314,7 +314,7 @@ impl Way<'_> {
             head,
             method: &request.method,
             client: request.version,
-            body,
+            kind,
             body_limit: route.request_body,
             request_edits: &route.request_headers,
             takes_trailers: request.headers.has_token("te", "trailers"),
@@ -324,14 +324,16 @@ impl Way<'_> {
                 hsts: listener.hsts.as_deref(),
                 set_cookie,
             },
-            is_offer,
             expects_continue: request.headers.has_token("expect", "100-continue"),
             early_bytes: listener.config.limits.early_bytes,
             response_limits: listener.head_limits,
             timeouts: Timeouts {
                 request_body: listener.config.timeout.request_body,
                 write: listener.config.timeout.write,
-                response: if is_offer { config.handshake_timeout } else { config.response_timeout },
+                response: match kind {
+                    Kind::Handshake => config.handshake_timeout,
+                    Kind::Plain { .. } => config.response_timeout,
+                },
                 response_body: config.response_body_timeout,
             },
         }

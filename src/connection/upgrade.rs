@@ -55,7 +55,7 @@ pub(super) async fn establish(
     let set_cookie = attempt.set_cookie(request.connection.client.tls.is_some());
     let listener = Arc::clone(&request.connection.listener);
     let head = request.forwarded(way, &connected, Kind::Handshake)?;
-    let plan = way.plan(&listener, &request.head, request.body, head, set_cookie.as_deref(), true);
+    let plan = way.plan(&listener, &request.head, Kind::Handshake, head, set_cookie.as_deref());
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;

@@ -28,19 +28,54 @@ pub(super) fn hello() -> Response {
 }
 
 pub(super) fn index() -> Response {
-    ([(header::VARY, "accept")], file(HTML, include_str!("pages/index.html"))).into_response()
+    let page = framed("/", "wsgate demo", "", include_str!("pages/index.html"));
+    ([(header::VARY, "accept")], file(HTML, page)).into_response()
+}
+
+/// What is a demo's own in its page.
+struct Demo {
+    path: &'static str,
+    name: &'static str,
+    lead: &'static str,
+    card: &'static str,
+}
+
+impl Demo {
+    fn page(&self) -> Response {
+        let Self { path, name, lead, card } = self;
+        let script = format!("  <script type=\"module\" src=\"/demo{path}.js\"></script>\n");
+        let main =
+            fill(include_str!("pages/demo.html"), &[("{name}", name), ("{lead}", lead), ("{card}", card)]);
+        file(HTML, framed(path, &format!("{name} · wsgate demo"), &script, &main))
+    }
 }
 
 pub(super) fn echo() -> Response {
-    file(HTML, include_str!("pages/echo.html"))
+    let lead = "What you send comes back, and the log says how long it took.";
+    Demo { path: "/echo", name: "Echo", lead, card: include_str!("pages/echo.html") }.page()
 }
 
 pub(super) fn stocks() -> Response {
-    file(HTML, include_str!("pages/stocks.html"))
+    let lead = "Prices are made up by the demo and move each second.";
+    Demo { path: "/stocks", name: "Stock ticker", lead, card: include_str!("pages/stocks.html") }.page()
 }
 
 pub(super) fn chat() -> Response {
-    file(HTML, include_str!("pages/chat.html"))
+    let lead = "Open this page in a second window and talk to yourself.";
+    Demo { path: "/chat", name: "Chat", lead, card: include_str!("pages/chat.html") }.page()
+}
+
+/// The page at `path`: what all pages have around what is its own, with the links to itself marked as such.
+fn framed(path: &str, title: &str, script: &str, main: &str) -> String {
+    let link = format!("href=\"{path}\">");
+    let current = format!("href=\"{path}\" aria-current=\"page\">");
+    let frame = include_str!("pages/frame.html");
+    fill(frame, &[(&link, &current), ("{title}", title), ("{script}", script), ("{main}", main)])
+}
+
+/// Puts values, which are all wsgate's own, into their places.
+fn fill(text: &str, places: &[(&str, &str)]) -> String {
+    places.iter().fold(text.to_owned(), |text, (place, value)| text.replace(place, value))
 }
 
 pub(super) async fn not_found() -> Response {
@@ -63,7 +98,7 @@ pub(super) fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
     })
 }
 
-fn file(media_type: &'static str, text: &'static str) -> Response {
+fn file(media_type: &'static str, text: impl IntoResponse) -> Response {
     let headers: [(HeaderName, &str); 5] = [
         (header::CONTENT_TYPE, media_type),
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

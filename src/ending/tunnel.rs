@@ -64,7 +64,12 @@ impl TunnelEnd {
     /// What the failure of a side's stream means: that it is gone, or that it was given up.
     pub fn broken(side: Side, error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::TimedOut => Self::Dead(side, Death::Unreachable(error)),
+            // What an ICMP message said meanwhile is what Linux gives in place of the time-out (tcp(7)).
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::ConnectionRefused => Self::Dead(side, Death::Unreachable(error)),
             _ => Self::Reset(side, error),
         }
     }

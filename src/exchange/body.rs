@@ -292,3 +292,30 @@ fn try_write(
         Poll::Pending => Ok(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffered::wire::{Pace, wire};
+
+    #[tokio::test]
+    async fn t10_a_quiet_body_holds_no_buffer() {
+        for to in [BodyFraming::UntilClose, BodyFraming::Chunked] {
+            let ((from, mut sender), (to_client, mut receiver)) = (wire(Pace::FAST), wire(Pace::FAST));
+            let (mut from, mut to_client) = (Buffered::new(from), Buffered::new(to_client));
+            let mut body = Body::new(b"head".to_vec(), BodyFraming::UntilClose, to);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut is_quiet = |from: &mut _, expected: usize| {
+                assert!(body.poll_relay(&mut cx, from, &mut to_client).is_pending());
+                assert_eq!((body.out.capacity(), body.payload), (0, expected as u64));
+            };
+            is_quiet(&mut from, 0);
+            receiver.expect(b"head").await;
+            for events in 1..=3 {
+                // More than one read gives.
+                sender.send(&vec![b'x'; 100_000]).await;
+                is_quiet(&mut from, events * 100_000);
+            }
+        }
+    }
+}

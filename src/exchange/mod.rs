@@ -27,7 +27,7 @@ use crate::{
     buffered::{Buffered, Stream},
     ending::{Phase, Refusal, UpstreamFault},
     proto::{
-        forward::{self, HeaderEdits, ResponseContext, ResponseKind},
+        forward::{self, HeaderEdits, Kind, ResponseContext, ResponseKind},
         framing::{BodyFraming, response_framing, response_persists},
         head::{HeadLimits, HeadProgress, InvalidHeader, Method, ResponseHead, Version},
     },
@@ -60,9 +60,9 @@ pub struct Plan<'a> {
     pub method: &'a Method,
     /// What the client speaks.
     pub client: Version,
-    /// The framing of the request's body, on both sides.
-    pub body: BodyFraming,
-    /// Bytes of the request's body.
+    /// The request, with the framing of its body on both sides. Behind an opening handshake, bytes wait for the 101 (rule W7).
+    pub kind: Kind,
+    /// Bytes of the request's body, counted as they come; a length over it is refused before there is an exchange.
     pub body_limit: Option<u64>,
     /// The route's edits of requests, which decide about trailers.
     pub request_edits: &'a HeaderEdits,
@@ -70,8 +70,6 @@ pub struct Plan<'a> {
     pub takes_trailers: bool,
     /// What the response heads depend on.
     pub response: ResponseContext<'a>,
-    /// The request is an opening handshake: the bytes behind it wait for the 101 (rule W7).
-    pub is_offer: bool,
     /// The client sends the body only when it has got a 100 (RFC 9110 §10.1.1).
     pub expects_continue: bool,
     /// Bytes that a client may send before its answer, held back in the tail.
@@ -154,9 +152,8 @@ impl<D: Stream, U: Stream> Drop for Exchange<'_, D, U> {
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// An exchange of which nothing has been sent.
     pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
-        let head = std::mem::take(&mut plan.head);
-        let body =
-            Body::new(head, plan.body, plan.body).limit(plan.body_limit).with_trailers(plan.request_edits);
+        let (head, framing) = (std::mem::take(&mut plan.head), plan.kind.framing());
+        let body = Body::new(head, framing, framing).limit(plan.body_limit).with_trailers(plan.request_edits);
         Self {
             upload: Progress::new(plan.timeouts.request_body),
             download: Progress::new(plan.timeouts.write),
@@ -200,7 +197,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         matches!(refusal, Refusal::UpstreamClosed(_))
             && self.answered == 0
             && self.body.taken == 0
-            && (self.plan.method.is_idempotent() && !self.plan.is_offer || self.body.given == 0)
+            && (self.plan.method.is_idempotent() && self.plan.kind != Kind::Handshake || self.body.given == 0)
     }
 
     /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
@@ -210,11 +207,6 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
 
     /// Sends the request and waits for the final response head. A 101 counts as one.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
-        if let (BodyFraming::Length(length), Some(limit)) = (self.plan.body, self.plan.body_limit)
-            && length > limit
-        {
-            return Err(Refusal::BodyTooLarge);
-        }
         let head = poll_fn(|cx| self.poll_response_head(cx)).await?;
         if head.status == 101 {
             // The backend may answer before it has read the whole head (rule W12); it must get the rest before any frame.
@@ -375,7 +367,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         if due > now {
             return Ok(Some(due));
         }
-        Err(if self.plan.is_offer { Refusal::HandshakeTimeout } else { Refusal::ResponseTimeout })
+        Err(match self.plan.kind {
+            Kind::Handshake => Refusal::HandshakeTimeout,
+            Kind::Plain { .. } => Refusal::ResponseTimeout,
+        })
     }
 
     fn waits_for_request(&self) -> bool {

@@ -16,6 +16,7 @@ pub(super) const PERIOD: Duration = Duration::from_secs(60);
 pub(super) const RESPONSE: Duration = Duration::from_secs(90);
 pub(super) const QUIET: Duration = Duration::from_secs(300);
 pub(super) const EARLY: usize = 64;
+pub(super) const PLAIN: Kind = Kind::Plain { framing: BodyFraming::Empty };
 
 pub(super) const TIMEOUTS: Timeouts = Timeouts {
     request_body: Some(PERIOD),
@@ -28,10 +29,10 @@ pub(super) const TIMEOUTS: Timeouts = Timeouts {
 pub(super) struct SetUp {
     pub(super) method: Method,
     pub(super) client: Version,
-    pub(super) body: BodyFraming,
+    pub(super) kind: Kind,
     pub(super) body_limit: Option<u64>,
     pub(super) takes_trailers: bool,
-    pub(super) is_offer: bool,
+    pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
     pub(super) timeouts: Timeouts,
     pub(super) response_limits: HeadLimits,
@@ -46,10 +47,10 @@ impl Default for SetUp {
         Self {
             method: Method::GET,
             client: Version::Http11,
-            body: BodyFraming::Empty,
+            kind: PLAIN,
             body_limit: None,
             takes_trailers: false,
-            is_offer: false,
+            expects_continue: false,
             keep_alive: true,
             timeouts: TIMEOUTS,
             response_limits: HeadLimits::default(),
@@ -92,7 +93,7 @@ impl Over {
 
 impl SetUp {
     pub(super) fn post(body: BodyFraming) -> Self {
-        Self { method: Method::POST, body, ..Self::default() }
+        Self { method: Method::POST, kind: Kind::Plain { framing: body }, ..Self::default() }
     }
 
     /// Runs the exchange beside its peers. When it is over both wires are dropped.
@@ -111,16 +112,15 @@ impl SetUp {
     async fn exchange<D: Stream, U: Stream>(&self, down: &mut Buffered<D>, up: &mut Buffered<U>) -> Over {
         let since = Instant::now();
         let plan = Plan {
-            expects_continue: false,
+            expects_continue: self.expects_continue,
             head: REQUEST.to_vec(),
             method: &self.method,
             client: self.client,
-            body: self.body,
+            kind: self.kind,
             body_limit: self.body_limit,
             request_edits: &self.edits,
             takes_trailers: self.takes_trailers,
             response: ResponseContext { edits: &self.edits, via: None, hsts: None, set_cookie: None },
-            is_offer: self.is_offer,
             early_bytes: EARLY,
             response_limits: self.response_limits,
             timeouts: self.timeouts,

@@ -98,6 +98,16 @@ pub enum Kind {
     Handshake,
 }
 
+impl Kind {
+    /// How the request's body is delimited; a handshake has none.
+    pub fn framing(self) -> BodyFraming {
+        match self {
+            Self::Plain { framing } => framing,
+            Self::Handshake => BodyFraming::Empty,
+        }
+    }
+}
+
 /// All that a request head depends on but the head. No `Debug`, as the target may carry a token.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {

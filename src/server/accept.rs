@@ -140,3 +140,45 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     ];
     Errno::from_io_error(error).is_some_and(|error| OF_ONE.contains(&error))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::{
+        connection::Snapshot,
+        lifecycle::{Drain, DrainHandle, TlsPermits},
+        telemetry::AccessSink,
+    };
+
+    fn acceptor() -> (Acceptor, DrainHandle, Arc<Listener>) {
+        let config = crate::server::tests::config();
+        let (order, drain) = Drain::new(Duration::ZERO);
+        let gate = Arc::new(Gate {
+            snapshot: Arc::new(Snapshot::new(&config)),
+            drain,
+            access: AccessSink::memory().0,
+            tls_permits: TlsPermits::new(1),
+            redact: Arc::new([]),
+        });
+        let acceptor = Acceptor { gate, permits: Permits::new(1), workers: Vec::new(), open: Tracker::new() };
+        (acceptor, order, Arc::new(Listener::new(&config.listeners[0], None).unwrap()))
+    }
+
+    /// A socket of which nothing can be accepted, as it does not listen.
+    fn deaf() -> Listening {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Listening::Tcp(socket.into())
+    }
+
+    #[test]
+    fn s3_a_listener_that_panics_ends_the_accepting_with_an_error() {
+        let (acceptor, _order, listener) = acceptor();
+        // Without a clock, the pause after a failed accept panics.
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+        let ended = runtime.block_on(acceptor.run(vec![Bound { socket: deaf(), listener }]));
+        assert_eq!(ended.unwrap_err().to_string(), "a listener ended");
+    }
+}

@@ -25,15 +25,22 @@ use crate::{
 pub(super) struct Worker {
     handle: WorkerHandle,
     thread: JoinHandle<()>,
-    panicked: Arc<AtomicUsize>,
 }
 
 /// What the acceptor knows of a worker.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerHandle {
     runtime: Handle,
-    open: Tracker,
-    panicked: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+/// Counts of a worker's connections.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Those that are open.
+    open: AtomicUsize,
+    /// Those that ended in a panic.
+    panicked: AtomicUsize,
 }
 
 impl Worker {
@@ -41,12 +48,7 @@ impl Worker {
     /// began.
     pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let runtime = runtime()?;
-        let panicked = Arc::new(AtomicUsize::new(0));
-        let handle = WorkerHandle {
-            runtime: runtime.handle().clone(),
-            open: Tracker::new(),
-            panicked: Arc::clone(&panicked),
-        };
+        let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::default() };
         let (drain, open) = (gate.drain.clone(), open.clone());
         let run = move || {
             upstream::enter_worker(id);
@@ -59,7 +61,7 @@ impl Worker {
             runtime.shutdown_timeout(CUT);
         };
         let thread = std::thread::Builder::new().name(format!("wsgate-{id}")).spawn(run)?;
-        Ok(Self { handle, thread, panicked })
+        Ok(Self { handle, thread })
     }
 
     pub(super) fn handle(&self) -> WorkerHandle {
@@ -68,29 +70,26 @@ impl Worker {
 
     /// Waits for the thread; returns how many connections panicked.
     pub(super) fn join(self) -> usize {
-        usize::from(self.thread.join().is_err()) + self.panicked.load(Ordering::Relaxed)
+        usize::from(self.thread.join().is_err()) + self.handle.counts.panicked.load(Ordering::Relaxed)
     }
 }
 
 impl WorkerHandle {
     /// Connections that are open here.
     pub(super) fn load(&self) -> usize {
-        self.open.count()
+        self.counts.open.load(Ordering::Acquire)
     }
 
     /// Hands a connection to this worker for good.
     pub(super) fn spawn(&self, connection: impl Future<Output = ()> + Unpin + Send + 'static, open: Tracked) {
-        let task =
-            Task { connection, _here: self.open.track(), _open: open, panicked: Arc::clone(&self.panicked) };
-        self.runtime.spawn(task);
+        self.runtime.spawn(Task { connection, _here: Counted::new(&self.counts), _open: open });
     }
 }
 
-/// A connection with what counts it. A panic ends the task alone, and is counted (rule S4).
+/// A connection with what counts it, which is dropped after it. A panic ends the task alone, and is counted (rule S4).
 struct Task<C> {
     connection: C,
-    panicked: Arc<AtomicUsize>,
-    _here: Tracked,
+    _here: Counted,
     _open: Tracked,
 }
 
@@ -102,12 +101,25 @@ impl<C: Future<Output = ()> + Unpin> Future for Task<C> {
     }
 }
 
-impl<C> Drop for Task<C> {
+/// A connection in the counts of its worker.
+struct Counted {
+    counts: Arc<Counts>,
+}
+
+impl Counted {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Self { counts: Arc::clone(counts) }
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.panicked.fetch_add(1, Ordering::Relaxed);
+            self.counts.panicked.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a connection panicked, which is a defect of wsgate");
         }
+        self.counts.open.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -117,16 +129,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        connection::Snapshot,
+        connection::{Connection, Snapshot},
         lifecycle::{Drain, DrainHandle, TlsPermits},
         telemetry::AccessSink,
     };
 
     fn worker() -> (Worker, DrainHandle, Tracker) {
-        let text =
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
-        let source = crate::config::Source { name: "test".into(), text: text.into(), folder: ".".into() };
-        let config = crate::config::Config::parse(&source, &|_| None).unwrap().config;
+        let config = crate::server::tests::config();
         let (order, drain) = Drain::new(Duration::ZERO);
         let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
         let gate = Arc::new(Gate {
@@ -138,6 +147,13 @@ mod tests {
         });
         let open = Tracker::new();
         (Worker::start(0, &gate, &open).unwrap(), order, open)
+    }
+
+    #[test]
+    fn t10_an_idle_tunnel_has_a_small_task() {
+        // tokio adds 88 bytes, and what it allocates is a multiple of 128.
+        let size = size_of::<Task<Connection>>() + 88;
+        assert!(size <= 640, "{size}");
     }
 
     #[test]

@@ -51,8 +51,9 @@ pub struct Acceptor {
 /// A stream whose TLS handshake is complete.
 #[derive(Debug)]
 pub struct Accepted<S> {
-    /// The stream; what came in one segment with the end of the TLS handshake is read from it first.
-    pub stream: TlsStream<S>,
+    /// The stream; what came in one segment with the end of the TLS handshake is read from it first. It is over a kilobyte,
+    /// nearly all of it rustls' own, so it stays where it was made.
+    pub stream: Box<TlsStream<S>>,
     /// What was agreed.
     pub info: TlsInfo,
 }
@@ -87,7 +88,7 @@ impl Acceptor {
         socket: S,
         timeout: Option<Duration>,
     ) -> Result<Accepted<S>, TlsFailure> {
-        let mut stream = TlsStream::new(socket, Arc::clone(&self.config))?;
+        let mut stream = Box::new(TlsStream::new(socket, Arc::clone(&self.config))?);
         let mut heard = Heard::default();
         let handshake = std::future::poll_fn(|cx| stream.poll_handshake(cx, &mut heard));
         let outcome = match timeout {
@@ -129,6 +130,8 @@ pub struct TlsStream<S> {
     /// Records that the socket has not yet taken.
     sealed: Pending,
     end: End,
+    /// Why the socket takes nothing any more, where that has not been told. A socket gives its error once.
+    lost: Option<io::Error>,
     /// Whether this side has sent its `close_notify`.
     closed: bool,
 }
@@ -155,6 +158,7 @@ impl<S: Stream> TlsStream<S> {
             opened: Pending::default(),
             sealed: Pending::default(),
             end: End::Open,
+            lost: None,
             closed: false,
         })
     }
@@ -222,6 +226,9 @@ impl<S: Stream> TlsStream<S> {
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;
             let count = input.filled().len();
             if count == 0 {
+                if let Some(error) = self.lost.take() {
+                    return Poll::Ready(Err(error));
+                }
                 self.held = Vec::new();
                 self.end = End::Truncated;
                 return Poll::Ready(Ok(()));
@@ -258,6 +265,9 @@ impl<S: Stream> TlsStream<S> {
 
     /// Gives the socket the records that it has not taken yet.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.lost.take() {
+            return Poll::Ready(Err(error));
+        }
         while !self.sealed.is_empty() {
             let count = ready!(Pin::new(&mut self.socket).poll_write(cx, self.sealed.bytes()))?;
             if count == 0 {
@@ -302,9 +312,11 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         while buf.remaining() > 0 && buf.filled().len() == before {
-            // An alert, perhaps. That the socket does not take it is for writes to tell: there may be more to
-            // read.
-            let _ = this.poll_drain(cx);
+            // An alert, perhaps. That the socket does not take it is for writes, or for the end of what there is
+            // to read, to tell.
+            if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
+                this.lost = Some(error);
+            }
             if !this.opened.is_empty() {
                 let count = this.opened.bytes().len().min(buf.remaining());
                 buf.put_slice(&this.opened.bytes()[..count]);
@@ -365,6 +377,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn bound_unacknowledged(&mut self, period: Duration) {
         self.socket.bound_unacknowledged(period);
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_sent(cx)
     }
 
     fn was_truncated(&self) -> bool {
@@ -480,12 +496,12 @@ struct Received {
     closed: bool,
 }
 
-/// rustls' side of a stream. Boxed, so that a stream is cheap to move from its set-up to where it stays.
-struct Session(Box<UnbufferedServerConnection>);
+/// rustls' side of a stream.
+struct Session(UnbufferedServerConnection);
 
 impl Session {
     fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        UnbufferedServerConnection::new(config).map(|connection| Self(Box::new(connection)))
+        UnbufferedServerConnection::new(config).map(Self)
     }
 
     fn is_handshaking(&self) -> bool {

@@ -56,7 +56,8 @@ pub struct Close {
     pub reason: Box<[u8]>,
 }
 
-/// An [`Account`] that is being kept, in half its size: what is not a message or a byte is counted up to 2^32 - 1.
+/// An [`Account`] that is being kept, in half its size: what is not a message or a byte is counted up to 2^32 - 1, and Closes,
+/// of which there is one, up to 255.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) bytes: u64,

@@ -19,7 +19,8 @@ use crate::{
     buffered::{Stream, with_scratch},
     proto::{
         frame::{
-            Event, Excess, Fault, Follow, FrameHeader, FrameScanner, Role, Stopped, encode_close, encode_ping,
+            Event, Excess, Fault, Follow, FrameHeader, FrameScanner, Opcode, Role, Stopped, encode_close,
+            encode_ping,
         },
         handshake::Extensions,
     },
@@ -123,6 +124,8 @@ pub(super) struct Direction {
     source_ended: bool,
     /// What is held is a tail, and has not been looked at.
     has_tail: bool,
+    /// A Close of wsgate's went this way.
+    pub(super) has_own_close: bool,
 }
 
 /// Bytes that could not be passed on at once.
@@ -152,6 +155,7 @@ impl Direction {
             outlet: Outlet::Open,
             source_ended: false,
             has_tail,
+            has_own_close: false,
         }
     }
 
@@ -208,6 +212,8 @@ impl Direction {
     /// Passes the end on, when all before it has been written (rules T2, T3).
     fn poll_shut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Step> {
         if self.is_within_frame() {
+            // A reset takes along what the kernel has yet to send: whole messages, perhaps.
+            ready!(to.poll_sent(cx));
             to.reset_on_drop();
             self.outlet = Outlet::Shut;
             return Poll::Ready(Step::Broken);
@@ -353,7 +359,8 @@ impl Direction {
         let spill = self.spill();
         let mut from = 0;
         for Edit { at, put } in edits {
-            if at.start > bytes.len() {
+            // It is behind the place of a Close, where all is dropped.
+            if at.end > bytes.len() {
                 break;
             }
             spill.extend_from_slice(&bytes[from..at.start]);
@@ -363,6 +370,8 @@ impl Direction {
             from = at.end;
         }
         spill.extend_from_slice(&bytes[from..]);
+        // Nothing may be left, where all there was is left out.
+        self.drop_empty_queue();
     }
 
     /// Writes at once what the receiver takes and keeps the rest.
@@ -415,6 +424,7 @@ impl Direction {
         let mask = self.mask();
         if let Some(OwnClose { code, reason }) = own {
             encode_close(code, reason, mask, self.spill());
+            self.has_own_close = true;
         }
         self.flow = Flow::Closed;
     }
@@ -554,7 +564,9 @@ impl Direction {
     /// Bytes of heap that its buffers hold.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.spill.capacity() + queue.held.capacity())
+        self.queue
+            .as_ref()
+            .map_or(0, |queue| size_of::<Queue>() + queue.spill.capacity() + queue.held.capacity())
     }
 
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
@@ -617,7 +629,9 @@ impl Follower<'_, '_> {
         let Turn { receiver, tag, now, .. } = &mut *self.turn;
         if self.takes_pings && receiver.waits() && self.tally.close.is_none() {
             // All before it has been taken, or nothing would have been read: only now the receiver is asked.
-            receiver.excuse(*now);
+            if !receiver.was_asked() {
+                receiver.excuse(*now);
+            }
             let put = Some(receiver.send(*tag, *now));
             self.edits.push(Edit { at: at..at, put });
         }
@@ -627,11 +641,13 @@ impl Follower<'_, '_> {
 impl Follow for Follower<'_, '_> {
     #[inline]
     fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess> {
-        let Turn { limits, now, throttle, .. } = &mut *self.turn;
+        let Turn { limits, now, sender, throttle, .. } = &mut *self.turn;
         limits.admit(header, message_length)?;
-        match (limits.message_rate, throttle) {
-            (Some(rate), Some(throttle)) => throttle.admit(rate, *now),
-            _ => Ok(()),
+        // What wsgate itself asked for is not counted against the sender.
+        let was_asked_for = header.opcode == Opcode::Pong && sender.owes_answer();
+        match throttle {
+            Some(throttle) if !was_asked_for => throttle.admit(*now),
+            Some(_) | None => Ok(()),
         }
     }
 

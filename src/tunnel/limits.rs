@@ -83,20 +83,33 @@ pub struct Rate {
 /// How far a sender is ahead of its [`Rate`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Throttle {
+    rate: Rate,
     /// When the frames so far would have come, had they come evenly.
     even: Moment,
+    /// Since then the sender was not read, as the receiver took nothing.
+    held_up: Option<Moment>,
 }
 
 impl Throttle {
-    pub(super) const NEW: Self = Self { even: Moment::OPENED };
+    /// Of a sender that has sent nothing yet.
+    pub(super) fn new(rate: Rate) -> Self {
+        Self { rate, even: Moment::OPENED, held_up: None }
+    }
 
-    /// Counts one frame.
-    pub(super) fn admit(&mut self, rate: Rate, now: Moment) -> Result<(), Excess> {
-        let even = self.even.max(now) + rate.period / rate.count.max(1);
-        if even.since(now) > rate.period {
+    /// Counts one frame. One that waited in the kernel counts as if it had come when the waiting began: it was not the sender
+    /// that held it up.
+    pub(super) fn admit(&mut self, now: Moment) -> Result<(), Excess> {
+        let Rate { count, period } = self.rate;
+        let even = self.even.max(self.held_up.unwrap_or(now)) + period / count.max(1);
+        if even.since(now) > period {
             return Err(Excess::Rate);
         }
         self.even = even;
         Ok(())
+    }
+
+    /// Takes note of whether the sender is read.
+    pub(super) fn note(&mut self, is_held_up: bool, now: Moment) {
+        self.held_up = is_held_up.then(|| self.held_up.unwrap_or(now));
     }
 }

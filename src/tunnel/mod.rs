@@ -61,6 +61,8 @@ pub struct Report {
     pub ended_by: Side,
     /// Whose Close frame came first; the gate, if it decided to send its own before a peer's came.
     pub first_close: Option<Side>,
+    /// Code and reason of the Close that wsgate itself sent to the client.
+    pub own_close: Option<(u16, &'static str)>,
     /// How long the tunnel stood.
     pub open: Duration,
     /// What the client sent.
@@ -86,7 +88,7 @@ pub struct Tunnel<D, U> {
     backend: Direction,
     client_pulse: Pulse,
     backend_pulse: Pulse,
-    client_throttle: Throttle,
+    client_throttle: Option<Box<Throttle>>,
     limits: Arc<Limits>,
     drain: Drain,
     alarm: Option<Alarm>,
@@ -138,7 +140,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             up,
             client_pulse: Pulse::new(Asked::Client),
             backend_pulse: Pulse::new(Asked::Backend),
-            client_throttle: Throttle::NEW,
+            client_throttle: limits.message_rate.map(|rate| Box::new(Throttle::new(rate))),
             drain,
             alarm: None,
             opened: Instant::now(),
@@ -185,7 +187,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             tag: self.tag,
             sender: &mut self.client_pulse,
             receiver: &mut self.backend_pulse,
-            throttle: Some(&mut self.client_throttle),
+            throttle: self.client_throttle.as_deref_mut(),
         };
         self.client.poll_relay(cx, &mut self.down, &mut self.up, &mut turn)
     }
@@ -228,7 +230,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             }
             Step::Stopped(fault) => self.end_stopped(sender, fault, now),
             Step::ReadFailed(error) => self.end_reset(sender, error, now),
-            Step::WriteFailed(error) => self.end_unwritable(other(sender), error, now),
+            Step::WriteFailed(error) => self.end_unwritable(sender.other(), error, now),
         }
     }
 
@@ -289,7 +291,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     fn end_broken(&mut self, end: TunnelEnd, now: Moment) {
         if self.end.is_none() {
-            self.end_within(self.limits.close, now);
+            // Without a side there is no conversation to be idle: it must not stand for ever.
+            self.end_within(self.limits.close.or(self.limits.half_close), now);
             self.end = Some(Box::new(end));
         }
     }
@@ -360,19 +363,14 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Whether the tunnel must be cut now.
     fn must_end(&mut self, now: Moment) -> bool {
         if self.drain.is_shutdown() {
-            let leaves = matches!(
-                self.end.as_deref(),
-                Some(TunnelEnd::Drained | TunnelEnd::MaxAge | TunnelEnd::Removed)
-            );
-            if self.end.is_none() || leaves {
-                self.end = Some(Box::new(TunnelEnd::DrainTimeout));
-            }
             return true;
         }
         let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
-        if self.is_broken || is_late && !self.loses_patience(now) {
-            return true;
-        }
+        self.is_broken || is_late && !self.loses_patience(now)
+    }
+
+    /// Whether the client is cut, as it takes too little.
+    fn gives_up(&mut self, now: Moment) -> bool {
         let stalls = self.stalls(now);
         if stalls {
             self.end.get_or_insert_with(|| Box::new(TunnelEnd::WriteTimeout));
@@ -381,26 +379,58 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         stalls
     }
 
-    /// Does what is due in a tunnel whose end is not decided yet: it leaves, is closed, or its peers are asked whether they
-    /// live.
-    fn attend(&mut self, now: Moment) {
+    /// Relays, and does what is due. All that has come is read before a side is found silent: the gate itself may have been
+    /// stopped for a while.
+    fn advance(&mut self, cx: &mut Context<'_>, now: Moment) {
+        let before = self.progress();
+        self.leave(now);
+        self.relay_patiently(cx, now);
+        let before = self.note_life(&before, now);
+        if !self.is_over() && !self.is_broken && self.attend(now) {
+            self.relay_patiently(cx, now);
+            self.note_life(&before, now);
+        }
+    }
+
+    /// Relays; when something has come that a drain waited for, what follows it has its own time.
+    fn relay_patiently(&mut self, cx: &mut Context<'_>, now: Moment) {
+        let patience = self.patience();
+        self.relay(cx, now);
+        if let Some(throttle) = &mut self.client_throttle {
+            throttle.note(self.client.waiting() > 0, now);
+        }
+        if self.patience() < patience {
+            self.await_answers(now);
+        }
+    }
+
+    /// Leaves, if that is due in a tunnel whose end is not decided yet.
+    fn leave(&mut self, now: Moment) {
         if self.end.is_some() {
             return;
         }
         self.draw_lot();
-        let is_due = |at: Option<Moment>| at.is_some_and(|at| at <= now);
-        if is_due(self.leaves_at) {
+        if is_due(self.leaves_at, now) {
             self.begin_leave(self.reason_to_leave(), now);
-        } else if is_due(self.idle_at()) {
+        }
+    }
+
+    /// Ends a tunnel that is silent, or asks its peers whether they live. Returns whether there was anything to be done.
+    fn attend(&mut self, now: Moment) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        if is_due(self.idle_at(), now) {
             self.begin_close(TunnelEnd::Idle, now);
-        } else if is_due(self.dies_at(Side::Downstream)) {
+        } else if is_due(self.dies_at(Side::Downstream), now) {
             self.end_dead(Side::Downstream, now);
-        } else if is_due(self.dies_at(Side::Upstream)) {
+        } else if is_due(self.dies_at(Side::Upstream), now) {
             self.end_dead(Side::Upstream, now);
         } else {
-            self.ask(Side::Downstream, now);
-            self.ask(Side::Upstream, now);
+            let asks_client = self.ask(Side::Downstream, now);
+            return self.ask(Side::Upstream, now) || asks_client;
         }
+        true
     }
 
     fn reason_to_leave(&self) -> TunnelEnd {
@@ -419,23 +449,24 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         pulse.asked_at(&self.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
     }
 
-    /// When a side is dead. One that could not be asked, as the other side is within a frame, is not late.
+    /// When a side is dead, unless it is excused by then.
     fn dies_at(&self, side: Side) -> Option<Moment> {
         let (pulse, from, to) = self.around(side);
-        let was_asked = !pulse.waits() || self.delivery(side).waiting > 0;
-        pulse.dies_at(&self.limits.keepalive).filter(|_| was_asked && from.can_answer() && to.can_ask())
+        pulse.dies_at(&self.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
     }
 
-    /// Asks a side for a sign of life, if that is due (rule T6).
-    fn ask(&mut self, side: Side, now: Moment) {
-        if let Some(due) = self.asked_at(side).filter(|due| *due <= now) {
+    /// Asks a side for a sign of life, if that is due (rule T6). Returns whether it was.
+    fn ask(&mut self, side: Side, now: Moment) -> bool {
+        let is_due = is_due(self.asked_at(side), now);
+        if is_due {
             let (pulse, to) = match side {
                 Side::Downstream => (&mut self.client_pulse, &mut self.backend),
                 Side::Upstream | Side::Gate => (&mut self.backend_pulse, &mut self.client),
             };
-            pulse.ask(due);
+            pulse.ask(now);
             to.put_ping(pulse, self.tag, now);
         }
+        is_due
     }
 
     /// The pulse of a side, the way that begins at it, and the way that leads to it.
@@ -493,8 +524,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         [cut, self.leaves_at, self.idle_at()].into_iter().chain(pulses).flatten().min()
     }
 
-    /// Takes note of who has given a sign of life since `before`.
-    fn note_life(&mut self, before: &Progress, now: Moment) {
+    /// Takes note of who has given a sign of life since `before`. Returns what has passed by now.
+    fn note_life(&mut self, before: &Progress, now: Moment) -> Progress {
         let after = self.progress();
         if after.from_client != before.from_client {
             self.client_pulse.hear(now);
@@ -502,8 +533,11 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         if after.from_backend != before.from_backend {
             self.backend_pulse.hear(now);
         }
-        excuse(&mut self.client_pulse, before.to_client, after.to_client, now);
-        excuse(&mut self.backend_pulse, before.to_backend, after.to_backend, now);
+        let to_client = (before.to_client, after.to_client);
+        let to_backend = (before.to_backend, after.to_backend);
+        excuse(&mut self.client_pulse, to_client, to_backend, now);
+        excuse(&mut self.backend_pulse, to_backend, to_client, now);
+        after
     }
 
     fn progress(&self) -> Progress {
@@ -530,10 +564,21 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         self.client.cut(cx, &mut self.up);
     }
 
-    fn report(&mut self, now: Moment) -> Report {
+    /// The report of a tunnel that has ended by itself, or was cut.
+    fn report(&mut self, was_cut: bool, now: Moment) -> Report {
+        let has_run_out = was_cut && self.drain.is_shutdown();
+        let own_close =
+            own_close(self.end.as_deref(), Side::Downstream).filter(|_| self.backend.has_own_close);
         let end = match self.end.take().map(|end| *end) {
+            None | Some(TunnelEnd::Drained | TunnelEnd::MaxAge | TunnelEnd::Removed) if has_run_out => {
+                TunnelEnd::DrainTimeout
+            }
             // After the closing handshake nobody misses the streams.
-            Some(TunnelEnd::Reset(..)) | None if self.has_both_closes() => TunnelEnd::Closed,
+            None | Some(TunnelEnd::Reset(..) | TunnelEnd::Dead(_, Death::Unreachable(_)))
+                if self.has_both_closes() =>
+            {
+                TunnelEnd::Closed
+            }
             Some(end) => end,
             None => self.first_eof.map_or(TunnelEnd::Closed, TunnelEnd::Eof),
         };
@@ -541,6 +586,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         Report {
             ended_by: end.ended_by(self.first_close),
             first_close: self.first_close,
+            own_close: own_close.map(|OwnClose { code, reason }| (code, reason)),
             open: now.since(Moment::OPENED),
             client: self.client.take_account(),
             backend: self.backend.take_account(),
@@ -568,25 +614,24 @@ struct Delivery {
     waiting: usize,
 }
 
+fn is_due(at: Option<Moment>, now: Moment) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
 fn own_close(end: Option<&TunnelEnd>, receiver: Side) -> Option<OwnClose> {
     let (code, reason) = end?.close_to(receiver)?;
     Some(OwnClose { code, reason })
 }
 
 /// A side that takes what waited for it is not gone; and one that could not be asked, as the other side is within a frame,
-/// is not late (rule T6).
-fn excuse(pulse: &mut Pulse, before: Delivery, after: Delivery, now: Moment) {
+/// or not be heard, as the other side takes nothing, is not late (rule T6).
+fn excuse(pulse: &mut Pulse, to: (Delivery, Delivery), to_other: (Delivery, Delivery), now: Moment) {
+    let (before, after) = to;
     let takes = before.waiting > 0 && after.taken > before.taken;
-    let is_not_asked = pulse.waits() && (before.waiting == 0 || after.waiting == 0);
-    if takes || is_not_asked {
+    let is_not_asked = pulse.waits() && !pulse.was_asked() && (before.waiting == 0 || after.waiting == 0);
+    let is_not_read = to_other.0.waiting > 0;
+    if takes || is_not_asked || is_not_read {
         pulse.excuse(now);
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Downstream => Side::Upstream,
-        Side::Upstream | Side::Gate => Side::Downstream,
     }
 }
 
@@ -606,22 +651,15 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
         let now = Moment::new(Instant::now(), this.opened);
         if this.must_end(now) {
             this.cut(cx);
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(true, now));
         }
-        this.attend(now);
-        let before = this.progress();
-        let patience = this.patience();
-        this.relay(cx, now);
-        if this.patience() < patience {
-            this.await_answers(now);
-        }
-        this.note_life(&before, now);
+        this.advance(cx, now);
         if this.is_over() {
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(false, now));
         }
-        if this.must_end(now) {
+        if this.must_end(now) || this.gives_up(now) {
             this.cut(cx);
-            return Poll::Ready(this.report(now));
+            return Poll::Ready(this.report(true, now));
         }
         let due = this.next_due().map(|due| due.instant(this.opened));
         let alarm = this.alarm.get_or_insert_with(|| Alarm::new(cx.waker()));

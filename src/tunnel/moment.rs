@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, ops::Add, time::Duration};
 
 use tokio::time::Instant;
 
-/// Nanoseconds since the tunnel was opened, plus one: a third of an optional `Instant`, of which a tunnel has many.
+/// Nanoseconds since the tunnel was opened, plus one: half of an optional `Instant`, of which a tunnel has many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(NonZeroU64);
 

@@ -19,7 +19,7 @@ const _: () = assert!(PAYLOAD <= CONTROL_PAYLOAD_MAX);
 pub struct Pings {
     /// Pings of wsgate's own that went out.
     pub sent: u32,
-    /// Of these, those that were not answered before the next one went out or the side was given up.
+    /// Of these, those that were not answered before the next one went out or the side was given up; up to 65,536.
     pub lost: u32,
     /// From the last Ping that was answered to its Pong.
     pub round_trip: Option<Duration>,
@@ -41,6 +41,7 @@ pub(super) enum Asked {
 
 /// What is known of the life of one side.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts, in every combination")]
 pub(super) struct Pulse {
     /// Its last byte.
     heard: Moment,
@@ -50,12 +51,13 @@ pub(super) struct Pulse {
     sent: Option<Moment>,
     /// Number of that Ping; they are counted from 1.
     serial: u32,
-    lost: u32,
     /// Microseconds, plus one.
     round_trip: Option<NonZeroU32>,
     longest_round_trip: Option<NonZeroU32>,
-    /// A Ping of the other side's went to it and is unanswered: a print of its payload.
+    /// A Ping of the other side's went to it and is unanswered: the fingerprint of its payload.
     relayed: Option<NonZeroU32>,
+    /// Counted up to 65,535.
+    lost: u16,
     side: Asked,
     /// A Ping of wsgate's own waits for its place in the stream.
     waits: bool,
@@ -63,6 +65,8 @@ pub(super) struct Pulse {
     is_unanswered: bool,
     /// It has answered a Ping, of whomever, so it will answer others.
     answers: bool,
+    /// It has said something since the Ping in `relayed`, but no Pong.
+    ignores_relayed: bool,
 }
 
 impl Pulse {
@@ -80,6 +84,7 @@ impl Pulse {
             waits: false,
             is_unanswered: false,
             answers: false,
+            ignores_relayed: false,
         }
     }
 
@@ -93,25 +98,38 @@ impl Pulse {
         self.heard = now;
         self.asked = None;
         self.waits = false;
+        self.ignores_relayed = self.relayed.is_some();
     }
 
     /// When it has to be asked.
     pub(super) fn asked_at(&self, keepalive: &Keepalive) -> Option<Moment> {
-        let is_asked = match self.side {
+        let is_watched = match self.side {
             Asked::Client => keepalive.clients,
             Asked::Backend => keepalive.backends,
         };
-        // A Ping of the other side's is as good a question, and asks once (rule T6).
-        let is_under_way = self.waits || self.asked.is_some() && self.relayed.is_some();
-        let interval = keepalive.interval.filter(|_| is_asked && !is_under_way)?;
+        // A Ping of the other side's is as good a question, and asks once (rule T6). One that was ignored asks nothing any more,
+        // but keeps wsgate's own back.
+        let is_relayed = self.relayed.is_some() && (self.asked.is_some() || self.ignores_relayed);
+        let is_under_way = self.waits || is_relayed;
+        let interval = keepalive.interval.filter(|_| is_watched && !is_under_way)?;
         Some(self.sent.map_or(self.heard, |sent| sent.max(self.heard)) + interval)
     }
 
-    /// It has to be asked since `due`. Its time runs, and where no Ping of the other side's asks already, one of wsgate's own
-    /// waits for its place in the stream.
-    pub(super) fn ask(&mut self, due: Moment) {
-        self.asked.get_or_insert(due);
+    /// It has to be asked. Its time runs, and where no Ping of the other side's asks already, one of wsgate's own waits for
+    /// its place in the stream.
+    pub(super) fn ask(&mut self, now: Moment) {
+        self.asked.get_or_insert(now);
         self.waits = self.relayed.is_none();
+    }
+
+    /// A Ping of wsgate's own has gone out since its last byte.
+    pub(super) fn was_asked(&self) -> bool {
+        self.sent.is_some_and(|sent| sent > self.heard)
+    }
+
+    /// A Pong of it may answer a Ping of wsgate's own.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.is_unanswered
     }
 
     /// A Ping of wsgate's own waits for its place.
@@ -119,8 +137,8 @@ impl Pulse {
         self.waits
     }
 
-    /// It took bytes that it could not have taken if it were gone, or was not kept from being asked by itself: its time begins
-    /// again.
+    /// It took bytes that it could not have taken if it were gone, or it was not what kept it from being asked or heard: its
+    /// time begins again.
     pub(super) fn excuse(&mut self, now: Moment) {
         if self.asked.is_some() {
             self.asked = Some(now);
@@ -141,7 +159,8 @@ impl Pulse {
 
     /// A Ping of the other side's goes to it.
     pub(super) fn relay(&mut self, payload: &[u8]) {
-        self.relayed = Some(print(payload));
+        self.relayed = Some(fingerprint(payload));
+        self.ignores_relayed = false;
         self.waits = false;
     }
 
@@ -154,7 +173,7 @@ impl Pulse {
             }
             return true;
         }
-        if self.relayed.is_some_and(|relayed| relayed == print(payload)) {
+        if self.relayed.is_some_and(|relayed| relayed == fingerprint(payload)) {
             self.relayed = None;
             self.answers = true;
             // A peer may answer the latest of several Pings alone (RFC 6455 §5.5.3), and that one was later than ours.
@@ -174,7 +193,7 @@ impl Pulse {
         let time = |micros: NonZeroU32| Duration::from_micros((micros.get() - 1).into());
         Pings {
             sent: self.serial,
-            lost: self.lost.saturating_add((is_dead && self.is_unanswered).into()),
+            lost: u32::from(self.lost) + u32::from(is_dead && self.is_unanswered),
             round_trip: self.round_trip.map(time),
             longest_round_trip: self.longest_round_trip.map(time),
         }
@@ -205,7 +224,7 @@ impl Pulse {
 }
 
 /// FNV-1a: enough to tell the payloads of two Pings apart.
-fn print(payload: &[u8]) -> NonZeroU32 {
+fn fingerprint(payload: &[u8]) -> NonZeroU32 {
     let hash = payload
         .iter()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));

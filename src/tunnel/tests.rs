@@ -1,14 +1,18 @@
 //! Tunnels between two scripted peers, over pipes in memory and the paused clock.
 
+mod account;
 mod alarm;
 mod closing;
 mod drain;
 mod frames;
+mod keepalive;
+mod limits;
+mod lots;
 mod property;
 mod relay;
 mod timers;
 
-use tokio::task::JoinHandle;
+use tokio::{io::AsyncReadExt, task::JoinHandle};
 
 use super::*;
 use crate::{
@@ -39,6 +43,8 @@ pub(super) const LIMITS: Limits = Limits {
 pub(super) struct SetUp {
     pub(super) limits: Limits,
     pub(super) extensions: &'static str,
+    /// Over which tunnels leave in a drain.
+    pub(super) spread: Duration,
     pub(super) down: Pace,
     pub(super) up: Pace,
     pub(super) down_tail: Vec<u8>,
@@ -50,6 +56,7 @@ impl Default for SetUp {
         Self {
             limits: LIMITS,
             extensions: "",
+            spread: Duration::ZERO,
             down: Pace::FAST,
             up: Pace::FAST,
             down_tail: Vec::new(),
@@ -65,7 +72,7 @@ impl SetUp {
         let (mut down, mut up) = (Buffered::new(down), Buffered::new(up));
         down.put_back(&self.down_tail);
         up.put_back(&self.up_tail);
-        let (handle, drain) = Drain::new(Duration::ZERO);
+        let (handle, drain) = Drain::new(self.spread);
         let tunnel = Tunnel::new(down, up, &agreed(self.extensions), Arc::new(self.limits), drain);
         (tunnel, client, backend, handle)
     }
@@ -86,9 +93,10 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Waits for the tunnel's end.
+    /// Waits for the tunnel's end; not for ever, as one that asks its peers may be alive for ever.
     pub(super) async fn report(&mut self) -> Report {
-        (&mut self.tunnel).await.expect("no panic")
+        let ends = tokio::time::timeout(Duration::from_secs(1_000_000), &mut self.tunnel);
+        ends.await.expect("an end").expect("no panic")
     }
 
     pub(super) fn begin_drain(&self) {
@@ -169,6 +177,39 @@ pub(super) fn server_close(code: u16, reason: &str) -> Vec<u8> {
     bytes
 }
 
+/// A side's peer and the other one.
+pub(super) fn pair(open: &mut Open, side: Side) -> (&mut Peer, &mut Peer) {
+    let Open { client, backend, .. } = open;
+    if side == Side::Downstream { (client, backend) } else { (backend, client) }
+}
+
+/// The role of a side in what it sends.
+pub(super) fn role(side: Side) -> Role {
+    if side == Side::Downstream { Role::FromClient } else { Role::FromServer }
+}
+
+/// Reads one frame; its payload is unmasked.
+pub(super) async fn read_frame(peer: &mut Peer) -> (FrameHeader, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let header = loop {
+        bytes.push(peer.pipe.read_u8().await.expect("a frame"));
+        if let Some((header, _)) = FrameHeader::parse(&bytes).expect("legal") {
+            break header;
+        }
+    };
+    let mut payload = vec![0; usize::try_from(header.length).expect("a length of tests")];
+    peer.pipe.read_exact(&mut payload).await.expect("a whole frame");
+    apply_mask(&mut payload, header.mask.unwrap_or_default());
+    (header, payload)
+}
+
+/// Nothing comes to `peer` for so long.
+pub(super) async fn expect_silence(peer: &mut Peer, period: Duration) {
+    if let Ok(read) = tokio::time::timeout(period, peer.pipe.read_u8()).await {
+        panic!("something came: {read:?}");
+    }
+}
+
 /// Bytes that are no repetition, so that a shift shows.
 pub(super) fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap_or_default()).collect()
@@ -195,5 +236,6 @@ pub(super) fn assert_closed_with(got: &[u8], before: &[u8], code: u16) {
 #[test]
 fn t10_a_tunnel_is_small() {
     // Without its streams. With them, and what else a connection is, it fits 640 bytes of a task.
-    assert!(size_of::<Tunnel<(), ()>>() <= 424, "{}", size_of::<Tunnel<(), ()>>());
+    let sizes = (size_of::<Tunnel<(), ()>>(), size_of::<Direction>(), size_of::<Pulse>());
+    assert!(sizes.0 <= 424, "{sizes:?}");
 }

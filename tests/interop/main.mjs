@@ -1,6 +1,6 @@
 // All suites, one after the other; those that are named, if any are.
 
-import { endAll } from "./programs.mjs";
+import { endAll, endAllOnSignals } from "./programs.mjs";
 import { close } from "./scenarios.mjs";
 import browser from "./suites/browser.mjs";
 import commandLine from "./suites/command_line.mjs";
@@ -17,13 +17,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 
-for (const signal of ["SIGTERM", "SIGINT"]) {
-  process.once(signal, async () => {
-    await endAll();
-    process.exit(1);
-  });
-}
-
+endAllOnSignals();
 for (const name of chosen) {
   await suites[name]();
   await endAll();

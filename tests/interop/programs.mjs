@@ -101,6 +101,16 @@ export async function endAll() {
   await Promise.allSettled([...running].map((program) => program.end("SIGTERM", 5)));
 }
 
+/** A run that is told to stop leaves none behind either. */
+export function endAllOnSignals() {
+  for (const signal of ["SIGTERM", "SIGINT"]) {
+    process.once(signal, async () => {
+      await endAll();
+      process.exit(1);
+    });
+  }
+}
+
 /** What runs now, for the report of a failure. */
 export function runningNow() {
   return [...running];

@@ -5,8 +5,8 @@ use std::time::Duration;
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    AGREED, Backend, HttpBackend, OFFER, Setup,
-    frames::{self, BINARY, TEXT, server},
+    AGREED, Backend, Gate, HttpBackend, OFFER, Peer, Setup,
+    frames::{self, BINARY, CLOSE, PING, TEXT, client, client_raw, server, server_raw},
     get, ok,
     pki::Pki,
 };
@@ -190,4 +190,223 @@ async fn a_client_in_its_tls_handshake_or_head_is_served_to_the_end() {
     assert_eq!(answer.text(), "hello");
     assert!(answer.head.has_token("connection", "close"));
     client.expect_end().await;
+}
+
+/// A tunnel over ws or wss through a gate with these lines in its route.
+async fn tunnel(tls: bool, route: &str) -> (Backend, Gate, Peer, Peer) {
+    let backend = Backend::listen().await;
+    let setup = Setup::to(backend.address()).route(route).listener("timeout.write = \"off\"").grace("1h");
+    let gate = if tls { setup.tls(&Pki::new(), "") } else { setup }.start();
+    let (client_end, server_end) = gate.tunnel(&backend).await;
+    (backend, gate, client_end, server_end)
+}
+
+/// The client is told, and only when it has answered the backend is. Then both have their ends.
+async fn expect_leave(client_end: &mut Peer, server_end: &mut Peer) {
+    let close = frames::read(client_end).await;
+    assert_eq!((close.close_code(), close.masked), (1012, false));
+    assert!(close.payload.len() > 2, "with a reason");
+    client_end.send([client(TEXT, "last words"), frames::client_close(1012, "")].concat()).await;
+    server_end.expect(client(TEXT, "last words")).await;
+    expect_answer(client_end, server_end).await;
+}
+
+/// The client has answered; what follows of both is this.
+async fn expect_answer(client_end: &mut Peer, server_end: &mut Peer) {
+    let close = frames::read(server_end).await;
+    assert_eq!((close.close_code(), close.masked), (1001, true));
+    server_end.send(frames::server_close(1001, "")).await;
+    client_end.expect_end().await;
+    server_end.expect_end().await;
+}
+
+#[tokio::test]
+async fn t9_a_drain_within_frames_both_ways() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, "").await;
+        let (up, down) = (client(BINARY, vec![1; 100_000]), server(BINARY, vec![2; 100_000]));
+        tokio::join!(client_end.send(&up[..60_000]), server_end.expect(&up[..60_000]));
+        tokio::join!(server_end.send(&down[..60_000]), client_end.expect(&down[..60_000]));
+        gate.drain();
+        tokio::join!(server_end.send(&down[60_000..]), client_end.expect(&down[60_000..]));
+        tokio::join!(client_end.send(&up[60_000..]), server_end.expect(&up[60_000..]));
+        expect_leave(&mut client_end, &mut server_end).await;
+        drop((client_end, server_end));
+        assert_eq!(gate.tunnel_end().await.ending, Some("drained"));
+    }
+}
+
+#[tokio::test]
+async fn t9_a_drain_within_fragmented_messages_both_ways() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, "").await;
+        let fragment = server_raw(TEXT, "to be ");
+        server_end.send(&fragment).await;
+        client_end.expect(&fragment).await;
+        client_end.send(client_raw(TEXT, "or not ")).await;
+        server_end.expect(client_raw(TEXT, "or not ")).await;
+        gate.drain();
+        // The message goes on to its end, with a control frame in between.
+        let rest = [server_raw(0, "or "), server(PING, "between"), server_raw(0x80, "not to be")].concat();
+        server_end.send([rest.clone(), server(TEXT, "too late")].concat()).await;
+        client_end.expect(&rest).await;
+        assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+        // And so does the client's, which has seen the Close.
+        let rest = [client_raw(0x80, "to be"), client(TEXT, "another")].concat();
+        client_end.send([rest.clone(), frames::client_close(1012, "")].concat()).await;
+        server_end.expect(&rest).await;
+        expect_answer(&mut client_end, &mut server_end).await;
+        drop((client_end, server_end));
+        assert_eq!(gate.tunnel_end().await.ending, Some("drained"));
+    }
+}
+
+#[tokio::test]
+async fn t9_a_message_that_does_not_end_in_close_timeout_gets_the_close_between_its_fragments() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) =
+            tunnel(tls, "websocket.close_timeout = \"2s\"").await;
+        server_end.send(server_raw(TEXT, "to be ")).await;
+        client_end.expect(server_raw(TEXT, "to be ")).await;
+        gate.drain();
+        assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+        assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+        client_end.send(frames::client_close(1012, "")).await;
+        server_end.send(frames::server_close(1001, "")).await;
+        client_end.expect_end().await;
+        server_end.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn t9_a_client_that_does_not_answer_has_close_timeout_and_then_the_backend_its_close() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) =
+            tunnel(tls, "websocket.close_timeout = \"2s\"").await;
+        gate.drain();
+        assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+        client_end.send(client(TEXT, "still here")).await;
+        server_end.expect(client(TEXT, "still here")).await;
+        assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+        client_end.expect_gone().await;
+        server_end.expect_gone().await;
+        let record = gate.tunnel_end().await;
+        assert_eq!((record.ending, record.ended_by), (Some("drained"), Some("gate")));
+    }
+}
+
+#[tokio::test]
+async fn t9_a_drain_while_the_client_does_not_read() {
+    for (tls, reads_again) in [(false, true), (true, true), (false, false), (true, false)] {
+        let keys = if reads_again { "" } else { "websocket.close_timeout = \"300ms\"" };
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, keys).await;
+        let frame = server(BINARY, vec![3; 24 * 1024 * 1024]);
+        let taken = server_end.fill(&frame, frame.len() - 1).await;
+        assert!(taken < frame.len() - 1, "nothing is held up");
+        gate.drain();
+        if reads_again {
+            let (mut reads, mut writes) = tokio::io::split(&mut server_end);
+            let write = async {
+                tokio::io::AsyncWriteExt::write_all(&mut writes, &frame[taken..]).await.unwrap();
+            };
+            let read = async {
+                client_end.expect(&frame).await;
+                assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+                client_end.send(frames::client_close(1012, "")).await;
+            };
+            tokio::join!(write, read);
+            let mut close = [0; 2];
+            tokio::io::AsyncReadExt::read_exact(&mut reads, &mut close).await.unwrap();
+            assert_eq!(close[0], 0x88, "a Close");
+        } else {
+            // No end of a frame in sight: the backend is told, and then the client is cut without a Close.
+            assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+            let record = gate.tunnel_end().await;
+            assert_eq!((record.ending, record.ended_by), (Some("drained"), Some("gate")));
+            let received = client_end.expect_reset().await;
+            assert!(frame.starts_with(&received), "something else within the frame");
+        }
+    }
+}
+
+#[tokio::test]
+async fn t9_a_drain_while_the_backend_does_not_read() {
+    for tls in [false, true] {
+        let (_backend, gate, mut client_end, mut server_end) =
+            tunnel(tls, "websocket.close_timeout = \"300ms\"").await;
+        let frame = client(BINARY, vec![3; 24 * 1024 * 1024]);
+        let taken = client_end.fill(&frame, frame.len() - 1).await;
+        assert!(taken < frame.len() - 1, "nothing is held up");
+        gate.drain();
+        assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+        client_end.expect_gone().await;
+        let received = server_end.expect_reset().await;
+        assert!(frame.starts_with(&received), "something else within the frame");
+        let record = gate.tunnel_end().await;
+        assert_eq!((record.ending, record.ended_by), (Some("drained"), Some("gate")));
+    }
+}
+
+/// The frames up to the end, whatever it is.
+async fn rest_of(peer: &mut Peer) -> Vec<frames::Read> {
+    let (rest, _) = peer.read_to_any_end().await;
+    let (frames, surplus) = frames::split(&rest);
+    assert_eq!(surplus, 0, "part of a frame");
+    frames
+}
+
+#[tokio::test]
+async fn t5_where_a_side_has_sent_its_close_a_drain_adds_none_that_way() {
+    for (tls, by_client) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, "").await;
+        if by_client {
+            client_end.send(frames::client_close(1000, "done")).await;
+            server_end.expect(frames::client_close(1000, "done")).await;
+        } else {
+            server_end.send(frames::server_close(1000, "done")).await;
+            client_end.expect(frames::server_close(1000, "done")).await;
+        }
+        gate.drain();
+        if by_client {
+            server_end.send(frames::server_close(1000, "done")).await;
+            assert_eq!(rest_of(&mut server_end).await, [], "after the Close of the client");
+            let closes = rest_of(&mut client_end).await;
+            assert!(closes.len() == 1 && closes[0].first == 0x80 | CLOSE, "{closes:?}");
+        } else {
+            client_end.send(frames::client_close(1000, "done")).await;
+            assert_eq!(rest_of(&mut client_end).await, [], "after the Close of the backend");
+            let closes = rest_of(&mut server_end).await;
+            assert!(closes.len() == 1 && closes[0].first == 0x80 | CLOSE && closes[0].masked, "{closes:?}");
+        }
+        drop((client_end, server_end));
+        let record = gate.tunnel_end().await;
+        let close = record.close.expect("a Close");
+        let side = if by_client { "downstream" } else { "upstream" };
+        assert_eq!((close.side, close.code), (side, Some(1000)), "the first Close was a peer's");
+    }
+}
+
+#[tokio::test]
+async fn t9_a_half_closed_tunnel_drains() {
+    for (tls, by_client) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (_backend, gate, mut client_end, mut server_end) = tunnel(tls, "").await;
+        if by_client {
+            client_end.shutdown().await;
+            server_end.expect_end().await;
+            gate.drain();
+            assert_eq!(frames::read(&mut client_end).await.close_code(), 1012);
+            client_end.expect_end().await;
+            drop(server_end);
+        } else {
+            server_end.shutdown().await;
+            client_end.expect_end().await;
+            gate.drain();
+            client_end.send([client(TEXT, "last words"), frames::client_close(1000, "")].concat()).await;
+            server_end.expect(client(TEXT, "last words")).await;
+            assert_eq!(frames::read(&mut server_end).await.close_code(), 1001);
+            server_end.expect_end().await;
+            drop(client_end);
+        }
+        gate.at_rest().await;
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write, time::Duration};
 
+use wsgate::telemetry::Kind;
+
 use crate::harness::{Backend, Gate, Head, HttpBackend, Setup, get, ok, pki::Pki};
 
 /// The head that the backend gets for this request.
@@ -172,6 +174,26 @@ async fn b6_a_body_without_length_that_breaks_is_a_reset() {
     client.expect("half").await;
     server.reset();
     assert!(client.expect_reset().await.is_empty());
+}
+
+#[tokio::test]
+async fn b6_a_body_without_length_that_a_shutdown_cuts_is_a_reset() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address());
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let mut client = gate.ask(get("/", "")).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send("HTTP/1.1 200 OK\r\n\r\nhalf").await;
+        client.read_head().await;
+        client.expect("half").await;
+        gate.shutdown();
+        assert!(client.expect_reset().await.is_empty());
+        let record = gate.record_of(Kind::Exchange).await;
+        assert_eq!((record.ending, record.phase), (Some("drain_timeout"), Some("response")));
+    }
 }
 
 #[tokio::test]

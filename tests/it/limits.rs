@@ -1,15 +1,19 @@
 //! What the gate bears: rules S1, S3, S4, B14, and shutdown of the program.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::Duration,
+use std::{process::Command, time::Duration};
+
+use rustix::{
+    fs::{FileType, Mode},
+    io::Errno,
 };
+use tokio::{io::AsyncWriteExt, net::unix::pipe};
 
 use crate::harness::{
     Backend, HttpBackend, Peer, Setup, Unreachable,
     frames::{TEXT, client, server},
-    get, soon,
+    get,
+    program::Program,
+    soon,
 };
 
 #[tokio::test]
@@ -86,6 +90,53 @@ async fn s1_keep_alive_is_the_time_between_requests_and_head_timeout_begins_with
 }
 
 #[tokio::test]
+async fn s1_stray_empty_lines_are_no_request_and_begin_none() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address())
+        .listener("timeout.keep_alive = \"1h\"\ntimeout.request_head = \"100ms\"")
+        .start();
+    // Behind a request, by themselves after it, before any, and many of them.
+    let mut behind = gate.ask([&get("/", ""), "\r\n\r\n"].concat()).await;
+    assert_eq!(behind.read_response().await.status(), 200);
+    let mut after = gate.ask(get("/", "")).await;
+    assert_eq!(after.read_response().await.status(), 200);
+    after.send("\r\n").await;
+    let before = gate.ask("\r\n").await;
+    let mut many = gate.client().await;
+    for _ in 0..20 {
+        many.send("\r\n").await;
+        tokio::task::yield_now().await;
+    }
+    for mut client in [behind, after, before, many] {
+        // Longer than a head may take.
+        let quiet = tokio::time::timeout(Duration::from_millis(300), client.next_head()).await;
+        assert!(quiet.is_err(), "an end, or an answer that nobody asked for: {quiet:?}");
+        client.send(get("/", "")).await;
+        assert_eq!(client.read_response().await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn s1_an_idle_connection_with_stray_empty_lines_ends_without_an_answer() {
+    let backend = HttpBackend::start().await;
+    for keys in [
+        "timeout.keep_alive = \"600ms\"",
+        // Half an empty line may become anything, so it is a head's time that ends.
+        "timeout.keep_alive = \"1h\"\ntimeout.request_head = \"100ms\"",
+    ] {
+        let gate = Setup::to(backend.address()).listener(keys).start();
+        let stray = if keys.contains("1h") { "\r\n\r" } else { "\r\n" };
+        let mut fresh = gate.ask(stray).await;
+        let mut used = gate.ask(get("/", "")).await;
+        assert_eq!(used.read_response().await.status(), 200);
+        let _ = used.offer_bytes(stray).await;
+        fresh.expect_end().await;
+        used.expect_end().await;
+        assert_eq!(gate.records().len(), 1, "what is no request has no record");
+    }
+}
+
+#[tokio::test]
 async fn garbage_of_every_kind_ends_one_connection_alone() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).start();
@@ -148,63 +199,21 @@ async fn several_workers_share_the_connections_and_all_of_them_drain() {
     assert_eq!(gate.finish().await.cut, 0);
 }
 
-/// The program with a limit of file descriptors, ended with the test.
-struct Program {
-    child: Child,
-    address: std::net::SocketAddr,
-}
-
-impl Program {
-    /// `wsgate run` before this backend, with so many file descriptors.
-    fn start(folder: &std::path::Path, backend: &str, descriptors: u32) -> Self {
-        let toml = format!(
-            "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n[log]\nformat = \"json\"\naccess = \"access.log\"\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
-             [[route]]\nupstream = \"main\"\n"
-        );
-        std::fs::write(folder.join("proxy.toml"), toml).unwrap();
-        let script = format!("ulimit -n {descriptors}; exec \"$0\" run");
-        let mut child = Command::new("sh")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_wsgate")])
-            .current_dir(folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let start = line.find("127.0.0.1:")?;
-                let text = line[start..]
-                    .split(|next: char| !(next.is_ascii_digit() || next == '.' || next == ':'))
-                    .next()?;
-                text.parse().ok().filter(|address: &std::net::SocketAddr| address.port() != 0)
-            })
-            .expect("the program tells where it listens");
-        // Whatever more it says must not fill the pipe.
-        std::thread::spawn(move || lines.count());
-        Self { child, address }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let pid = rustix::process::Pid::from_child(&self.child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let _ = self.child.wait();
-        }
-    }
+/// `wsgate run` before this backend, with so many file descriptors.
+async fn program(folder: &std::path::Path, backend: &str, descriptors: u32) -> Program {
+    let toml = format!(
+        "[server]\nworkers = 1\nmax_connections = 100\ndrain_spread = \"0s\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.main]\nservers = [\"{backend}\"]\n\
+         [[route]]\nupstream = \"main\"\n"
+    );
+    Program::start(folder, &toml, Some(descriptors)).await
 }
 
 #[tokio::test]
 async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_some_again() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let address = backend.address();
-    let path = folder.path().to_owned();
-    let program = tokio::task::spawn_blocking(move || Program::start(&path, &address, 40)).await.unwrap();
+    let program = program(folder.path(), &backend.address(), 40).await;
     let mut all = Vec::new();
     for _ in 0..80 {
         all.push(Peer::dial(program.address).await);
@@ -231,9 +240,7 @@ async fn s3_a_process_without_file_descriptors_goes_on_accepting_when_it_has_som
 async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let folder = tempfile::tempdir().unwrap();
     let backend = HttpBackend::start().await;
-    let (address, path) = (backend.address(), folder.path().to_owned());
-    let mut program =
-        tokio::task::spawn_blocking(move || Program::start(&path, &address, 1000)).await.unwrap();
+    let mut program = program(folder.path(), &backend.address(), 1000).await;
     let mut client = Peer::dial(program.address).await;
     client.send(get("/?token=secret", "")).await;
     assert_eq!(client.read_response().await.text(), "hello");
@@ -242,18 +249,50 @@ async fn the_program_drains_on_sigterm_and_leaves_its_access_log() {
     let mut idle = Peer::dial(program.address).await;
     idle.send(get("/", "")).await;
     idle.read_response().await;
-    let pid = rustix::process::Pid::from_child(&program.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    program.terminate();
     idle.expect_end().await;
     drop((client, idle));
-    let status = tokio::task::spawn_blocking(move || program.child.wait());
-    assert_eq!(soon("the program to end", status).await.unwrap().unwrap().code(), Some(0));
-    let log = std::fs::read_to_string(folder.path().join("access.log")).unwrap();
-    let records: Vec<serde_json::Value> =
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(program.ended().await, Some(0));
+    let (log, records) = (program.access_log(), program.records());
     assert_eq!(records.len(), 3);
     assert_eq!((&records[0]["event"], &records[0]["status"]), (&"exchange".into(), &200.into()));
     assert_eq!(records[0]["target"], "/?token=***");
     assert_eq!((&records[1]["ending"], &records[1]["status"]), (&"bad_head".into(), &400.into()));
     assert!(!log.contains('\u{1b}') && !log.contains("secret"));
+}
+
+#[tokio::test]
+async fn a_signal_before_the_start_has_finished_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cert = Command::new(env!("CARGO_BIN_EXE_wsgate"));
+    assert!(cert.arg("cert").current_dir(folder.path()).output().unwrap().status.success());
+    let toml = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { self_signed = [\"localhost\"] }\n\
+                [[route]]\nrespond = { status = 200, body = \"\" }\n";
+    // The start waits in its middle for the CA, which comes out of a pipe.
+    let path = folder.path().join("certs/ca.crt");
+    let ca = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0).unwrap();
+    let mut program = Program::spawn(folder.path(), toml, None);
+    let reader = async {
+        loop {
+            match pipe::OpenOptions::new().open_sender(&path) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => {
+                    tokio::task::yield_now().await;
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    let mut writer = soon("the start to read the CA", reader).await;
+    program.terminate();
+    let says = |event: &serde_json::Value, what: &str| {
+        event["message"].as_str().is_some_and(|text| text.contains(what))
+    };
+    program.says("the drain", |event| says(event, "SIGTERM: draining")).await;
+    writer.write_all(&ca).await.unwrap();
+    drop(writer);
+    program.says("where it listened", |event| says(event, "listening")).await;
+    assert_eq!(program.ended().await, Some(0));
 }

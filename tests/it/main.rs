@@ -6,11 +6,15 @@
 mod balancing;
 mod cli;
 mod drain;
+mod draining;
+mod faults;
 mod handshake;
 mod harness;
 mod http;
+mod keepalive;
 mod layers;
 mod limits;
+mod namespace;
 mod refusals;
 mod tls;
 mod tunnel;

@@ -3,7 +3,7 @@
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    AGREED, Backend, Gate, OFFER, Peer, Refusing, Setup, Unreachable, frames, get, offer_with, ok,
+    AGREED, Backend, Gate, OFFER, Peer, Refusing, Setup, Unreachable, frames, get, offer_with, ok, pki::Pki,
 };
 
 /// What a refusal must be.
@@ -204,6 +204,21 @@ async fn s2_body_too_large_by_its_chunks() {
 }
 
 #[tokio::test]
+async fn t13_a_refused_body_of_any_size_does_not_reset_the_answer_away() {
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let setup = Setup::to(Refusing::new().address()).route("limits.request_body = 10");
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let length = 4 * 1024 * 1024;
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let mut client = gate.ask(request).await;
+        // More than the kernel takes for a reader that is not there, and all before a byte of the answer is read.
+        client.send(vec![b'a'; length]).await;
+        expect_refusal(&gate, &mut client, &by_gate(413, "body_too_large", "exchange")).await;
+    }
+}
+
+#[tokio::test]
 async fn s1_head_timeout_however_the_head_trickles() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).listener("timeout.request_head = \"300ms\"").start();
@@ -245,22 +260,29 @@ async fn s1_body_timeout_however_the_body_trickles() {
 
 #[tokio::test]
 async fn s1_write_timeout_of_a_client_that_takes_no_bytes() {
-    let backend = Backend::listen().await;
-    let gate = Setup::to(backend.address()).listener("timeout.write = \"300ms\"").start();
-    let mut client = Peer::dial_narrow(gate.address()).await;
-    client.send(get("/", "")).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
-    // More than all the buffers on the way; the gate ends it before.
-    let taken = server.offer_bytes(vec![b'a'; 60_000_000]).await;
-    assert!(taken.is_err(), "a stalled client's answer was taken");
-    let record = gate.record(|record| record.ending.is_some()).await;
-    assert_eq!((record.ending, record.phase), (Some("write_timeout"), Some("exchange")));
-    assert_eq!((record.ended_by, record.status), (Some("gate"), Some(200)));
-    // Cut: what is missing is seen to be missing.
-    let (received, end) = client.read_to_any_end().await;
-    assert!(end.is_err(), "an orderly end after {} bytes", received.len());
+    let pki = Pki::new();
+    for tls in [false, true] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address()).listener("timeout.write = \"300ms\"");
+        let gate = if tls { setup.tls(&pki, "") } else { setup }.start();
+        let mut client = Peer::dial_narrow(gate.address()).await;
+        if tls {
+            client = pki.secure(client).await;
+        }
+        client.send(get("/", "")).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n").await;
+        // More than all the buffers on the way; the gate ends it before.
+        let taken = server.offer_bytes(vec![b'a'; 60_000_000]).await;
+        assert!(taken.is_err(), "a stalled client's answer was taken");
+        let record = gate.record(|record| record.ending.is_some()).await;
+        assert_eq!((record.ending, record.phase), (Some("write_timeout"), Some("exchange")));
+        assert_eq!((record.ended_by, record.status), (Some("gate"), Some(200)));
+        // Cut: what is missing is seen to be missing.
+        let (received, end) = client.read_to_any_end().await;
+        assert!(end.is_err(), "an orderly end after {} bytes", received.len());
+    }
 }
 
 #[tokio::test]
@@ -527,6 +549,21 @@ async fn response_timeout() {
     let mut server = backend.accept().await;
     server.read_head().await;
     expect_refusal(&gate, &mut client, &by_gate(504, "response_timeout", "response").kept()).await;
+    server.expect_gone().await;
+}
+
+#[tokio::test]
+async fn h11_a_body_that_waits_for_100_continue_waits_for_the_upstream() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address())
+        .upstream("response_timeout = \"200ms\"")
+        .listener("timeout.request_body = \"1h\"")
+        .start();
+    let lines = "Content-Length: 5\r\nExpect: 100-continue\r\n";
+    let mut client = gate.ask(get("/", lines).replacen("GET", "PUT", 1)).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    expect_refusal(&gate, &mut client, &by_gate(504, "response_timeout", "response")).await;
     server.expect_gone().await;
 }
 

@@ -349,17 +349,21 @@ fn illegal_frames() -> Vec<(&'static str, bool, Vec<u8>)> {
             if from_client { client_raw(first, payload) } else { server_raw(first, payload) }
         };
         let mask_bit = if from_client { 0x80 } else { 0 };
-        for opcode in [0x3, 0x7, 0xB, 0xF] {
+        for opcode in (0x3..=0x7).chain(0xB..=0xF) {
             all.push(("a reserved opcode", from_client, raw(0x80 | opcode, b"a")));
         }
         all.push(("a fragmented Ping", from_client, raw(PING, b"a")));
         all.push(("a fragmented Close", from_client, raw(CLOSE, b"")));
-        all.push(("a Ping of 126 bytes", from_client, raw(0x80 | PING, &[0; 126])));
+        all.push(("a fragmented Pong", from_client, raw(PONG, b"a")));
+        for opcode in [PING, PONG, CLOSE] {
+            all.push(("a control frame of 126 bytes", from_client, raw(0x80 | opcode, &[0; 126])));
+        }
         all.push(("the wrong mask direction", from_client, text(!from_client)));
         all.push(("a continuation of nothing", from_client, raw(0x80, b"a")));
         all.push(("a message within one", from_client, [raw(TEXT, b"a"), raw(0x80 | TEXT, b"b")].concat()));
         for bits in [0x40, 0x20, 0x10] {
             all.push(("a reserved bit", from_client, raw(0x80 | bits | TEXT, b"a")));
+            all.push(("a reserved bit", from_client, raw(0x80 | bits | PING, b"a")));
         }
         let top_bit = [0x82, mask_bit | 127, 0x80, 0, 0, 0, 0, 0, 0, 1];
         all.push(("a length with its top bit", from_client, top_bit.to_vec()));
@@ -369,9 +373,19 @@ fn illegal_frames() -> Vec<(&'static str, bool, Vec<u8>)> {
 
 #[tokio::test]
 async fn t4_an_illegal_frame_ends_the_tunnel_with_1002_on_both_sides() {
+    illegal_frames_end_with_1002(|backend| Setup::to(backend.address())).await;
+}
+
+#[tokio::test]
+async fn t4_an_illegal_frame_over_tls_ends_the_tunnel_with_1002_on_both_sides() {
+    let pki = Pki::new();
+    illegal_frames_end_with_1002(|backend| Setup::to(backend.address()).tls(&pki, "")).await;
+}
+
+async fn illegal_frames_end_with_1002(setup: impl Fn(&Backend) -> Setup) {
     let backend = Backend::listen().await;
     for (what, from_client, bytes) in illegal_frames() {
-        let gate = Setup::to(backend.address()).start();
+        let gate = setup(&backend).start();
         let (mut client_end, mut server_end) = gate.tunnel(&backend).await;
         // What came before it is still delivered.
         let (before, sender, receiver) = if from_client {

@@ -6,7 +6,7 @@ use wsgate::telemetry::Kind;
 
 use crate::harness::{
     AGREED, Backend, Gate, OFFER, Peer, Setup,
-    frames::{self, BINARY, TEXT, client, client_raw, server, server_raw},
+    frames::{self, BINARY, PING, PONG, TEXT, client, client_raw, server, server_raw},
     pki::Pki,
 };
 
@@ -121,6 +121,145 @@ async fn ws_protocol() {
         drop((client_end, server_end));
         expect_record(&gate, "ws_protocol", "gate").await;
     }
+}
+
+/// A tunnel over wss through a gate with these lines in its route.
+async fn secure_tunnel(route: &str) -> (Backend, Gate, Peer, Peer) {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).tls(&Pki::new(), "").route(route).start();
+    let (client_end, server_end) = gate.tunnel(&backend).await;
+    (backend, gate, client_end, server_end)
+}
+
+/// Both sides get a Close of the gate's with this code, each with a reason, and then their ends.
+async fn expect_closes(code: u16, client_end: &mut Peer, server_end: &mut Peer) {
+    for (peer, masked) in [(&mut *client_end, false), (&mut *server_end, true)] {
+        let close = frames::read(peer).await;
+        assert_eq!((close.close_code(), close.masked), (code, masked));
+        assert!(close.payload.len() > 2, "with a reason");
+    }
+    client_end.send(frames::client_close(code, "")).await;
+    server_end.send(frames::server_close(code, "")).await;
+    client_end.expect_end().await;
+    server_end.expect_end().await;
+}
+
+/// The record of a Close of the gate's, and of whom it tells.
+async fn expect_closed_by_gate(gate: &Gate, code: u16, what: &str) {
+    let record = gate.tunnel_end().await;
+    let close = record.close.expect("a Close");
+    assert_eq!((close.side, close.code), ("gate", Some(code)));
+    let error = record.error.unwrap_or_default();
+    assert!(error.contains(what), "{error}");
+}
+
+#[tokio::test]
+async fn t7_too_large() {
+    let of_client = |first: u8, length: usize| client_raw(first, vec![1; length]);
+    let of_server = |first: u8, length: usize| server_raw(first, vec![1; length]);
+    for from_client in [true, false] {
+        let raw =
+            |first, length| if from_client { of_client(first, length) } else { of_server(first, length) };
+        let control = if from_client { client(PING, [1; 125]) } else { server(PING, [1; 125]) };
+        let as_much = [raw(0x82, 200), control.clone()].concat();
+        let fragments = [raw(0x02, 120), control, raw(0x00, 120), raw(0x80, 60)].concat();
+        for (keys, fits, excess) in [
+            ("websocket.max_frame = 200", as_much, raw(0x82, 201)),
+            ("websocket.max_message = 300", raw(0x82, 300), raw(0x82, 301)),
+            ("websocket.max_message = 300", fragments.clone(), raw(0x82, 301)),
+            ("websocket.max_message = 300", [fragments, raw(0x02, 300)].concat(), raw(0x80, 1)),
+            ("websocket.max_frame = \"64KiB\"", raw(0x82, 65_536), raw(0x82, 65_537)),
+        ] {
+            for tls in [false, true] {
+                let (_backend, gate, mut client_end, mut server_end) =
+                    if tls { secure_tunnel(keys).await } else { tunnel(keys).await };
+                let (sender, receiver) = if from_client {
+                    (&mut client_end, &mut server_end)
+                } else {
+                    (&mut server_end, &mut client_end)
+                };
+                sender.send([fits.clone(), excess.clone()].concat()).await;
+                // Not a byte of the frame that is too much goes on.
+                receiver.expect(&fits).await;
+                expect_closes(1009, &mut client_end, &mut server_end).await;
+                drop((client_end, server_end));
+                expect_record(&gate, "too_large", "gate").await;
+                expect_closed_by_gate(&gate, 1009, if from_client { "downstream" } else { "upstream" }).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn t7_too_large_before_its_payload_has_come() {
+    let (_backend, gate, mut client_end, mut server_end) = tunnel("websocket.max_message = \"1MiB\"").await;
+    // Four gigabytes announced, and none of them sent.
+    client_end.send([0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]).await;
+    expect_closes(1009, &mut client_end, &mut server_end).await;
+    drop((client_end, server_end));
+    expect_record(&gate, "too_large", "gate").await;
+}
+
+#[tokio::test]
+async fn t7_message_rate() {
+    for tls in [false, true] {
+        let keys = "websocket.message_rate = \"5/h\"";
+        let (_backend, gate, mut client_end, mut server_end) =
+            if tls { secure_tunnel(keys).await } else { tunnel(keys).await };
+        // The backend may send as it likes.
+        let down = server(TEXT, "news").repeat(50);
+        server_end.send(&down).await;
+        client_end.expect(&down).await;
+        // Frames of any kind count, and five may come at once.
+        let five = [
+            client_raw(TEXT, "a"),
+            client(PING, "b"),
+            client_raw(0x80, "c"),
+            client(PONG, ""),
+            client(TEXT, "d"),
+        ];
+        client_end.send(five.concat()).await;
+        server_end.expect(five.concat()).await;
+        client_end.send(client(TEXT, "one more")).await;
+        expect_closes(1008, &mut client_end, &mut server_end).await;
+        drop((client_end, server_end));
+        expect_record(&gate, "message_rate", "gate").await;
+        expect_closed_by_gate(&gate, 1008, "").await;
+    }
+}
+
+#[tokio::test]
+async fn t9_max_age() {
+    for tls in [false, true] {
+        let keys = "websocket.max_age = \"1s\"";
+        let (_backend, gate, mut client_end, mut server_end) =
+            if tls { secure_tunnel(keys).await } else { tunnel(keys).await };
+        let close = frames::read(&mut client_end).await;
+        assert_eq!((close.close_code(), close.masked), (1012, false));
+        // What the client still says goes on, and only its answer ends the backend's side.
+        client_end.send([client(TEXT, "last words"), frames::client_close(1012, "")].concat()).await;
+        server_end.expect(client(TEXT, "last words")).await;
+        let close = frames::read(&mut server_end).await;
+        assert_eq!((close.close_code(), close.masked), (1001, true));
+        server_end.send(frames::server_close(1001, "")).await;
+        client_end.expect_end().await;
+        server_end.expect_end().await;
+        drop((client_end, server_end));
+        expect_record(&gate, "max_age", "gate").await;
+        expect_closed_by_gate(&gate, 1012, "").await;
+        let stood = gate.tunnel_end().await.duration.unwrap_or_default();
+        assert!(stood >= Duration::from_millis(900), "a tenth sooner at most: {stood:?}");
+    }
+}
+
+#[tokio::test]
+async fn t8_idle_over_tls() {
+    let (_backend, gate, mut client_end, mut server_end) =
+        secure_tunnel("websocket.idle_timeout = \"100ms\"").await;
+    expect_closes(1001, &mut client_end, &mut server_end).await;
+    drop((client_end, server_end));
+    expect_record(&gate, "idle", "gate").await;
+    expect_closed_by_gate(&gate, 1001, "").await;
 }
 
 #[tokio::test]

@@ -6,21 +6,21 @@ const LENGTH: BodyFraming = BodyFraming::Length(1000);
 
 #[tokio::test(start_paused = true)]
 async fn h14_what_may_be_sent_again() {
-    // The method, the body and how much of it comes, whether it is an offer; and what is allowed.
-    let empty = BodyFraming::Empty;
+    let body = Kind::Plain { framing: LENGTH };
+    // The method, the kind of request, how much of its body comes; and what is allowed.
     let cases = [
-        (Method::GET, empty, 0, false, true),
-        (Method::PUT, empty, 0, false, true),
-        (Method::DELETE, empty, 0, false, true),
-        (Method::POST, empty, 0, false, false),
-        (Method::PATCH, empty, 0, false, false),
-        (Method::GET, empty, 0, true, false),
-        (Method::PUT, LENGTH, 0, false, true),
-        (Method::PUT, LENGTH, 10, false, false),
-        (Method::POST, LENGTH, 0, false, false),
+        (Method::GET, PLAIN, 0, true),
+        (Method::PUT, PLAIN, 0, true),
+        (Method::DELETE, PLAIN, 0, true),
+        (Method::POST, PLAIN, 0, false),
+        (Method::PATCH, PLAIN, 0, false),
+        (Method::GET, Kind::Handshake, 0, false),
+        (Method::PUT, body, 0, true),
+        (Method::PUT, body, 10, false),
+        (Method::POST, body, 0, false),
     ];
-    for (method, body, comes, is_offer, allowed) in cases {
-        let set_up = SetUp { method: method.clone(), body, is_offer, ..SetUp::default() };
+    for (method, kind, comes, allowed) in cases {
+        let set_up = SetUp { method: method.clone(), kind, ..SetUp::default() };
         let (over, _client) = set_up
             .run(async |mut client, mut upstream| {
                 client.send(&vec![b'x'; comes]).await;
@@ -31,14 +31,14 @@ async fn h14_what_may_be_sent_again() {
             })
             .await;
         assert_eq!(over.label(), "upstream_closed");
-        assert_eq!(over.may_send_again, allowed, "{method:?} {body:?} {comes} {is_offer}");
+        assert_eq!(over.may_send_again, allowed, "{method:?} {kind:?} {comes}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn h14_where_nothing_was_sent_any_method_may_be_sent_again() {
-    for (method, is_offer) in [(Method::POST, false), (Method::GET, true), (Method::GET, false)] {
-        let set_up = SetUp { method, is_offer, ..SetUp::default() };
+    for (method, kind) in [(Method::POST, PLAIN), (Method::GET, Kind::Handshake), (Method::GET, PLAIN)] {
+        let set_up = SetUp { method, kind, ..SetUp::default() };
         let (over, _client) = set_up
             .run(async |client, mut upstream| {
                 upstream.refuse_writes(ErrorKind::BrokenPipe);
@@ -134,8 +134,8 @@ async fn b6_an_upstream_that_takes_no_body_may_have_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn b4_a_client_that_leaves_before_the_answer_ends_the_exchange() {
-    for is_offer in [false, true] {
-        let (over, ()) = SetUp { is_offer, ..SetUp::default() }
+    for kind in [PLAIN, Kind::Handshake] {
+        let (over, ()) = SetUp { kind, ..SetUp::default() }
             .run(async |client, mut upstream| {
                 upstream.expect(REQUEST).await;
                 drop(client);

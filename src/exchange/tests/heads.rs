@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::head::work;
 
 #[tokio::test(start_paused = true)]
 async fn w11_interim_responses_go_on_and_do_not_end_the_exchange() {
@@ -71,7 +72,7 @@ async fn s2_malformed_and_oversized_heads_are_faults() {
 
 #[tokio::test(start_paused = true)]
 async fn a_101_is_a_final_head_and_what_follows_it_is_left() {
-    let set_up = SetUp { is_offer: true, down_tail: b"early".to_vec(), ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, down_tail: b"early".to_vec(), ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |mut client, mut upstream| {
             client.send(b" frames").await;
@@ -90,7 +91,7 @@ async fn a_101_is_a_final_head_and_what_follows_it_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn w12_a_101_that_comes_early_does_not_lose_the_rest_of_the_offer() {
-    let set_up = SetUp { is_offer: true, up: Pace::pipe(3), ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, up: Pace::pipe(3), ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |client, mut upstream| {
             // The pipe back holds as little, so the answer goes out while the offer still waits.
@@ -108,7 +109,7 @@ async fn w12_a_101_that_comes_early_does_not_lose_the_rest_of_the_offer() {
 
 #[tokio::test(start_paused = true)]
 async fn w7_early_bytes_are_bounded_and_wait() {
-    let set_up = SetUp { is_offer: true, ..SetUp::default() };
+    let set_up = SetUp { kind: Kind::Handshake, ..SetUp::default() };
     let (over, ()) = set_up
         .run(async |mut client, mut upstream| {
             upstream.expect(REQUEST).await;
@@ -166,4 +167,15 @@ async fn h14_keep_alive_timeouts_are_read() {
         assert!(!got.contains("Keep-Alive"));
         assert_eq!(over.answered().max_idle, seconds.map(Duration::from_secs), "{value}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_a_response_head_byte_by_byte_is_no_more_work_than_at_once() {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: {}\r\n\r\n", "a".repeat(30_000));
+    let before = work::looked();
+    let set_up = SetUp { up: Pace { read: 1, ..Pace::FAST }, ..SetUp::default() };
+    let (over, _) = answer(set_up, head.as_bytes(), false).await;
+    assert_eq!(over.answered().status, 200);
+    let looked = work::looked() - before;
+    assert!(looked <= work::bound(head.len()), "{looked}");
 }

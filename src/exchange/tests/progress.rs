@@ -64,10 +64,10 @@ async fn s1_an_upstream_that_takes_no_body_does_not_answer_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn s1_an_answer_that_does_not_come_is_a_timeout() {
-    for (is_offer, label) in [(false, "response_timeout"), (true, "handshake_timeout")] {
+    for (kind, label) in [(PLAIN, "response_timeout"), (Kind::Handshake, "handshake_timeout")] {
         // Nothing, and a head that does not end.
         for said in ["", "HTTP/1.1 200 OK\r\nX: y"] {
-            let (over, _peers) = SetUp { is_offer, ..SetUp::default() }
+            let (over, _peers) = SetUp { kind, ..SetUp::default() }
                 .run(async |client, mut upstream| {
                     for byte in said.as_bytes().chunks(1) {
                         upstream.send(byte).await;
@@ -79,6 +79,24 @@ async fn s1_an_answer_that_does_not_come_is_a_timeout() {
             assert_eq!((over.label(), over.took, over.status), (label, RESPONSE, None));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h11_who_waits_for_100_continue_waits_as_long_as_for_an_answer() {
+    let expects = || SetUp { expects_continue: true, ..SetUp::post(BodyFraming::Length(10)) };
+    let (over, _peers) = expects().run(async |client, upstream| (client, upstream)).await;
+    assert_eq!((over.label(), over.took), ("response_timeout", RESPONSE));
+    // Its body is a body like any other once it has begun.
+    let (over, _peers) = expects()
+        .run(async |mut client, mut upstream| {
+            tokio::time::sleep(PERIOD + SECOND).await;
+            upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+            read_head(&mut client).await;
+            client.send(b"x").await;
+            (client, upstream)
+        })
+        .await;
+    assert_eq!((over.label(), over.took), ("body_timeout", PERIOD + SECOND + PERIOD));
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,9 +114,12 @@ async fn s1_a_client_that_takes_no_answer_is_cut() {
     }
 }
 
-/// A client that takes `bytes` of an endless answer each second; returns the refusal, if one comes in ten periods.
-async fn download(bytes: usize) -> Option<&'static str> {
-    let set_up = SetUp { down: Pace::pipe(1024), up: Pace::pipe(4096), ..SetUp::default() };
+/// A client that takes `bytes` of an endless answer each second, over a stream that seals as TLS does or does not; returns
+/// the refusal, if one comes in ten periods.
+async fn download(bytes: usize, seals: bool) -> Option<&'static str> {
+    let down = Pace { seals, ..Pace::pipe(1024) };
+    // What is read at once is more than has to be taken in a period.
+    let set_up = SetUp { down, up: Pace::pipe(64 * 1024), ..SetUp::default() };
     let run = set_up.run(async |mut client, mut upstream| {
         upstream.send(b"HTTP/1.1 200 OK\r\n\r\n").await;
         let sends = async {
@@ -118,8 +139,11 @@ async fn download(bytes: usize) -> Option<&'static str> {
 
 #[tokio::test(start_paused = true)]
 async fn s1_a_client_that_takes_a_trickle_is_cut() {
-    assert_eq!(download(200).await, Some("write_timeout"));
-    assert_eq!(download(300).await, None);
+    for seals in [false, true] {
+        assert_eq!(download(200, seals).await, Some("write_timeout"));
+        // What was sealed is not what was taken: that comes in leaps of which a period may have none.
+        assert_eq!(download(300, seals).await, None);
+    }
 }
 
 /// An upstream that says this head and then nothing; returns how long it took to give up.

@@ -2,7 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::laws::frames::{Outcome, Seen, one_outcome, scan_split};
+use crate::proto::laws::frames::{Bounds, Outcome, Seen, one_outcome, scan_bounded, scan_split};
 
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
@@ -11,7 +11,10 @@ fn scan_whole(role: Role, extensions: Extensions, stream: &[u8]) -> Outcome {
 }
 
 fn verdict(role: Role, extensions: Extensions, stream: &[u8]) -> Option<FrameError> {
-    scan_whole(role, extensions, stream).error
+    match scan_whole(role, extensions, stream).fault? {
+        Fault::Illegal(error) => Some(error),
+        Fault::Excess(excess) => panic!("nothing bounds it: {excess}"),
+    }
 }
 
 fn server_verdict(stream: &[u8]) -> Option<FrameError> {
@@ -56,7 +59,7 @@ fn t4_lengths_of_all_three_sizes_round_trip() {
 #[test]
 fn t4_longer_length_form_than_needed_passes_in_data_frames() {
     let outcome = scan_whole(Role::FromServer, Extensions::None, &[0x82, 126, 0, 1, b'x']);
-    assert_eq!((outcome.error, outcome.relayed.len()), (None, 5));
+    assert_eq!((outcome.fault, outcome.relayed.len()), (None, 5));
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn t4_nothing_of_an_illegal_frame_is_relayed() {
         let stream = [&legal, illegal].concat();
         for size in 1..=stream.len() {
             let outcome = scan_split(Role::FromServer, Extensions::None, &stream, &[size]);
-            assert!(outcome.error.is_some());
+            assert!(outcome.fault.is_some());
             assert_eq!(outcome.relayed, legal, "pieces of {size}");
             assert!(outcome.boundaries == (true, true));
         }
@@ -229,7 +232,7 @@ fn t5_own_control_frames_are_legal_and_cut_to_size() {
         encode_pong(&[7; 200], mask, &mut stream);
         encode_close(1012, &long, mask, &mut stream);
         let outcome = scan_whole(role, Extensions::None, &stream);
-        assert_eq!((outcome.error, outcome.held.len()), (None, 0));
+        assert_eq!((outcome.fault, outcome.held.len()), (None, 0));
         let contents: Vec<_> = outcome
             .events
             .into_iter()
@@ -275,7 +278,43 @@ fn t12_reload_of_a_browser_is_a_masked_close_1001() {
     for size in 1..=reload.len() {
         let outcome = scan_split(Role::FromClient, Extensions::None, &reload, &[size]);
         assert_eq!(outcome.events[1], Seen::Close { frame: 0..8, code: Some(1001), reason: vec![] });
-        assert_eq!((outcome.relayed, outcome.error), (reload.to_vec(), None));
+        assert_eq!((outcome.relayed, outcome.fault), (reload.to_vec(), None));
+    }
+}
+
+#[test]
+fn t7_a_frame_is_judged_before_a_byte_of_it_may_be_relayed() {
+    // The last of these headers announces more than there can be, and more than that with what came before it.
+    let begun = frame(false, 0, Opcode::Text, None, b"begun");
+    let announced = [0x80, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
+    let stream = [&begun[..], &announced, b"payload"].concat();
+    for (bounds, excess) in [
+        (Bounds { frame: 5, ..Bounds::OFF }, Excess::Frame(u64::MAX >> 1)),
+        (Bounds { message: 5, ..Bounds::OFF }, Excess::Message((u64::MAX >> 1) + 5)),
+        (Bounds { message: u64::MAX >> 1, ..Bounds::OFF }, Excess::Message((u64::MAX >> 1) + 5)),
+        (Bounds { frames: 1, ..Bounds::OFF }, Excess::Rate),
+    ] {
+        for size in 1..stream.len() {
+            let outcome = scan_bounded(Role::FromServer, Extensions::None, bounds, &stream, &[size]);
+            assert_eq!((outcome.fault, &outcome.relayed), (Some(excess.into()), &begun));
+        }
+    }
+}
+
+#[test]
+fn t7_a_control_frame_is_no_part_of_a_message_and_is_counted_once() {
+    let ping = frame(true, 0, Opcode::Ping, None, &[b'?'; 125]);
+    let stream = [
+        frame(false, 0, Opcode::Text, None, &[b'x'; 100]),
+        ping.clone(),
+        frame(true, 0, Opcode::Continuation, None, &[b'x'; 30]),
+        ping,
+    ]
+    .concat();
+    let bounds = Bounds { frame: 125, message: 130, frames: 4 };
+    for size in 1..=stream.len() {
+        let outcome = scan_bounded(Role::FromServer, Extensions::None, bounds, &stream, &[size]);
+        assert_eq!((outcome.fault, &outcome.relayed), (None, &stream));
     }
 }
 
@@ -325,6 +364,12 @@ fn any_message() -> impl Strategy<Value = Vec<(bool, Vec<u8>)>> {
     vec((any::<bool>(), vec(any::<u8>(), 0..300)), 1..4)
 }
 
+fn any_bounds() -> impl Strategy<Value = Bounds> {
+    let some = |most: u64| prop_oneof![Just(u64::MAX), 0..most];
+    let frames = prop_oneof![Just(usize::MAX), 0..20_usize];
+    (some(300), some(600), frames).prop_map(|(frame, message, frames)| Bounds { frame, message, frames })
+}
+
 fn encode_message(fragments: &[(bool, Vec<u8>)], mask: Option<[u8; 4]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (index, (ping_first, payload)) in fragments.iter().enumerate() {
@@ -355,7 +400,21 @@ proptest! {
         stream in vec(prop_oneof![3 => any::<u8>(), 2 => 0..4_u8, 2 => 0x80..0x8B_u8], 0..400),
         cuts in vec(1..40_usize, 1..8),
     ) {
-        one_outcome(role, extensions, &stream, &cuts);
+        one_outcome(role, extensions, Bounds::OFF, &stream, &cuts);
+    }
+
+    #[test]
+    fn t7_legal_streams_are_stopped_alike_in_any_split(
+        role in any_role(),
+        key: [u8; 4],
+        messages in vec(any_message(), 0..6),
+        cuts in vec(1..500_usize, 1..8),
+        bounds in any_bounds(),
+    ) {
+        let mask = (role == Role::FromClient).then_some(key);
+        let stream: Vec<u8> = messages.iter().flat_map(|message| encode_message(message, mask)).collect();
+        let outcome = one_outcome(role, Extensions::None, bounds, &stream, &cuts);
+        prop_assert!(outcome.fault.is_some() || outcome.relayed == stream);
     }
 
     #[test]
@@ -369,7 +428,7 @@ proptest! {
         let stream: Vec<u8> = messages.iter().flat_map(|message| encode_message(message, mask)).collect();
         let outcome = scan_split(role, Extensions::None, &stream, &cuts);
         prop_assert_eq!(&outcome.relayed, &stream);
-        prop_assert!(outcome.error.is_none() && outcome.boundaries == (true, true));
+        prop_assert!(outcome.fault.is_none() && outcome.boundaries == (true, true));
         let found: Vec<_> = outcome.events.iter().filter_map(|event| match event {
             Seen::MessageEnd { length, fragmented, .. } => Some((*length, *fragmented)),
             _ => None,

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::proto::frame::{Event, Fault, FrameError, FrameHeader, FrameScanner, HELD_MAX, Opcode, Role};
+use crate::proto::frame::{
+    Event, Excess, Fault, Follow, FrameHeader, FrameScanner, HELD_MAX, Opcode, Role, Stopped,
+};
 use crate::proto::handshake::Extensions;
 
 /// An [`Event`] that outlives the scan, with positions counted from the start of the stream.
@@ -46,33 +48,88 @@ pub struct Outcome {
     pub relayed: Vec<u8>,
     /// The bytes that were left at the stream's end; after an error none, as how many had come is chance.
     pub held: Vec<u8>,
-    /// The first illegal frame.
-    pub error: Option<FrameError>,
+    /// Why the first frame that may not pass may not.
+    pub fault: Option<Fault>,
     /// Whether the relayed bytes end with a frame, and with a message.
     pub boundaries: (bool, bool),
 }
 
-/// Scans `stream` in pieces of these sizes, in turn, the way a tunnel does. Without sizes it comes whole.
+/// What legal frames are admitted (rule T7).
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Payload bytes of a frame.
+    pub frame: u64,
+    /// Payload bytes of a message.
+    pub message: u64,
+    /// Frames of any kind.
+    pub frames: usize,
+}
+
+impl Bounds {
+    /// Every legal frame.
+    pub const OFF: Self = Self { frame: u64::MAX, message: u64::MAX, frames: usize::MAX };
+}
+
+/// Keeps the bounds, and writes down what a scanner meets.
+struct Recorder<'a> {
+    bounds: Bounds,
+    admitted: usize,
+    /// Where the input of this scan stands in the stream.
+    base: usize,
+    events: &'a mut Vec<Seen>,
+}
+
+impl Follow for Recorder<'_> {
+    fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess> {
+        if header.length > self.bounds.frame {
+            return Err(Excess::Frame(header.length));
+        }
+        if message_length > self.bounds.message {
+            return Err(Excess::Message(message_length));
+        }
+        if self.admitted == self.bounds.frames {
+            return Err(Excess::Rate);
+        }
+        self.admitted += 1;
+        Ok(())
+    }
+
+    fn meet(&mut self, event: Event<'_>) {
+        self.events.push(Seen::new(self.base, event));
+    }
+}
+
+/// [`scan_bounded`] without bounds.
 pub fn scan_split(role: Role, extensions: Extensions, stream: &[u8], sizes: &[usize]) -> Outcome {
+    scan_bounded(role, extensions, Bounds::OFF, stream, sizes)
+}
+
+/// Scans `stream` in pieces of these sizes, in turn, the way a tunnel does. Without sizes it comes whole.
+pub fn scan_bounded(
+    role: Role,
+    extensions: Extensions,
+    bounds: Bounds,
+    stream: &[u8],
+    sizes: &[usize],
+) -> Outcome {
     let mut scanner = FrameScanner::new(role, extensions);
     let mut outcome =
-        Outcome { events: vec![], relayed: vec![], held: vec![], error: None, boundaries: (true, true) };
+        Outcome { events: vec![], relayed: vec![], held: vec![], fault: None, boundaries: (true, true) };
+    let mut recorder = Recorder { bounds, admitted: 0, base: 0, events: &mut outcome.events };
     let mut sizes = sizes.iter().copied().cycle();
     let mut unread = stream;
-    while !unread.is_empty() && outcome.error.is_none() {
+    while !unread.is_empty() && outcome.fault.is_none() {
         let (piece, rest) = unread.split_at(sizes.next().unwrap_or(usize::MAX).clamp(1, unread.len()));
         unread = rest;
         let mut input = std::mem::take(&mut outcome.held);
         input.extend_from_slice(piece);
-        let base = outcome.relayed.len();
-        let verdict = scanner.scan(&input, |event| outcome.events.push(Seen::new(base, event)));
-        let legal = verdict.unwrap_or_else(|stopped| {
-            let Fault::Illegal(error) = stopped.fault else { unreachable!("every legal frame is admitted") };
-            outcome.error = Some(error);
-            stopped.at
+        recorder.base = outcome.relayed.len();
+        let legal = scanner.follow(&input, &mut recorder).unwrap_or_else(|Stopped { at, fault }| {
+            outcome.fault = Some(fault);
+            at
         });
         outcome.relayed.extend_from_slice(&input[..legal]);
-        if outcome.error.is_none() {
+        if outcome.fault.is_none() {
             outcome.held = input.split_off(legal);
             assert!(outcome.held.len() <= HELD_MAX, "{} bytes held", outcome.held.len());
         }
@@ -83,16 +140,64 @@ pub fn scan_split(role: Role, extensions: Extensions, stream: &[u8], sizes: &[us
     outcome
 }
 
-/// A stream has one outcome in any split: nothing is lost or added, and an error hides nothing that came
-/// before it.
-pub fn one_outcome(role: Role, extensions: Extensions, stream: &[u8], sizes: &[usize]) -> Outcome {
-    let whole = scan_split(role, extensions, stream, &[]);
-    assert_eq!(whole, scan_split(role, extensions, stream, sizes), "in pieces of {sizes:?}");
+/// A stream has one outcome in any split: nothing is lost or added, and a fault hides nothing that came
+/// before it. Nothing over the bounds is relayed, and without its Pongs it is still a stream of frames.
+pub fn one_outcome(
+    role: Role,
+    extensions: Extensions,
+    bounds: Bounds,
+    stream: &[u8],
+    sizes: &[usize],
+) -> Outcome {
+    let whole = scan_bounded(role, extensions, bounds, stream, &[]);
+    assert_eq!(whole, scan_bounded(role, extensions, bounds, stream, sizes), "in pieces of {sizes:?}");
     assert!(stream.starts_with(&whole.relayed));
-    if whole.error.is_none() {
+    if whole.fault.is_none() {
         assert_eq!([&whole.relayed[..], &whole.held].concat(), stream);
     } else {
-        assert!(whole.boundaries.0, "an error in the middle of a frame");
+        assert!(whole.boundaries.0, "a fault in the middle of a frame");
     }
+    keeps_bounds(bounds, &whole);
+    pongs_can_be_taken_out(role, extensions, &whole);
     whole
+}
+
+fn keeps_bounds(bounds: Bounds, outcome: &Outcome) {
+    let mut frames = 0;
+    for event in &outcome.events {
+        if let Seen::Header { header, message_length, .. } = event {
+            frames += 1;
+            assert!(header.length <= bounds.frame && *message_length <= bounds.message);
+        }
+    }
+    assert!(frames <= bounds.frames, "{frames} frames");
+    if outcome.fault == Some(Fault::Excess(Excess::Rate)) {
+        assert_eq!(frames, bounds.frames, "each is counted once");
+    }
+}
+
+/// A Pong lies within what is relayed, and what is left without the Pongs is a stream with the same messages (rule T6).
+fn pongs_can_be_taken_out(role: Role, extensions: Extensions, outcome: &Outcome) {
+    let (mut rest, mut from) = (Vec::new(), 0);
+    for event in &outcome.events {
+        if let Seen::Pong { frame, .. } = event {
+            rest.extend_from_slice(&outcome.relayed[from..frame.start]);
+            from = frame.end;
+        }
+    }
+    rest.extend_from_slice(&outcome.relayed[from..]);
+    let left = scan_split(role, extensions, &rest, &[]);
+    assert_eq!((left.fault, &left.relayed, left.boundaries), (None, &rest, outcome.boundaries));
+    assert!(!left.events.iter().any(|event| matches!(event, Seen::Pong { .. })));
+    assert_eq!(messages(&left), messages(outcome));
+}
+
+fn messages(outcome: &Outcome) -> Vec<(Opcode, u64, bool, bool)> {
+    let message = |event: &Seen| match *event {
+        Seen::MessageEnd { opcode, length, compressed, fragmented, .. } => {
+            Some((opcode, length, compressed, fragmented))
+        }
+        _ => None,
+    };
+    outcome.events.iter().filter_map(message).collect()
 }

@@ -106,7 +106,7 @@ impl Gate {
     }
 
     /// A client of TLS 1.3 and its stream on the gate, over a pipe of 64 KiB.
-    async fn connect(&self) -> (client::TlsStream<DuplexStream>, TlsStream<Wire>) {
+    async fn connect(&self) -> (client::TlsStream<DuplexStream>, Box<TlsStream<Wire>>) {
         let (wire, client) = pipe(64 * 1024);
         let config = self.authority.client(&[&rustls::version::TLS13]);
         let (client, accepted) = self.connect_over(wire, client, config).await;

@@ -325,3 +325,71 @@ async fn t9_shutdown_without_a_drain_cuts_at_once() {
     open.client.expect_end(b"").await;
     open.backend.expect_end(b"").await;
 }
+
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Both sides are asked after [`INTERVAL`].
+const PINGED: Limits = Limits {
+    keepalive: Keepalive { clients: true, backends: true, interval: Some(INTERVAL), pong: Some(INTERVAL) },
+    ..LIMITS
+};
+
+/// A side is asked, and gives wsgate's Pong to that Ping.
+async fn own_pong(peer: &mut Peer, side: Side) -> Vec<u8> {
+    let (header, payload) = read_frame(peer).await;
+    assert_eq!(header.opcode, Opcode::Ping);
+    frame(role(side), true, Opcode::Pong, &payload)
+}
+
+#[tokio::test(start_paused = true)]
+async fn t5_t9_an_own_pong_right_behind_the_place_of_a_close_is_dropped_with_the_rest() {
+    for follows in [Vec::new(), tells("too late")] {
+        let mut open = SetUp { limits: PINGED, ..SetUp::default() }.open();
+        let answer = own_pong(&mut open.backend, Side::Upstream).await;
+        own_pong(&mut open.client, Side::Downstream).await;
+        let message = tells("a message");
+        open.backend.send(&message[..4]).await;
+        open.client.expect(&message[..4]).await;
+        open.begin_drain();
+        open.backend.send(&[&message[4..], &answer, &follows].concat()).await;
+        open.client.expect(&[&message[4..], &server_close(1012, "service restart")].concat()).await;
+        open.client.send(&client_close(1012, "")).await;
+        open.client.expect_end(b"").await;
+        assert_closed_with(&open.backend.rest().await, b"", 1001);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t4_t5_an_own_pong_of_the_client_right_behind_the_place_of_a_close_is_dropped() {
+    let mut open = SetUp { limits: PINGED, ..SetUp::default() }.open();
+    let answer = own_pong(&mut open.client, Side::Downstream).await;
+    own_pong(&mut open.backend, Side::Upstream).await;
+    let message = says("a message");
+    open.client.send(&message[..8]).await;
+    open.backend.expect(&message[..8]).await;
+    open.backend.send(&[0x83, 0]).await;
+    open.client.expect(&server_close(1002, "protocol error")).await;
+    open.client.send(&[&message[8..], &answer, &client_close(1002, "")].concat()).await;
+    assert_closed_with(&open.backend.rest().await, &message[8..], 1002);
+    open.client.expect_end(b"").await;
+    assert_eq!(open.report().await.end.label(), "ws_protocol");
+}
+
+#[tokio::test(start_paused = true)]
+async fn t11_a_close_that_went_out_is_told_also_of_a_tunnel_that_was_cut() {
+    let mut open = open();
+    open.begin_drain();
+    open.client.expect(&server_close(1012, "service restart")).await;
+    open.drain.shutdown();
+    wake_all();
+    let report = open.report().await;
+    assert_eq!((report.end.label(), report.own_close), ("drain_timeout", Some((1012, "service restart"))));
+
+    // One that never found its place was not sent.
+    let mut open = super::open();
+    open.backend.send(&tells("never whole")[..6]).await;
+    open.client.expect(&tells("never whole")[..6]).await;
+    open.begin_drain();
+    let report = open.report().await;
+    assert_eq!((report.end.label(), report.own_close), ("drained", None));
+}

@@ -1,3 +1,5 @@
+mod peers;
+
 use proptest::{collection::vec, prelude::*, sample::Index};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 

@@ -29,6 +29,12 @@ pub struct Backend {
     listening: Listening,
 }
 
+impl From<TcpListener> for Backend {
+    fn from(listener: TcpListener) -> Self {
+        Self { listening: Listening::Tcp(listener) }
+    }
+}
+
 impl Backend {
     /// On a port of `127.0.0.1`.
     pub async fn listen() -> Self {
@@ -36,8 +42,7 @@ impl Backend {
     }
 
     pub async fn listen_at(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        Self { listening: Listening::Tcp(listener) }
+        Self::from(TcpListener::bind(address).await.expect("a free port"))
     }
 
     /// On a unix socket of this folder.

@@ -87,20 +87,50 @@ impl Read {
 
 /// Reads one frame, unmasked.
 pub async fn read(peer: &mut super::Peer) -> Read {
-    let head = peer.read_exact(2).await;
-    let length = match head[1] & 0x7f {
-        126 => usize::from(u16::from_be_bytes(peer.read_exact(2).await.try_into().expect("two bytes"))),
-        127 => {
-            let length = u64::from_be_bytes(peer.read_exact(8).await.try_into().expect("eight bytes"));
-            usize::try_from(length).expect("what fits the memory")
-        }
-        length => usize::from(length),
-    };
-    let masked = head[1] & 0x80 != 0;
-    let mask = if masked { peer.read_exact(4).await } else { vec![0; 4] };
-    let mut payload = peer.read_exact(length).await;
-    for (byte, mask) in payload.iter_mut().zip(mask.iter().cycle()) {
-        *byte ^= mask;
+    next(peer).await.expect("a frame, not the end of the stream")
+}
+
+/// Reads one frame, unmasked, or the end of the stream. If this is dropped before its end, nothing is lost.
+pub async fn next(peer: &mut super::Peer) -> Option<Read> {
+    let bytes = super::soon("a frame", peer.read_until(length)).await.expect("a frame, not a reset");
+    if bytes.is_none() {
+        assert!(peer.tail().is_empty(), "the stream ended within a frame");
     }
-    Read { first: head[0], masked, payload }
+    Some(parse(&bytes?))
+}
+
+/// The length on the wire of the frame that begins here; `None` until all of it is there.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let second = *bytes.get(1)?;
+    let (length, head): (u64, usize) = match second & 0x7f {
+        126 => (u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?).into(), 4),
+        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
+        length => (length.into(), 2),
+    };
+    let head = if second & 0x80 == 0 { head } else { head + 4 };
+    let end = head.checked_add(usize::try_from(length).ok()?)?;
+    (bytes.len() >= end).then_some(end)
+}
+
+/// A frame that is there as a whole.
+fn parse(bytes: &[u8]) -> Read {
+    let masked = bytes[1] & 0x80 != 0;
+    let head = match bytes[1] & 0x7f {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let (mask, payload) = if masked { bytes[head..].split_at(4) } else { (&[0; 4][..], &bytes[head..]) };
+    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    Read { first: bytes[0], masked, payload }
+}
+
+/// The frames, unmasked, that stand whole in `bytes`, and how many bytes follow them.
+pub fn split(mut bytes: &[u8]) -> (Vec<Read>, usize) {
+    let mut frames = Vec::new();
+    while let Some(length) = length(bytes) {
+        frames.push(parse(&bytes[..length]));
+        bytes = &bytes[length..];
+    }
+    (frames, bytes.len())
 }

@@ -236,6 +236,11 @@ impl Gate {
         self.order.drain();
     }
 
+    /// Gives the order to cut what is open, as a second signal does.
+    pub fn shutdown(&self) {
+        self.order.shutdown();
+    }
+
     /// Waits until the gate holds nothing any more: no connection, no lease.
     pub async fn at_rest(&self) {
         soon("the gate to be at rest", async {

@@ -7,8 +7,10 @@ mod backend;
 pub mod frames;
 mod gate;
 mod head;
+pub mod namespace;
 mod peer;
 pub mod pki;
+pub mod program;
 pub mod websocket;
 
 use std::{future::Future, time::Duration};

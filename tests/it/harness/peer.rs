@@ -70,6 +70,12 @@ impl Peer {
         Self::from(dial(address, None).await)
     }
 
+    /// The same, which may fail.
+    pub async fn try_dial(address: std::net::SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        soon("connect", socket.connect(address)).await.map(Self::from)
+    }
+
     /// A connection whose kernel holds as little as may be for its reader.
     pub async fn dial_narrow(address: std::net::SocketAddr) -> Self {
         Self::from(dial(address, Some(4096)).await)
@@ -107,8 +113,9 @@ impl Peer {
         }
     }
 
-    /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before.
-    async fn read_until(
+    /// Reads until `is_enough` tells how many bytes are wanted; `None` when the stream ends before. If this is dropped
+    /// before its end, nothing is lost.
+    pub async fn read_until(
         &mut self,
         mut is_enough: impl FnMut(&[u8]) -> Option<usize>,
     ) -> io::Result<Option<Vec<u8>>> {
@@ -166,6 +173,11 @@ impl Peer {
                 panic!("{caller}: other bytes from {at:?}: {}, not {}", shown(&read), shown(&expected));
             }
         }
+    }
+
+    /// What was read and not yet expected.
+    pub fn tail(&self) -> &[u8] {
+        &self.tail
     }
 
     /// Reads to the end of the stream.
@@ -277,11 +289,21 @@ impl Peer {
         soon("the end to be sent", AsyncWriteExt::shutdown(self)).await.expect("a connected socket");
     }
 
-    /// Breaks the connection.
+    /// Breaks the connection, under TLS too.
     pub fn reset(self) {
-        let Stream::Tcp(stream) = &self.stream else { panic!("only TCP has a reset") };
-        let linger = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        linger.expect("a connected socket");
+        let tcp = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Unix(_) => panic!("only TCP has a reset"),
+        };
+        socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO)).expect("a connected socket");
+    }
+
+    /// Changes the client's keys with the next write, and asks the other side to change its own (RFC 8446 §4.6.3).
+    pub fn update_keys(&mut self) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("no TLS") };
+        let TlsStream::Client(stream) = &mut **stream else { panic!("no client") };
+        stream.get_mut().1.refresh_traffic_keys().expect("TLS 1.3");
     }
 
     /// Takes the bare socket away from under TLS, which so ends without a `close_notify`.

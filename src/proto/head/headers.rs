@@ -1,0 +1,223 @@
+//! Header lines: kept as they came, looked up, edited and written.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::{
+    HeadError,
+    cursor::parse_within,
+    grammar::{is_field_byte, is_token, name_text},
+};
+
+/// A header that can't be written without changing the meaning of the head around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidHeader {
+    /// The name is no token (RFC 9110 §5.1).
+    #[error("header name is not a token")]
+    Name,
+    /// The value holds CR, LF, NUL or another control character but HTAB (RFC 9110 §5.5).
+    #[error("header value holds a control character")]
+    Value,
+    /// Connection names so many headers that comparing each header with each of them is work for nothing.
+    #[error("Connection names too many headers")]
+    TooManyOptions,
+}
+
+/// One line within [`Headers::text`]: `name: value CR LF`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Line {
+    start: usize,
+    /// The length of the name.
+    name: usize,
+    end: usize,
+}
+
+impl Line {
+    const COLON: &[u8] = b": ";
+    pub(super) const CRLF: &[u8] = b"\r\n";
+
+    fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        &text[self.start..self.start + self.name]
+    }
+
+    fn value<'a>(&self, text: &'a [u8]) -> &'a [u8] {
+        &text[self.start + self.name + Self::COLON.len()..self.end - Self::CRLF.len()]
+    }
+}
+
+/// Header lines in their order and with the case of their names; look-up ignores case.
+///
+/// The text is kept in the form it has on the wire, so that writing it is one copy, and the whole costs two
+/// allocations however many lines there are. `Debug` shows names and sizes only: values are often secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    text: Vec<u8>,
+    lines: Vec<Line>,
+}
+
+impl Headers {
+    /// No lines, and nothing allocated.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Room for so many lines, and for their text on the wire in bytes.
+    pub(in crate::proto) fn with_capacity(lines: usize, bytes: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes), lines: Vec::with_capacity(lines) }
+    }
+
+    /// The number of lines.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is no line.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// The size of all lines on the wire, in bytes.
+    pub fn wire_len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Name and value of each line, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.lines.iter().map(|line| (name_text(line.name(&self.text)), line.value(&self.text)))
+    }
+
+    /// The value of the first line of that name.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.get_all(name).next()
+    }
+
+    /// The values of all lines of that name, in order.
+    pub fn get_all<'h, 'n>(&'h self, name: &'n str) -> impl Iterator<Item = &'h [u8]> + use<'h, 'n> {
+        let named = move |line: &&Line| line.name(&self.text).eq_ignore_ascii_case(name.as_bytes());
+        self.lines.iter().filter(named).map(|line| line.value(&self.text))
+    }
+
+    /// Whether there is a line of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// The elements of a comma-separated list over all lines of that name, trimmed, empty ones left out
+    /// (RFC 9110 §5.6.1). Quoted strings are not looked into: it is for lists of tokens.
+    pub fn tokens<'h, 'n>(&'h self, name: &'n str) -> impl Iterator<Item = &'h [u8]> + use<'h, 'n> {
+        self.get_all(name)
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|element| !element.is_empty())
+    }
+
+    /// Whether the list of that name has this element, in any case.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// Adds a line at the end, with the white space around the value taken off.
+    pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
+        // Checked before it is trimmed, as trimming would take a CR or LF off unseen.
+        if !value.iter().copied().all(is_field_byte) {
+            return Err(InvalidHeader::Value);
+        }
+        self.append_with(name, |text| text.extend_from_slice(value.trim_ascii()))
+    }
+
+    /// Adds a line whose value `write` puts at the end of the text, which saves an allocation.
+    pub(in crate::proto) fn append_with(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), InvalidHeader> {
+        if !is_token(name.as_bytes()) {
+            return Err(InvalidHeader::Name);
+        }
+        let start = self.text.len();
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(Line::COLON);
+        let value = self.text.len();
+        write(&mut self.text);
+        if !self.text[value..].iter().copied().all(is_field_byte) {
+            self.text.truncate(start);
+            return Err(InvalidHeader::Value);
+        }
+        self.end_line(start, name.len());
+        Ok(())
+    }
+
+    /// Adds a line that was checked when it was parsed or appended elsewhere.
+    pub(in crate::proto) fn push(&mut self, name: &str, value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(Line::COLON);
+        self.text.extend_from_slice(value);
+        self.end_line(start, name.len());
+    }
+
+    fn end_line(&mut self, start: usize, name: usize) {
+        self.text.extend_from_slice(Line::CRLF);
+        self.lines.push(Line { start, name, end: self.text.len() });
+    }
+
+    /// Makes this the only line of that name, at the end. On an error nothing was changed.
+    pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
+        let before = self.len();
+        self.append(name, value)?;
+        let mut index = 0;
+        self.retain(|each, _| {
+            index += 1;
+            index > before || !each.eq_ignore_ascii_case(name)
+        });
+        Ok(())
+    }
+
+    /// Takes out all lines of that name, and says how many there were.
+    pub fn remove(&mut self, name: &str) -> usize {
+        let before = self.len();
+        self.retain(|each, _| !each.eq_ignore_ascii_case(name));
+        before - self.len()
+    }
+
+    /// Takes out the lines for which `keep` says no.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+        let text = &mut self.text;
+        let mut end = 0;
+        self.lines.retain_mut(|line| {
+            let kept = keep(name_text(line.name(text)), line.value(text));
+            if kept {
+                text.copy_within(line.start..line.end, end);
+                *line = Line { start: end, name: line.name, end: end + (line.end - line.start) };
+                end = line.end;
+            }
+            kept
+        });
+        text.truncate(end);
+    }
+
+    /// Writes the lines, each with its CRLF, and not the empty line that ends a head.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.text);
+    }
+
+    /// Parses header lines up to and with the empty line: the end of a head, or a trailer section.
+    pub(in crate::proto) fn parse(
+        input: &[u8],
+        bytes: usize,
+        lines: usize,
+    ) -> Result<Option<(Self, usize)>, HeadError> {
+        parse_within(input, bytes, |cursor| cursor.headers(lines))
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for (name, value) in self.iter() {
+            map.entry(&name, &format_args!("{} bytes", value.len()));
+        }
+        map.finish()
+    }
+}
