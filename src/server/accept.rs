@@ -155,8 +155,13 @@ mod tests {
     fn acceptor() -> (Acceptor, DrainHandle, Arc<Listener>) {
         let config = crate::server::tests::config();
         let (order, drain) = Drain::new(Duration::ZERO);
+        let place = crate::upstream::Surroundings {
+            workers: 1,
+            drain: drain.clone(),
+            drain_spread: std::time::Duration::ZERO,
+        };
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config)),
+            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
             drain,
             access: AccessSink::memory().0,
             tls_permits: TlsPermits::new(1),
