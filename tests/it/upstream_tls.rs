@@ -63,7 +63,7 @@ async fn refused(gate: &Gate, request: &str, label: &str) -> (u16, String) {
     let mut client = gate.ask(request).await;
     let status = client.read_response().await.status();
     let record = gate.record(|record| record.ending == Some(label)).await;
-    assert_eq!((record.ended_by, record.phase), (Some("upstream"), Some("connect")));
+    assert_eq!(record.phase, Some("connect"));
     (status, record.error.expect("an error").into())
 }
 
@@ -294,20 +294,17 @@ async fn serving(pki: &Pki, leaf: &Leaf) -> crate::harness::Serving {
 async fn b12_a_certificate_that_proves_nothing_is_502_and_says_why() {
     let (ours, other) = (Pki::new(), Pki::new());
     for (pki, leaf, reason) in [
-        (&ours, ours.leaf("other.example"), "NotValidForName"),
-        (&other, other.leaf("127.0.0.1"), "UnknownIssuer"),
-        (&ours, ours.leaf_until("127.0.0.1", 2020), "Expired"),
+        (&ours, ours.leaf("other.example"), "not valid for name"),
+        // Of another CA of the same name.
+        (&other, other.leaf("127.0.0.1"), "BadSignature"),
+        (&ours, ours.leaf_until("127.0.0.1", 2020), "expired"),
     ] {
         let bad = serving(pki, &leaf).await;
         let gate = Setup::to(bad.address()).upstream(&trusting(&ours, "")).start();
         for request in [OFFER.to_owned(), get("/", "")] {
             let (status, error) = refused(&gate, &request, "upstream_tls").await;
             assert_eq!(status, 502);
-            let said = error.to_ascii_lowercase().replace(' ', "");
-            assert!(
-                said.contains(&reason.to_ascii_lowercase()) || said.contains("notvalidforname"),
-                "{error}"
-            );
+            assert!(error.contains(reason), "{error}");
         }
         // Another server of the pool answers in its place.
         let good = serving(&ours, &ours.leaf("127.0.0.1")).await;
