@@ -5,6 +5,7 @@
 
 mod balancing;
 mod cli;
+mod dialing;
 mod drain;
 mod draining;
 mod faults;
@@ -19,4 +20,5 @@ mod refusals;
 mod tls;
 mod tunnel;
 mod tunnel_ends;
+mod upstream_tls;
 mod upstreams;
