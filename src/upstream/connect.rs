@@ -78,6 +78,7 @@ impl Dial {
         bounds: Bounds,
         addresses: Option<&Addresses>,
     ) -> Result<Transport, Fault> {
+        let bounds = bounds.begun();
         let mut socket = target.connect(self, bounds).await?;
         if let Some(version) = self.proxy_protocol {
             let mut header = Vec::new();
@@ -193,7 +194,7 @@ pub(super) enum Target {
 /// The time for connecting; `None` is without bound.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// For the look-up of the name, and for each of its addresses.
+    /// For one endpoint: the look-up of its name, its addresses, the PROXY header and the TLS handshake together.
     pub(super) each: Option<Duration>,
     /// For all tries together.
     pub(super) deadline: Option<Instant>,
@@ -232,14 +233,20 @@ impl Target {
 }
 
 impl Bounds {
+    /// The bounds of an endpoint that is tried from now on.
+    fn begun(self) -> Self {
+        let own = self.each.and_then(|each| Instant::now().checked_add(each));
+        Self { each: None, deadline: own.into_iter().chain(self.deadline).min() }
+    }
+
     /// Whether the deadline leaves no time.
     pub(super) fn have_passed(self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    async fn apply<T>(self, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
-        let own = self.each.and_then(|each| Instant::now().checked_add(each));
-        let done = match own.into_iter().chain(self.deadline).min() {
+    /// Does a step within them.
+    pub(super) async fn apply<T>(self, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
+        let done = match self.begun().deadline {
             Some(end) => timeout_at(end, step).await.map_err(|_| Fault::TimedOut)?,
             None => step.await,
         };

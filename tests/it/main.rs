@@ -16,6 +16,7 @@ mod layers;
 mod limits;
 mod namespace;
 mod refusals;
+mod retries;
 mod tls;
 mod tunnel;
 mod tunnel_ends;
