@@ -1,6 +1,6 @@
 //! Handshakes that are tried at another server (`retry_handshakes`), and clients that leave meanwhile. Rules W7, B4 and B8.
 
-use crate::harness::{AGREED, Backend, Gate, OFFER, Peer, Setup};
+use crate::harness::{AGREED, Backend, Gate, OFFER, Peer, Serving, Setup};
 
 /// Two backends and a gate before them that tries handshakes again.
 async fn two(upstream: &str) -> ([Backend; 2], Gate) {
@@ -110,7 +110,7 @@ async fn b8_retries_of_handshakes_are_bounded_over_all_requests() {
         let mut client = gate.ask(OFFER).await;
         assert_eq!(client.read_response().await.status(), 502);
     }
-    let tries: usize = ends.iter().map(|serving| serving.accepted()).sum();
+    let tries: usize = ends.iter().map(Serving::accepted).sum();
     // Ten were saved up, and every fifth request brought one.
     assert!((65..=72).contains(&tries), "{tries}");
 }

@@ -16,7 +16,7 @@ pub mod websocket;
 use std::{future::Future, time::Duration};
 
 pub use self::{
-    backend::{Backend, HttpBackend, Refusing, Unreachable},
+    backend::{Backend, HttpBackend, Refusing, Serving, Unreachable},
     gate::{Gate, Record, Setup, unix_address},
     head::{Head, Response},
     peer::Peer,
