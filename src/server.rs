@@ -18,7 +18,7 @@ use crate::{
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
-    upstream::Surroundings,
+    upstream::{Pool, Surroundings},
 };
 
 /// How long connections that were cut may take to be gone.
@@ -36,6 +36,8 @@ pub struct Server {
     permits: Permits,
     acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
+    /// Follows the records of the pools, if there are any.
+    names: Option<JoinHandle<()>>,
 }
 
 /// Why a gate does not start.
@@ -97,6 +99,7 @@ impl Server {
             .map(|id| Worker::start(id, &gate, &open))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Worker)?;
+        let names = start_names(&gate).map_err(StartError::Worker)?;
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
@@ -107,7 +110,7 @@ impl Server {
             open,
         };
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers })
+        Ok(Self { addresses, order, gate, permits, acceptor, workers, names })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -132,7 +135,7 @@ impl Server {
 
     /// Leases that are out at the upstreams.
     pub fn leases(&self) -> usize {
-        self.gate.snapshot.pools().iter().map(crate::upstream::Pool::open).sum()
+        self.gate.snapshot.pools().iter().map(Pool::open).sum()
     }
 
     /// Waits for the end, which [`Self::order`] begins.
@@ -144,6 +147,7 @@ impl Server {
         for worker in self.workers {
             panicked += worker.join();
         }
+        panicked += usize::from(self.names.is_some_and(|names| names.join().is_err()));
         for pool in self.gate.snapshot.pools() {
             pool.close_idle();
         }
@@ -168,6 +172,25 @@ fn fitting(max_connections: usize) -> usize {
 
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
+}
+
+/// Starts the thread that follows the SRV records of all pools, where there are some: the lists belong to no worker, and a busy
+/// one must not keep them from being asked for. It ends with the gate.
+fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
+    let records: Vec<_> = gate.snapshot.pools().iter().flat_map(Pool::follow_records).collect();
+    if records.is_empty() {
+        return Ok(None);
+    }
+    let (runtime, drain) = (runtime()?, gate.drain.clone());
+    let run = move || {
+        runtime.block_on(async {
+            for record in records {
+                tokio::spawn(record);
+            }
+            drain.shutdown().await;
+        });
+    };
+    std::thread::Builder::new().name("wsgate-names".into()).spawn(run).map(Some)
 }
 
 /// Starts the thread that accepts until the drain begins, and then watches over the drain's time.

@@ -164,8 +164,16 @@ impl<'a> Request<'a> {
         let mut attempt = way.pool.attempt(self.caller(way), Instant::now());
         let secure = self.connection.client.tls.is_some();
         let mut want = Want::Reuse;
+        let mut stale = None;
         loop {
-            let mut connected = self.connect(way, &mut attempt, want).await?;
+            let mut connected = match (self.connect(way, &mut attempt, want).await, stale.take()) {
+                // The budget was spent just now: what happened is the answer.
+                (Err(Refusal::NoEndpoint), Some(refusal)) => {
+                    self.record.enter(Phase::Response);
+                    return Err(refusal);
+                }
+                (connected, _) => connected?,
+            };
             let listener = Arc::clone(&self.connection.listener);
             let kind = Kind::Plain { framing: self.body };
             let head = self.forwarded(way, &connected, kind)?;
@@ -187,6 +195,7 @@ impl<'a> Request<'a> {
                     tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
                     want = Want::Fresh;
                     attempt.stay_if_bound();
+                    stale = Some(refusal);
                     continue;
                 }
                 Err(refusal) => Err(refusal),

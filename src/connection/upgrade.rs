@@ -20,7 +20,7 @@ use crate::{
         head::ResponseHead,
     },
     tunnel::{Limits, Tunnel},
-    upstream::{Lease, Transport, Want},
+    upstream::{Attempt, Connected, Lease, Transport, Want},
 };
 
 /// A handshake that was proven on both sides, the client's 101 written.
@@ -51,7 +51,39 @@ pub(super) async fn establish(
     offer: &Offer,
 ) -> Result<Next, Refusal> {
     let mut attempt = way.pool.attempt(request.caller(way), Instant::now());
-    let mut connected = request.connect(way, &mut attempt, Want::Fresh).await?;
+    let mut unanswered = None;
+    loop {
+        let want = if unanswered.is_some() { Want::Elsewhere } else { Want::Fresh };
+        let connected = match (request.connect(way, &mut attempt, want).await, unanswered) {
+            // There is no other endpoint, or no budget: what happened is the answer.
+            (Err(Refusal::NoEndpoint), Some(refusal)) => {
+                request.record.enter(Phase::Response);
+                return Err(refusal);
+            }
+            (connected, _) => connected?,
+        };
+        match offer_to(request, way, offer, &attempt, connected).await? {
+            Offered::Done(next) => return Ok(next),
+            Offered::Unanswered(refusal) => unanswered = Some(refusal),
+        }
+    }
+}
+
+/// What came of one endpoint.
+enum Offered {
+    Done(Next),
+    /// It gave no byte of an answer, and another may be tried.
+    Unanswered(Refusal),
+}
+
+/// Forwards the offer to one endpoint and proves its answer.
+async fn offer_to(
+    request: &mut Request<'_>,
+    way: &Way<'_>,
+    offer: &Offer,
+    attempt: &Attempt,
+    mut connected: Connected,
+) -> Result<Offered, Refusal> {
     let set_cookie = attempt.set_cookie(request.connection.client.tls.is_some());
     let listener = Arc::clone(&request.connection.listener);
     let head = request.forwarded(way, &connected, Kind::Handshake)?;
@@ -70,15 +102,19 @@ pub(super) async fn establish(
             return match relayed {
                 Ok(_) => {
                     request.record.upgrade_refused(head.status);
-                    Ok(Next::Close)
+                    Ok(Offered::Done(Next::Close))
                 }
                 Err(refusal) => refuse_or_cut(request, may_answer, status, refusal),
             };
         }
         Err(refusal) => {
-            let may_answer = exchange.may_answer();
+            let (may_answer, got_no_answer) = (exchange.may_answer(), exchange.got_no_answer(&refusal));
             request.record.traffic(exchange.traffic());
             drop(exchange);
+            if got_no_answer && way.pool.config().retry_handshakes && attempt.may_retry(Instant::now()) {
+                tracing::debug!(endpoint = %connected.lease.endpoint_name(), "no answer to the handshake, trying another");
+                return Ok(Offered::Unanswered(refusal));
+            }
             return refuse_or_cut(request, may_answer, None, refusal);
         }
     };
@@ -94,13 +130,13 @@ pub(super) async fn establish(
     write_upgrade(request.connection, interim, &passed).await?;
     let limits = way.route.tunnel_limits(&request.connection.listener.config);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
-    Ok(Next::Tunnel(Box::new(Established {
+    Ok(Offered::Done(Next::Tunnel(Box::new(Established {
         up: connected.stream,
         lease: connected.lease,
         agreed,
         limits,
         record,
-    })))
+    }))))
 }
 
 /// A refusal is an answer only as long as nothing else has begun to be one.
@@ -109,8 +145,8 @@ fn refuse_or_cut(
     may_answer: bool,
     status: Option<u16>,
     refusal: Refusal,
-) -> Result<Next, Refusal> {
-    if may_answer { Err(refusal) } else { Ok(request.cut_short(status, &refusal)) }
+) -> Result<Offered, Refusal> {
+    if may_answer { Err(refusal) } else { Ok(Offered::Done(request.cut_short(status, &refusal))) }
 }
 
 /// Writes the 101, behind what is left of interim responses: the last HTTP of this connection.

@@ -200,6 +200,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             && (self.plan.method.is_idempotent() && self.plan.kind != Kind::Handshake || self.body.given == 0)
     }
 
+    /// Whether the upstream ended, or its time passed, before the first byte of an answer.
+    pub fn got_no_answer(&self, refusal: &Refusal) -> bool {
+        matches!(refusal, Refusal::UpstreamClosed(_) | Refusal::HandshakeTimeout) && self.answered == 0
+    }
+
     /// Interim heads that the client has not taken yet. They go out before the final one, which [`Self::relay`] sees to.
     pub fn take_interim(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.interim)

@@ -56,7 +56,7 @@ impl Worker {
                 // The last ones write their records; whoever can't is dropped with the runtime.
                 let _ = timeout(CUT, open.empty()).await;
             });
-            // A look-up of a name can't be called off, and must not keep the process.
+            // The C library's look-up of a name, where it is used, can't be called off, and must not keep the process.
             runtime.shutdown_timeout(CUT);
         };
         let thread = std::thread::Builder::new().name(format!("wsgate-{id}")).spawn(run)?;

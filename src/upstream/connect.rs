@@ -228,7 +228,7 @@ impl Target {
             Self::Inet(address) => bounds.begin(dial.tcp(*address)).await,
             Self::Unix(path) => bounds.begin(unix(path)).await,
             Self::Name(name) => {
-                let addresses = within(bounds.end(), name.addresses()).await?;
+                let addresses = bounds.apply(name.addresses()).await?;
                 dial.first_of(&addresses, bounds).await
             }
         }
@@ -254,6 +254,11 @@ impl Bounds {
     fn end(self) -> Option<Instant> {
         let own = self.each.and_then(|each| Instant::now().checked_add(each));
         own.into_iter().chain(self.deadline).min()
+    }
+
+    /// Does a step within them.
+    pub(super) async fn apply<T>(self, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
+        within(self.end(), step).await
     }
 
     /// A connect to one address; what is left of its time is for what stands before the first request.

@@ -30,8 +30,6 @@ pub(super) struct Endpoint {
     name: Arc<str>,
     authority: String,
     target: Target,
-    pub(super) weight: u32,
-    pub(super) is_backup: bool,
     max_connections: Option<usize>,
     open: AtomicUsize,
     pub(super) idle: Idle,
@@ -50,13 +48,11 @@ impl Endpoint {
             authority: authority(&server.address, if upstream.tls.is_some() { 443 } else { 80 }),
             target: match &server.address {
                 ServerAddress::Inet(address) => Target::Inet(*address),
-                ServerAddress::Name { host, port } => Target::Name(Name::new(host.clone(), *port)),
+                ServerAddress::Name { host, port } => Target::Name(Name::new(host.clone(), *port, upstream)),
                 ServerAddress::Unix(path) => Target::Unix(path.clone()),
                 // What a list of servers holds are endpoints of their own.
-                ServerAddress::Srv(name) => Target::Name(Name::new(name.clone(), 0)),
+                ServerAddress::Srv(name) => Target::Name(Name::new(name.clone(), 0, upstream)),
             },
-            weight: server.weight,
-            is_backup: server.backup,
             max_connections: server.max_connections,
             open: AtomicUsize::new(0),
             idle: Idle::new(upstream.keep_alive, place.workers),
@@ -69,6 +65,15 @@ impl Endpoint {
     /// The signal to its tunnels.
     pub(super) fn drain(&self) -> Drain {
         self.order.signal()
+    }
+
+    /// It is not in the pool any more: it keeps no connection, and its tunnels go by `on_removed`.
+    pub(super) fn leave(&self, on_removed: OnRemoved) {
+        self.idle.close();
+        match on_removed {
+            OnRemoved::Keep => {}
+            OnRemoved::Drain | OnRemoved::Close => self.order.drain(),
+        }
     }
 
     /// As logs name it.
@@ -123,7 +128,7 @@ impl Endpoint {
 fn name(address: &ServerAddress) -> String {
     match address {
         ServerAddress::Inet(address) => address.to_string(),
-        ServerAddress::Name { host, port } => format!("{host}:{port}"),
+        ServerAddress::Name { host, port } => format!("{}:{port}", host.trim_end_matches('.')),
         ServerAddress::Unix(path) => format!("unix:{}", path.display()),
         ServerAddress::Srv(name) => format!("dns+srv://{name}"),
     }
@@ -136,7 +141,7 @@ fn authority(address: &ServerAddress, scheme_port: u16) -> String {
             SocketAddr::V4(address) => address.ip().to_string(),
             SocketAddr::V6(address) => format!("[{}]", address.ip()),
         },
-        ServerAddress::Name { host, port } if *port == scheme_port => host.clone(),
+        ServerAddress::Name { host, port } if *port == scheme_port => host.trim_end_matches('.').to_owned(),
         ServerAddress::Inet(_) | ServerAddress::Name { .. } | ServerAddress::Srv(_) => name(address),
         ServerAddress::Unix(_) => "localhost".to_owned(),
     }

@@ -5,12 +5,14 @@
 //! [`Lease::park`] keeps the stream for a later plain request.
 
 mod balance;
+mod budget;
 mod connect;
 mod endpoint;
 mod idle;
 mod pool;
 mod resolve;
 mod set;
+mod srv;
 mod status;
 mod sticky;
 #[cfg(test)]

@@ -15,10 +15,12 @@ use tokio::{
 
 use super::{
     ConnectFailure, Transport,
+    budget::Budget,
     connect::{Bounds, Dial},
     endpoint::Endpoint,
     lock,
     set::{Caller, Set},
+    srv::{self, Servers},
     worker,
 };
 use crate::{buffered::Buffered, config, lifecycle::Drain, tls::ConnectorError};
@@ -36,10 +38,13 @@ pub struct Pool {
 }
 
 #[derive(Debug)]
-struct Inner {
-    config: config::Upstream,
+pub(super) struct Inner {
+    pub(super) config: config::Upstream,
     dial: Dial,
-    set: ArcSwap<Set>,
+    pub(super) servers: Servers,
+    /// Swapped whole when `servers` change.
+    pub(super) set: ArcSwap<Set>,
+    budget: Arc<Budget>,
     /// The task of each worker that closes expired connections, while it has some.
     reapers: Vec<Mutex<Option<AbortHandle>>>,
 }
@@ -63,15 +68,18 @@ pub enum Want {
     Fresh,
     /// An idle one if there is a good one: for plain requests.
     Reuse,
+    /// A new one to an endpoint that this request did not have yet: for a handshake that got no answer.
+    Elsewhere,
 }
 
 /// The tries of one request: which endpoints it had, how many are left and until when.
 #[derive(Debug)]
 pub struct Attempt {
-    set: Arc<Set>,
+    pub(super) set: Arc<Set>,
     caller: Caller,
     retries_left: u32,
     deadline: Option<Instant>,
+    budget: Arc<Budget>,
     /// The endpoint of the last try. It is not yet among `tried`, so that one try, as most requests need,
     /// allocates nothing.
     current: Option<usize>,
@@ -100,11 +108,12 @@ pub struct Lease {
 impl Pool {
     /// The pool that `config` describes. Fails where its TLS can't be set up.
     pub fn new(config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
-        let endpoint = |server| Arc::new(Endpoint::new(server, config, place));
-        let set = Set::new(config.servers.iter().map(endpoint).collect(), config);
+        let servers = Servers::new(config, place);
         let inner = Inner {
             dial: Dial::new(config)?,
-            set: ArcSwap::from_pointee(set),
+            set: ArcSwap::from_pointee(servers.set(config)),
+            servers,
+            budget: Arc::default(),
             reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
             config: config.clone(),
         };
@@ -121,9 +130,16 @@ impl Pool {
         &self.inner.config
     }
 
-    /// Leases that are out, over all endpoints.
+    /// Keeps the lists of servers that come from SRV records fresh: a future for each record, to be polled on one runtime. They
+    /// end by themselves after the pool has.
+    pub fn follow_records(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        srv::follow(&self.inner)
+    }
+
+    /// Leases that are out, over all endpoints, those that left the pool too.
     pub fn open(&self) -> usize {
-        self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.open()).sum()
+        let here: usize = self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.open()).sum();
+        here + self.inner.servers.open_elsewhere()
     }
 
     /// Idle connections, over all endpoints and workers.
@@ -131,14 +147,22 @@ impl Pool {
         self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
     }
 
+    /// How many endpoints there are to choose from.
+    #[cfg(test)]
+    pub(super) fn endpoint_count(&self) -> usize {
+        self.inner.set.load().endpoints.len()
+    }
+
     /// The tries of a request that came at `now`.
     pub fn attempt(&self, caller: Caller, now: Instant) -> Attempt {
-        let Inner { config, set, .. } = &*self.inner;
+        let Inner { config, set, budget, .. } = &*self.inner;
+        budget.request_came();
         Attempt {
             set: set.load_full(),
             caller,
             retries_left: config.retries,
             deadline: config.retry_deadline.and_then(|after| now.checked_add(after)),
+            budget: Arc::clone(budget),
             current: None,
             stays: false,
             tried: Vec::new(),
@@ -152,12 +176,15 @@ impl Pool {
     pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
         let pool = &self.inner;
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
+        if attempt.set.endpoints.is_empty() && pool.has_records() {
+            pool.await_servers(attempt, bounds).await;
+        }
         let mut failure = None;
         loop {
             if bounds.have_passed() {
                 return Err(failure.unwrap_or(ConnectFailure::Deadline));
             }
-            let Some(lease) = pool.next_try(attempt, failure.is_none()) else {
+            let Some(lease) = pool.next_try(attempt, failure.is_none() && want != Want::Elsewhere) else {
                 return Err(failure.unwrap_or(ConnectFailure::NoEndpoint));
             };
             if want == Want::Reuse
@@ -194,7 +221,7 @@ impl Drop for Pool {
 impl Attempt {
     /// Whether another [`Pool::connect`] could still lead to a connection.
     pub fn may_retry(&self, now: Instant) -> bool {
-        self.retries_left > 0 && self.deadline.is_none_or(|deadline| now < deadline)
+        self.retries_left > 0 && self.deadline.is_none_or(|deadline| now < deadline) && self.budget.has_one()
     }
 
     /// The Set-Cookie that makes the client come back to the endpoint of the last try; `None` if it does already, or nothing
@@ -216,11 +243,11 @@ impl Attempt {
             self.tried.push(last);
         }
         match self.retries_left.checked_sub(1) {
-            Some(left) => {
+            Some(left) if self.budget.take() => {
                 self.retries_left = left;
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     sticky::StickyId,
 };
 use crate::{
-    config::{self, Sticky},
+    config::{self, Sticky, UpstreamServer},
     proto::proxy_protocol::Addresses,
 };
 
@@ -21,10 +21,26 @@ const WHOLE_SHARE: u64 = 1000;
 #[derive(Debug)]
 pub(super) struct Set {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
+    /// Of each endpoint, by its place.
+    ranks: Vec<Rank>,
     servers: Balancer,
     backups: Balancer,
     sticky: Option<Stickiness>,
     slow_start: Option<Duration>,
+}
+
+/// What a server's entry, or its record, says of its share. It may change while the endpoint stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rank {
+    pub(super) weight: u32,
+    pub(super) is_backup: bool,
+}
+
+impl Rank {
+    /// What the file says of it.
+    pub(super) fn of(server: &UpstreamServer) -> Self {
+        Self { weight: server.weight, is_backup: server.backup }
+    }
 }
 
 #[derive(Debug)]
@@ -53,14 +69,16 @@ impl Caller {
 }
 
 impl Set {
-    pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, config: &config::Upstream) -> Self {
+    /// A set of endpoints, each with its rank.
+    pub(super) fn ranked(members: Vec<(Arc<Endpoint>, Rank)>, config: &config::Upstream) -> Self {
+        let (endpoints, ranks): (Vec<_>, Vec<_>) = members.into_iter().unzip();
         let balancer = |is_backup| {
-            let members =
-                endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_backup == is_backup);
-            let members = members.map(|(index, endpoint)| Member {
+            let members = endpoints.iter().zip(&ranks).enumerate();
+            let members = members.filter(|(_, (_, rank))| rank.is_backup == is_backup);
+            let members = members.map(|(index, (endpoint, rank))| Member {
                 index,
                 name: endpoint.name(),
-                weight: endpoint.weight,
+                weight: rank.weight,
             });
             Balancer::new(&config.balance, endpoints.len(), members)
         };
@@ -69,7 +87,7 @@ impl Set {
             config: sticky.clone(),
             ids: endpoints.iter().map(|endpoint| StickyId::of(endpoint.name())).collect(),
         });
-        Self { endpoints, servers, backups, sticky, slow_start: config.slow_start }
+        Self { endpoints, ranks, servers, backups, sticky, slow_start: config.slow_start }
     }
 
     /// The place of the endpoint for a request that was at `tried` already; `None` if none is left.
@@ -83,7 +101,7 @@ impl Set {
         }
         for (balancer, is_backup) in [(&self.servers, false), (&self.backups, true)] {
             let candidates: Vec<_> = (0..self.endpoints.len())
-                .filter(|index| self.endpoints[*index].is_backup == is_backup)
+                .filter(|index| self.ranks[*index].is_backup == is_backup)
                 .filter(usable)
                 .map(|index| self.candidate(index))
                 .collect();
@@ -118,7 +136,7 @@ impl Set {
         };
         Candidate {
             index,
-            weight: u64::from(endpoint.weight) * share,
+            weight: u64::from(self.ranks[index].weight) * share,
             open: endpoint.open(),
             early_ends: endpoint.early_ends.count(),
         }

@@ -16,6 +16,8 @@ use tokio::{
     time::{Instant, advance, pause},
 };
 
+pub(super) mod names;
+
 use super::*;
 use crate::{
     buffered::{Buffered, Socket},
@@ -175,6 +177,61 @@ async fn retries_are_bounded() {
 }
 
 #[tokio::test]
+async fn b8_retries_are_bounded_over_all_requests() {
+    let (_refusing, refused) = refusing();
+    let (_listener, good) = server().await;
+    let pool = pool(vec![refused.clone(), good]);
+    let mut failed = 0;
+    for _ in 0..60 {
+        // Accepted by the kernel's queue, and dropped.
+        match connect(&pool, Want::Fresh).await {
+            Ok(_) => {}
+            Err(ConnectFailure::Failed { endpoint, .. }) => {
+                assert_eq!(endpoint, name_of(&refused));
+                failed += 1;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    // Every second one needed a retry; ten were saved up, and every fifth request brought one.
+    assert!((8..=10).contains(&failed), "{failed}");
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
+    while connect(&pool, Want::Fresh).await.is_ok() {}
+    assert!(!attempt.may_retry(Instant::now()), "as if it had none left");
+    drop(pool.connect(&mut attempt, Want::Fresh).await);
+    assert_eq!(pool.open(), 0);
+}
+
+#[tokio::test]
+async fn b8_a_try_elsewhere_never_goes_to_the_same_endpoint() {
+    let ((_a, a), (_b, b)) = (server().await, server().await);
+    let pool = pool(vec![a, b]);
+    let mut attempt = pool.attempt(Caller::default(), Instant::now());
+    let first = pool.connect(&mut attempt, Want::Fresh).await.unwrap();
+    let second = pool.connect(&mut attempt, Want::Elsewhere).await.unwrap();
+    assert_ne!(first.lease.endpoint_name(), second.lease.endpoint_name());
+    let third = pool.connect(&mut attempt, Want::Elsewhere).await;
+    assert!(matches!(third, Err(ConnectFailure::NoEndpoint)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s1_connect_timeout_covers_the_tls_handshake() {
+    let (listener, address) = server().await;
+    let mut config = upstream(vec![address.clone()]);
+    config.tls =
+        Some(config::UpstreamTls { server_name: None, trust: config::Trust::Anybody, identity: None });
+    let pool = Pool::new(&config, &place()).unwrap();
+    let begun = Instant::now();
+    // Accepted by the kernel, and never answered.
+    match connect(&pool, Want::Fresh).await.unwrap_err() {
+        ConnectFailure::TimedOut { endpoint } => assert_eq!(endpoint, name_of(&address)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(begun.elapsed().as_secs(), 3);
+    drop(listener);
+}
+
+#[tokio::test]
 async fn one_endpoint_that_refuses_is_not_asked_again_at_once() {
     let (_socket, address) = refusing();
     let pool = pool(vec![address]);
@@ -215,8 +272,9 @@ async fn h14_a_request_that_belongs_to_an_endpoint_stays_there_over_a_stale_conn
     let ((_a, a), (_b, b)) = (server().await, server().await);
     let mut config = upstream(vec![a, b]);
     config.balance = config::Balance::ConsistentHash(config::HashKey::Path);
-    let pool = Pool::new(&config, &place()).unwrap();
+    let pool = || Pool::new(&config, &place()).unwrap();
     for key in 0..20_u64 {
+        let pool = pool();
         let caller = Caller { hash: Some(Caller::hash(&key.to_be_bytes())), ..Caller::default() };
         let mut attempt = pool.attempt(caller, Instant::now());
         let name = |connected: Connected| connected.lease.endpoint_name().clone();
@@ -226,6 +284,7 @@ async fn h14_a_request_that_belongs_to_an_endpoint_stays_there_over_a_stale_conn
         assert_ne!(name(pool.connect(&mut attempt, Want::Fresh).await.unwrap()), first);
         assert!(!attempt.may_retry(Instant::now()), "staying was a retry too");
     }
+    let pool = pool();
     let mut unbound = pool.attempt(Caller::default(), Instant::now());
     let first = pool.connect(&mut unbound, Want::Reuse).await.unwrap();
     unbound.stay_if_bound();

@@ -17,6 +17,7 @@ mod layers;
 mod limits;
 mod namespace;
 mod refusals;
+mod retries;
 mod tls;
 mod tunnel;
 mod tunnel_ends;

@@ -3,7 +3,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    config::{Balance, HashKey, SameSite, UpstreamServer},
+    config::{Balance, HashKey, SameSite},
     upstream::tests::{place, upstream},
 };
 
@@ -23,12 +23,12 @@ fn config(balance: Balance, servers: Vec<UpstreamServer>) -> config::Upstream {
 }
 
 fn set_with(config: &config::Upstream, change: impl Fn(usize, &mut Endpoint)) -> Set {
-    let endpoint = |(index, server)| {
+    let member = |(index, server)| {
         let mut endpoint = Endpoint::new(server, config, &place());
         change(index, &mut endpoint);
-        Arc::new(endpoint)
+        (Arc::new(endpoint), Rank::of(server))
     };
-    Set::new(config.servers.iter().enumerate().map(endpoint).collect(), config)
+    Set::ranked(config.servers.iter().enumerate().map(member).collect(), config)
 }
 
 fn set(config: &config::Upstream) -> Set {
@@ -301,7 +301,7 @@ proptest! {
                 let id = named.map(|endpoint| StickyId::of(endpoint.name()));
                 let caller = Caller { sticky: id.filter(|_| key % 3 == 0), ..caller(key) };
                 let has_room = |backup| {
-                    set.endpoints.iter().any(|endpoint| endpoint.is_backup == backup && !endpoint.is_full())
+                    set.endpoints.iter().zip(&set.ranks).any(|(endpoint, rank)| rank.is_backup == backup && !endpoint.is_full())
                 };
                 let Some(index) = set.pick(&caller, &[]) else {
                     prop_assert!(!has_room(false) && !has_room(true));
@@ -310,7 +310,7 @@ proptest! {
                 let endpoint = &set.endpoints[index];
                 prop_assert!(!endpoint.is_full());
                 let is_named = caller.sticky == Some(StickyId::of(endpoint.name()));
-                prop_assert!(!endpoint.is_backup || is_named || !has_room(false));
+                prop_assert!(!set.ranks[index].is_backup || is_named || !has_room(false));
                 if caller.sticky.is_some() && named.is_some_and(|named| !named.is_full()) {
                     prop_assert!(is_named);
                 }
