@@ -334,6 +334,7 @@ mod tests {
     type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
 
     /// Both ends of a connection.
+    #[expect(clippy::disallowed_methods, reason = "both ends are the test's")]
     async fn connected() -> (ClientStream, ServerStream) {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();

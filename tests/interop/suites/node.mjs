@@ -6,8 +6,8 @@ import { join } from "node:path";
 import * as clients from "../clients.mjs";
 import { startEchoServer } from "../echo_server.mjs";
 import { everythingTo, freshFolder, makeCertificate, startGate, tlsAndPlain } from "../gate.mjs";
-import { run } from "../programs.mjs";
-import { contains, scenario, suite } from "../scenarios.mjs";
+import { Program } from "../programs.mjs";
+import { equal, scenario, suite } from "../scenarios.mjs";
 
 const work = process.env.INTEROP_WORK;
 
@@ -44,12 +44,16 @@ async function overTls(folder, ca) {
   await server.end();
 }
 
-/** wscat says something once it is connected, and goes a second later. */
+/** wscat says something as soon as it is connected, and hears it. */
 async function echoes(url, ...options) {
   const args = [...options, "--connect", url, "--execute", "over there", "--wait", "1"];
-  const { code, output } = await run(join(work, "node_modules/.bin/wscat"), args, { limit: 10 });
-  equal(code, 0, "exit code of wscat");
-  contains(output, /over there\n/, "output");
+  const wscat = new Program("wscat", join(work, "node_modules/.bin/wscat"), args);
+  try {
+    await wscat.saw(/over there\n/);
+    equal(await wscat.result(5), 0, "exit code of wscat");
+  } finally {
+    await wscat.end();
+  }
 }
 
 async function everything(name, server, url, options) {
