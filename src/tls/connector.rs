@@ -319,3 +319,116 @@ impl Stream for ClientStream {
         self.given.saturating_sub(counted.written).max(1).min(self.given)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+    /// Both ends of a connection.
+    #[expect(clippy::disallowed_methods, reason = "both ends are the test's")]
+    async fn connected() -> (ClientStream, ServerStream) {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], key)
+            .unwrap();
+        let trusting = UpstreamTls { server_name: None, trust: Trust::Anybody, identity: None };
+        let connector = Connector::new(&trusting).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = async {
+            let socket = Socket::tcp(TcpStream::connect(address).await.unwrap()).unwrap();
+            connector.connect(socket, "localhost".try_into().unwrap()).await.unwrap()
+        };
+        let accept = async {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            let (stream, _) = listener.accept().await.unwrap();
+            // Or what it writes behind its tickets waits for their acknowledgement.
+            stream.set_nodelay(true).unwrap();
+            acceptor.accept(stream).await.unwrap()
+        };
+        tokio::join!(connect, accept)
+    }
+
+    /// Polls once, for nobody.
+    fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn t1_what_waits_for_the_kernel_is_counted_bounded_and_flushed() {
+        let (mut stream, mut server) = connected().await;
+        assert_eq!(stream.unsent(), 0);
+        let piece = [7; 16 * 1024];
+        let mut given = 0;
+        // The runtime is let in between, or it would not know what the kernel takes.
+        while let Poll::Ready(count) = poll_once(|cx| Pin::new(&mut stream).poll_write(cx, &piece)) {
+            given += count.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let unsent = stream.unsent();
+        assert!((1..=128 * 1024).contains(&unsent), "{unsent} bytes");
+        assert!(poll_once(|cx| Pin::new(&mut stream).poll_flush(cx)).is_pending());
+        assert!(poll_once(|cx| stream.poll_sent(cx)).is_pending());
+        let read = async {
+            let mut all = vec![0; given];
+            server.read_exact(&mut all).await.unwrap();
+            assert!(all.iter().all(|byte| *byte == 7));
+        };
+        let flush = async {
+            stream.flush().await.unwrap();
+            assert_eq!(stream.unsent(), 0);
+            std::future::poll_fn(|cx| stream.poll_sent(cx)).await;
+        };
+        tokio::join!(read, flush);
+    }
+
+    #[tokio::test]
+    async fn t13_a_drop_is_a_close_notify_or_a_reset() {
+        let (mut stream, mut server) = connected().await;
+        stream.write_all(b"last").await.unwrap();
+        drop(stream);
+        let mut all = Vec::new();
+        server.read_to_end(&mut all).await.expect("a close_notify");
+        assert_eq!(all, b"last");
+
+        let (mut stream, mut server) = connected().await;
+        stream.reset_on_drop();
+        drop(stream);
+        let error = server.read_to_end(&mut all).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn h14_tickets_leave_it_quiet_and_a_byte_or_an_end_does_not() {
+        let (mut stream, mut server) = connected().await;
+        // The tickets of version 1.3 have come by now, behind the end of the handshake.
+        assert!(stream.is_quiet());
+        server.write_all(b"?").await.unwrap();
+        assert!(!stream.is_quiet());
+        // Asking does not eat it.
+        assert_eq!(stream.read_u8().await.unwrap(), b'?');
+        assert!(stream.is_quiet());
+        server.shutdown().await.unwrap();
+        assert!(!stream.is_quiet());
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+        assert!(!stream.was_truncated());
+
+        let (mut stream, server) = connected().await;
+        drop(server.into_inner());
+        assert!(!stream.is_quiet());
+    }
+}

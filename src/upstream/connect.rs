@@ -282,7 +282,14 @@ async fn unix(path: &Path) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::getsockopt;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::{
+        config::ServerAddress,
+        upstream::tests::{refusing, silent, upstream},
+    };
 
     #[test]
     fn families_take_turns_and_keep_their_order() {
@@ -291,5 +298,86 @@ mod tests {
         let order: Vec<_> = interleaved(&addresses).iter().map(ToString::to_string).collect();
         assert_eq!(order, ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"]);
         assert!(interleaved(&[]).is_empty());
+    }
+
+    const BOUNDS: Bounds = Bounds { each: Some(Duration::from_secs(3)), deadline: None };
+
+    fn dial(sources: &[&str]) -> Dial {
+        let mut config = upstream(Vec::new());
+        config.source_addresses = sources.iter().map(|source| source.parse().unwrap()).collect();
+        Dial::new(&config).unwrap()
+    }
+
+    fn inet(address: &ServerAddress) -> SocketAddr {
+        let ServerAddress::Inet(address) = address else { unreachable!() };
+        *address
+    }
+
+    /// Which of `addresses` is connected to, and after how many milliseconds. The clock is to be paused.
+    async fn first_of(addresses: &[SocketAddr], bounds: Bounds) -> (Result<SocketAddr, Fault>, u128) {
+        let (dial, begun) = (dial(&[]), Instant::now());
+        let found = dial.first_of(addresses, bounds).await.map(|(socket, end)| {
+            // TLS has what is left of the time of this address, not of the first one.
+            assert!(end.is_none_or(|end| end > Instant::now()));
+            let Socket::Tcp(stream) = socket else { unreachable!() };
+            stream.peer_addr().unwrap()
+        });
+        (found, begun.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_has_a_head_start_alone() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = server.local_addr().unwrap();
+        let (_silent, silent) = silent();
+        let (found, after) = first_of(&[inet(&silent), good], BOUNDS).await;
+        assert_eq!(found.unwrap(), good);
+        assert!((250..260).contains(&after), "{after} ms");
+        // One that answers has no need of the others.
+        let (found, after) = first_of(&[good, inet(&silent)], BOUNDS).await;
+        assert_eq!(found.unwrap(), good);
+        assert!(after < 250, "{after} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refuses_hands_over_at_once() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = server.local_addr().unwrap();
+        let ((_one, one), (_other, other)) = (refusing(), refusing());
+        let (found, after) = first_of(&[inet(&one), inet(&other), good], BOUNDS).await;
+        assert_eq!(found.unwrap(), good);
+        assert!(after < 250, "{after} ms");
+        let (found, _) = first_of(&[inet(&one), inet(&other)], BOUNDS).await;
+        assert!(
+            matches!(found, Err(Fault::Failed(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_are_all_silent_time_out_each_by_itself_and_all_at_the_deadline() {
+        let ((_one, one), (_other, other)) = (silent(), silent());
+        let addresses = [inet(&one), inet(&other)];
+        let (found, after) = first_of(&addresses, BOUNDS).await;
+        assert!(matches!(found, Err(Fault::TimedOut)));
+        assert!((3250..3260).contains(&after), "{after} ms");
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        let (found, after) = first_of(&addresses, Bounds { deadline, ..BOUNDS }).await;
+        assert!(matches!(found, Err(Fault::TimedOut)));
+        assert!((1000..1010).contains(&after), "{after} ms");
+        let (found, after) = first_of(&[], BOUNDS).await;
+        assert!(matches!(found, Err(Fault::TimedOut)) && after == 0);
+    }
+
+    #[tokio::test]
+    async fn a_source_address_takes_no_port_for_itself_alone() {
+        let dial = dial(&["127.0.0.2", "::1"]);
+        for (address, source) in [("127.0.0.1:0", "127.0.0.2"), ("[::1]:0", "::1")] {
+            let server = TcpListener::bind(address).await.unwrap();
+            let Socket::Tcp(stream) = dial.tcp(server.local_addr().unwrap()).await.unwrap() else {
+                unreachable!()
+            };
+            assert_eq!(stream.local_addr().unwrap().ip().to_string(), source);
+            assert!(getsockopt(&stream, IpBindAddressNoPort).unwrap());
+        }
     }
 }

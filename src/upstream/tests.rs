@@ -71,7 +71,7 @@ async fn server() -> (TcpListener, ServerAddress) {
 }
 
 /// An address that refuses. The socket is bound but does not listen, so nobody else gets the port.
-fn refusing() -> (socket2::Socket, ServerAddress) {
+pub(super) fn refusing() -> (socket2::Socket, ServerAddress) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
@@ -79,7 +79,7 @@ fn refusing() -> (socket2::Socket, ServerAddress) {
 }
 
 /// An address that does not answer: the queue of the listener is full, so the kernel drops what comes.
-fn silent() -> ((socket2::Socket, std::net::TcpStream), ServerAddress) {
+pub(super) fn silent() -> ((socket2::Socket, std::net::TcpStream), ServerAddress) {
     let (socket, address) = refusing();
     socket.listen(0).unwrap();
     let ServerAddress::Inet(inet) = address else { unreachable!() };

@@ -1,6 +1,6 @@
 //! How servers are connected to: PROXY headers sent, and own addresses. Rule B13.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr};
 
 use crate::harness::{
     AGREED, Backend, Gate, OFFER, Peer, Refusing, Setup,
@@ -254,24 +254,6 @@ async fn source_addresses_serve_their_own_family_alone() {
     // Where none fits, the system chooses.
     let gate = Setup::to(four.address()).upstream("keep_alive = 0\nsource_addresses = [\"::1\"]").start();
     assert_eq!(sources(&gate, &four, 1).await, counts(&[("127.0.0.1", 1)]));
-}
-
-#[tokio::test]
-async fn one_port_of_a_source_address_serves_several_servers() {
-    // The port is chosen at the connect: without that, each connection would take one for itself alone.
-    let backends = [Backend::listen().await, Backend::listen().await];
-    let gate = Setup::before(backends.iter().map(Backend::address))
-        .upstream("balance = \"round_robin\"\nsource_addresses = [\"127.0.0.2\"]")
-        .start();
-    let gate = Arc::new(gate);
-    for _ in 0..2 {
-        let _client_end = gate.ask(OFFER).await;
-        let server_end = tokio::select! {
-            peer = backends[0].accept() => peer,
-            peer = backends[1].accept() => peer,
-        };
-        assert_eq!(server_end.address().ip().to_string(), "127.0.0.2");
-    }
 }
 
 #[tokio::test]
