@@ -36,6 +36,8 @@ pub struct Server {
     permits: Permits,
     acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
+    /// `None` where no server is checked.
+    health: Option<JoinHandle<()>>,
 }
 
 /// Why a gate does not start.
@@ -106,8 +108,9 @@ impl Server {
             workers: workers.iter().map(Worker::handle).collect(),
             open,
         };
+        let health = start_checks(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers })
+        Ok(Self { addresses, order, gate, permits, acceptor, workers, health })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -144,6 +147,7 @@ impl Server {
         for worker in self.workers {
             panicked += worker.join();
         }
+        panicked += self.health.map_or(0, |health| usize::from(health.join().is_err()));
         for pool in self.gate.snapshot.pools() {
             pool.close_idle();
         }
@@ -191,6 +195,24 @@ fn start_acceptor(
         })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
+}
+
+/// Starts the thread that checks servers until the drain begins, if there are some to check.
+fn start_checks(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
+    if gate.snapshot.pools().iter().all(|pool| pool.config().health.is_none()) {
+        return Ok(None);
+    }
+    let runtime = runtime()?;
+    for pool in gate.snapshot.pools() {
+        pool.start_checks(runtime.handle());
+    }
+    let drain = gate.drain.clone();
+    let run = move || {
+        runtime.block_on(drain.draining());
+        // A look-up of a name can't be called off, and must not keep the process.
+        runtime.shutdown_timeout(CUT);
+    };
+    std::thread::Builder::new().name("wsgate-health".into()).spawn(run).map(Some)
 }
 
 /// The window of a drain's Close frames: within the grace there must be time left for their answers.

@@ -205,7 +205,7 @@ fn after_return(balance: Balance, seconds: u64) -> Set {
     };
     set_with(&config, |index, endpoint| {
         if index == 0 {
-            endpoint.status.back_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+            endpoint.status.set_back(Duration::from_secs(seconds));
         }
     })
 }
