@@ -222,7 +222,7 @@ fn expected(answer: &ResponseHead, health: &Health) -> Result<Farewell, Unfit> {
         return Err(Unfit::Status(answer.status));
     }
     Ok(Farewell::Rest(match response_framing(answer, &Method::GET) {
-        Ok(BodyFraming::None) => 0,
+        Ok(BodyFraming::Empty) => 0,
         Ok(BodyFraming::Length(length)) => usize::try_from(length).unwrap_or(READ).min(READ),
         _ => READ,
     }))
