@@ -473,6 +473,8 @@ async fn on_removed_drain_and_close_end_the_tunnels_of_a_server_that_failed() {
         let (gate, mut client, server) = tunnel_of_a_failed_server(on_removed).await;
         assert_eq!(frames::read(&mut client).await.close_code(), 1012);
         client.send(frames::client_close(1012, "")).await;
+        client.expect_end().await;
+        drop(client);
         let record = gate.record_of(Kind::TunnelEnd).await;
         assert_eq!(record.ending, Some("removed"));
         // The order was to those tunnels alone.

@@ -1,5 +1,4 @@
 use proptest::prelude::*;
-use tokio::time::Instant;
 
 use super::*;
 use crate::{
