@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    AGREED, Backend, Gate, Head, OFFER, Peer, Refusing, Response, Setup, frames, get, ok, soon,
+    AGREED, Backend, Gate, Head, OFFER, Peer, Refusing, Response, Setup, frames, get, ok, pki::Pki, soon,
 };
 
 /// What a server does with a check.
@@ -353,6 +353,30 @@ async fn a_tcp_check_connects_and_says_only_whose_it_is() {
         server.expect_end().await;
     }
     drop(gate);
+}
+
+#[tokio::test]
+async fn a_check_speaks_tls_as_requests_do() {
+    let (pki, stranger, backend) = (Pki::new(), Pki::new(), Backend::listen().await);
+    let keys = format!(
+        "max_fails = \"off\"\ntls = {{ ca = \"{}\", server_name = \"localhost\" }}\n\
+         health = {{ interval = \"1ms\", timeout = \"20s\", rise = 1, fall = 1 }}",
+        pki.ca().display()
+    );
+    let gate = Setup::to(backend.address()).upstream(&keys).start();
+    let (theirs, own) = (stranger.leaf("localhost"), pki.leaf("localhost"));
+    assert!(Pki::serve(&theirs, backend.accept().await).await.is_err());
+    let mut server = Pki::serve(&own, backend.accept().await).await.unwrap();
+    assert_eq!(answer_status(&gate).await, 503);
+    let head = server.read_head().await;
+    server.send(agreed(&head)).await;
+    assert_eq!(frames::read(&mut server).await.close_code(), 1000);
+    // The Close came behind the verdict.
+    let mut client = gate.ask(get("/", "")).await;
+    let mut request = Pki::serve(&own, backend.accept().await).await.unwrap();
+    assert_eq!(request.read_head().await.target(), "/");
+    request.send(ok("secret")).await;
+    assert_eq!(client.read_response().await.text(), "secret");
 }
 
 #[tokio::test]

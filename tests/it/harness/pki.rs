@@ -9,12 +9,12 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tempfile::TempDir;
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Peer, soon};
 
@@ -63,6 +63,26 @@ impl Pki {
         fs::write(&leaf.cert, cert.pem()).expect("a file");
         fs::write(&leaf.key, key.serialize_pem()).expect("a file");
         leaf
+    }
+
+    /// The file of the CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        let path = self.folder.path().join("ca.crt");
+        fs::write(&path, self.ca.pem()).expect("a file");
+        path
+    }
+
+    /// Takes a client through the TLS handshake, as the server of this leaf.
+    pub async fn serve(leaf: &Leaf, peer: Peer) -> std::io::Result<Peer> {
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der.clone()], key)
+            .expect("a leaf");
+        let accept = TlsAcceptor::from(Arc::new(config)).accept(peer.into_tcp());
+        Ok(Peer::from(TlsStream::from(soon("a TLS handshake", accept).await?)))
     }
 
     /// A client of these versions that trusts the CA.
