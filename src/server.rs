@@ -38,6 +38,8 @@ pub struct Server {
     workers: Vec<Worker>,
     /// Follows the records of the pools, if there are any.
     names: Option<JoinHandle<()>>,
+    /// `None` where no server is checked.
+    health: Option<JoinHandle<()>>,
 }
 
 /// Why a gate does not start.
@@ -109,8 +111,9 @@ impl Server {
             workers: workers.iter().map(Worker::handle).collect(),
             open,
         };
+        let health = start_checks(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers, names })
+        Ok(Self { addresses, order, gate, permits, acceptor, workers, names, health })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -148,6 +151,7 @@ impl Server {
             panicked += worker.join();
         }
         panicked += usize::from(self.names.is_some_and(|names| names.join().is_err()));
+        panicked += self.health.map_or(0, |health| usize::from(health.join().is_err()));
         for pool in self.gate.snapshot.pools() {
             pool.close_idle();
         }
@@ -214,6 +218,24 @@ fn start_acceptor(
         })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
+}
+
+/// Starts the thread that checks servers until the drain begins, if there are some to check.
+fn start_checks(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
+    if gate.snapshot.pools().iter().all(|pool| pool.config().health.is_none()) {
+        return Ok(None);
+    }
+    let runtime = runtime()?;
+    for pool in gate.snapshot.pools() {
+        pool.start_checks(runtime.handle());
+    }
+    let drain = gate.drain.clone();
+    let run = move || {
+        runtime.block_on(drain.draining());
+        // A look-up of a name can't be called off, and must not keep the process.
+        runtime.shutdown_timeout(CUT);
+    };
+    std::thread::Builder::new().name("wsgate-health".into()).spawn(run).map(Some)
 }
 
 /// The window of a drain's Close frames: within the grace there must be time left for their answers.

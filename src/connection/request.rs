@@ -16,17 +16,17 @@ use super::{
 use crate::{
     buffered::Stream,
     config::Action,
-    ending::{Phase, Refusal},
+    ending::{Phase, Refusal, chain},
     exchange::{Exchange, Plan, Timeouts},
     proto::{
         forward::{self, Kind, RequestContext, ResponseContext},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadError, InvalidHeader, RequestHead, Version},
+        head::{HeadError, InvalidHeader, RequestHead, ResponseHead, Version},
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
-    upstream::{Caller, ConnectFailure, Connected, Pool, Want},
+    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Want},
 };
 
 /// A request whose head is complete.
@@ -181,7 +181,9 @@ impl<'a> Request<'a> {
             let plan = way.plan(&listener, &self.head, kind, head, set_cookie.as_deref());
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
-            let result = match exchange.response_head().await {
+            let answer = exchange.response_head().await;
+            note_failure(&connected.lease, connected.reused, &answer);
+            let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
                 Ok(head) => {
@@ -415,6 +417,17 @@ fn refusal_of_target(error: TargetError) -> Refusal {
         TargetError::BadPath(what) => Refusal::BadPath(what),
         TargetError::Malformed(what) => Refusal::BadHead(HeadError::Malformed(what)),
         TargetError::Method => Refusal::Method,
+    }
+}
+
+/// Tells the pool of an answer that speaks against the server. That an idle connection had ended does not.
+pub(super) fn note_failure(lease: &Lease, reused: bool, answer: &Result<ResponseHead, Refusal>) {
+    match answer {
+        Err(Refusal::UpstreamClosed(_)) if reused => {}
+        Err(refusal @ (Refusal::UpstreamClosed(_) | Refusal::BadResponse(_))) => {
+            lease.server_failed(&chain(refusal));
+        }
+        _ => {}
     }
 }
 

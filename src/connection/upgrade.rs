@@ -8,7 +8,7 @@ use super::{
     OpenTunnel,
     h1::{Http1, Next, within},
     record::TunnelRecord,
-    request::{Request, Way},
+    request::{Request, Way, note_failure},
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -91,6 +91,7 @@ async fn offer_to(
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;
+    note_failure(&connected.lease, connected.reused, &answer);
     let head = match answer {
         Ok(head) if head.status == 101 => head,
         Ok(head) => {

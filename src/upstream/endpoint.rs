@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use super::{
     ConnectFailure, Transport,
     balance::EarlyEnds,
@@ -35,16 +37,19 @@ pub(super) struct Endpoint {
     pub(super) idle: Idle,
     pub(super) status: Status,
     pub(super) early_ends: EarlyEnds,
-    /// Ends its tunnels.
-    order: DrainHandle,
+    on_removed: OnRemoved,
+    /// Ends its tunnels. An order can't be taken back, so a server that comes back gets a new one.
+    order: ArcSwap<DrainHandle>,
+    whole: Drain,
+    spread: Duration,
 }
 
 impl Endpoint {
     pub(super) fn new(server: &UpstreamServer, upstream: &config::Upstream, place: &Surroundings) -> Self {
         let spread =
             if upstream.on_removed == OnRemoved::Close { Duration::ZERO } else { place.drain_spread };
+        let name: Arc<str> = name(&server.address).into();
         Self {
-            name: name(&server.address).into(),
             authority: authority(&server.address, if upstream.tls.is_some() { 443 } else { 80 }),
             target: match &server.address {
                 ServerAddress::Inet(address) => Target::Inet(*address),
@@ -56,15 +61,34 @@ impl Endpoint {
             max_connections: server.max_connections,
             open: AtomicUsize::new(0),
             idle: Idle::new(upstream.keep_alive, place.workers),
-            status: Status::new(),
+            status: Status::new(upstream, &name),
             early_ends: EarlyEnds::new(),
-            order: place.drain.part(spread),
+            on_removed: upstream.on_removed,
+            order: ArcSwap::from_pointee(place.drain.part(spread)),
+            whole: place.drain.clone(),
+            spread,
+            name,
         }
     }
 
     /// The signal to its tunnels.
     pub(super) fn drain(&self) -> Drain {
-        self.order.signal()
+        self.order.load().signal()
+    }
+
+    /// Active checks take it out, and its tunnels with it if `on_removed` says so.
+    pub(super) fn checks_failed(&self, reason: &str) {
+        self.status.checks_failed(reason);
+        match self.on_removed {
+            OnRemoved::Keep => {}
+            OnRemoved::Drain | OnRemoved::Close => self.order.load().drain(),
+        }
+    }
+
+    /// Active checks bring it back.
+    pub(super) fn checks_passed(&self) {
+        self.order.store(Arc::new(self.whole.part(self.spread)));
+        self.status.checks_passed();
     }
 
     /// It is not in the pool any more: it keeps no connection, and its tunnels go by `on_removed`.
@@ -72,7 +96,7 @@ impl Endpoint {
         self.idle.close();
         match on_removed {
             OnRemoved::Keep => {}
-            OnRemoved::Drain | OnRemoved::Close => self.order.drain(),
+            OnRemoved::Drain | OnRemoved::Close => self.order.load().drain(),
         }
     }
 
@@ -107,14 +131,24 @@ impl Endpoint {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A new connection to it, for `addresses`.
+    /// A new connection to it, for `addresses`; `None` for wsgate's own.
+    pub(super) async fn dial(
+        &self,
+        dial: &Dial,
+        bounds: Bounds,
+        addresses: Option<&Addresses>,
+    ) -> Result<Transport, Fault> {
+        dial.connect(&self.target, bounds, addresses).await
+    }
+
+    /// The same for a request.
     pub(super) async fn connect(
         &self,
         dial: &Dial,
         bounds: Bounds,
         addresses: Option<&Addresses>,
     ) -> Result<Transport, ConnectFailure> {
-        dial.connect(&self.target, bounds, addresses).await.map_err(|fault| {
+        self.dial(dial, bounds, addresses).await.map_err(|fault| {
             let endpoint = self.name.to_string();
             match fault {
                 Fault::Failed(source) => ConnectFailure::Failed { endpoint, source },

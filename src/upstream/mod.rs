@@ -8,6 +8,7 @@ mod balance;
 mod budget;
 mod connect;
 mod endpoint;
+mod health;
 mod idle;
 mod pool;
 mod resolve;
@@ -79,6 +80,25 @@ pub enum ConnectFailure {
     /// `retry_deadline` had passed before a connect could begin.
     #[error("time for retries has passed")]
     Deadline,
+}
+
+impl ConnectFailure {
+    /// Whether it is the server's, and not a lack of the own host or of time that earlier tries had used up.
+    fn speaks_against_server(&self, bounds: connect::Bounds, tried: &[usize]) -> bool {
+        match self {
+            Self::Failed { source, .. } => !is_own_lack(source),
+            Self::Tls { .. } => true,
+            Self::TimedOut { .. } => tried.is_empty() || !bounds.have_passed(),
+            Self::NoEndpoint | Self::Deadline => false,
+        }
+    }
+}
+
+/// File descriptors, ports or memory that ran out here.
+fn is_own_lack(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let lacks = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| lacks.contains(&Errno::from_raw(code)))
 }
 
 /// Locks what no panic can leave half-changed; a connection that panicked must not stop the others (rule S4).

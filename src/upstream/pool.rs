@@ -18,12 +18,12 @@ use super::{
     budget::Budget,
     connect::{Bounds, Dial},
     endpoint::Endpoint,
-    lock,
+    health, lock,
     set::{Caller, Set},
     srv::{self, Servers},
     worker,
 };
-use crate::{buffered::Buffered, config, lifecycle::Drain, tls::ConnectorError};
+use crate::{buffered::Buffered, config, ending::chain, lifecycle::Drain, tls::ConnectorError};
 
 /// The longest time between two looks at idle connections, so that one that never expires by itself does not
 /// stay half-closed for good.
@@ -40,13 +40,15 @@ pub struct Pool {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) config: config::Upstream,
-    dial: Dial,
+    pub(super) dial: Arc<Dial>,
     pub(super) servers: Servers,
     /// Swapped whole when `servers` change.
     pub(super) set: ArcSwap<Set>,
     budget: Arc<Budget>,
     /// The task of each worker that closes expired connections, while it has some.
     reapers: Vec<Mutex<Option<AbortHandle>>>,
+    /// The task of the active checks.
+    checks: Mutex<Option<AbortHandle>>,
 }
 
 /// Where a pool stands in its process.
@@ -110,11 +112,12 @@ impl Pool {
     pub fn new(config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
         let servers = Servers::new(config, place);
         let inner = Inner {
-            dial: Dial::new(config)?,
+            dial: Arc::new(Dial::new(config)?),
             set: ArcSwap::from_pointee(servers.set(config)),
             servers,
             budget: Arc::default(),
             reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
+            checks: Mutex::default(),
             config: config.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -194,8 +197,25 @@ impl Pool {
             }
             match lease.endpoint().connect(&pool.dial, bounds, attempt.caller.addresses.as_ref()).await {
                 Ok(stream) => return Ok(Connected { stream: Buffered::new(stream), lease, reused: false }),
-                Err(its_failure) => failure = Some(its_failure),
+                Err(its_failure) => {
+                    if its_failure.speaks_against_server(bounds, &attempt.tried) {
+                        lease.server_failed(&chain(&its_failure));
+                    }
+                    failure = Some(its_failure);
+                }
             }
+        }
+    }
+
+    /// Begins the active checks on `runtime`, if there are to be some; they end with the pool.
+    pub fn start_checks(&self, runtime: &Handle) {
+        let Inner { config, dial, checks, .. } = &*self.inner;
+        let Some(health) = config.health.clone() else { return };
+        let pool = Arc::downgrade(&self.inner);
+        let servers = move || pool.upgrade().map(|pool| pool.set.load_full());
+        let watch = runtime.spawn(health::watch(health, Arc::clone(dial), servers));
+        if let Some(before) = lock(checks).replace(watch.abort_handle()) {
+            before.abort();
         }
     }
 
@@ -215,6 +235,9 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.close_idle();
+        if let Some(checks) = lock(&self.inner.checks).take() {
+            checks.abort();
+        }
     }
 }
 
@@ -311,6 +334,11 @@ impl Lease {
     /// The signal to the tunnels of this endpoint.
     pub fn drain(&self) -> Drain {
         self.endpoint.drain()
+    }
+
+    /// Notes that a try failed by the server's fault: it was not reached, or its answer ended before it began, or was none.
+    pub fn server_failed(&self, reason: &str) {
+        self.pool.set.load().failed(&self.endpoint, reason);
     }
 
     /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets

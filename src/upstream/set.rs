@@ -95,7 +95,13 @@ impl Set {
     /// The server of its sticky cookie comes first, also if it is a backup: a session that began there lives there.
     /// Else a backup is chosen only while no other can take it.
     pub(super) fn pick(&self, caller: &Caller, tried: &[usize]) -> Option<usize> {
-        let usable = |&index: &usize| !tried.contains(&index) && !self.endpoints[index].is_full();
+        // If all are out, what failed passively is tried all the same; what failed its checks is not.
+        let any_is_in = self.endpoints.iter().any(|endpoint| endpoint.status.is_in());
+        let usable = |&index: &usize| {
+            let Endpoint { status, .. } = &*self.endpoints[index];
+            let is_eligible = if any_is_in { status.is_in() } else { !status.has_failed_checks() };
+            is_eligible && !tried.contains(&index) && !self.endpoints[index].is_full()
+        };
         if let Some(index) = self.stuck_to(caller).filter(usable) {
             return Some(index);
         }
@@ -110,6 +116,12 @@ impl Set {
             }
         }
         None
+    }
+
+    /// Counts a failure of `endpoint`, which may take it out while others are in.
+    pub(super) fn failed(&self, endpoint: &Arc<Endpoint>, reason: &str) {
+        let others = || self.endpoints.iter().filter(|other| !Arc::ptr_eq(other, endpoint));
+        endpoint.status.failed(reason, || others().any(|other| other.status.is_in()));
     }
 
     /// Whether the request belongs to the endpoint at `used`, and is there not by chance.

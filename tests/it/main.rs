@@ -11,6 +11,7 @@ mod draining;
 mod faults;
 mod handshake;
 mod harness;
+mod health;
 mod http;
 mod keepalive;
 mod layers;

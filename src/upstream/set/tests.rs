@@ -1,5 +1,4 @@
 use proptest::prelude::*;
-use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -205,7 +204,7 @@ fn after_return(balance: Balance, seconds: u64) -> Set {
     };
     set_with(&config, |index, endpoint| {
         if index == 0 {
-            endpoint.status.back_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+            endpoint.status.set_back(Duration::from_secs(seconds));
         }
     })
 }
@@ -317,5 +316,37 @@ proptest! {
                 prop_assert!(endpoint.lease_begins());
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pick_goes_to_a_server_that_is_out_while_others_are_in() {
+    for balance in balances() {
+        let mut servers = vec![server(1), server(2), server(3)];
+        servers[2].backup = true;
+        let config = config::Upstream { max_fails: Some(1), ..config(balance, servers) };
+        let set = set(&config);
+        let picks =
+            || (0..50).map(|key| set.pick(&caller(key), &[])).collect::<std::collections::BTreeSet<_>>();
+        let [one, two, backup] = &set.endpoints[..] else { panic!("three") };
+        assert_eq!(picks(), [Some(0), Some(1)].into());
+        set.failed(one, "refused");
+        assert_eq!(picks(), [Some(1)].into());
+        set.failed(two, "refused");
+        assert_eq!(picks(), [Some(2)].into(), "the backup");
+        assert_eq!(set.pick(&caller(1), &[2]), None, "those that are out are known to be");
+        set.failed(backup, "refused");
+        assert_eq!(picks(), [Some(2)].into(), "it is the last one");
+        backup.checks_failed("refused");
+        assert_eq!(picks(), [Some(0), Some(1)].into(), "out by counts, all the same");
+        one.checks_failed("refused");
+        assert_eq!(picks(), [Some(1)].into());
+        two.checks_failed("refused");
+        assert_eq!(picks(), [None].into());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(picks(), [None].into());
+        one.checks_passed();
+        assert_eq!(picks(), [Some(0)].into());
+        assert!(one.status.back_since().is_some());
     }
 }

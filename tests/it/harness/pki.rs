@@ -15,7 +15,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tempfile::TempDir;
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Peer, soon};
 
@@ -102,6 +102,26 @@ impl Pki {
         let mut config = builder.with_single_cert(vec![leaf.der.clone()], key).expect("a leaf");
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
+    }
+
+    /// The file of the CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        let path = self.folder.path().join("ca.crt");
+        fs::write(&path, self.ca.pem()).expect("a file");
+        path
+    }
+
+    /// Takes a client through the TLS handshake, as the server of this leaf.
+    pub async fn serve(leaf: &Leaf, peer: Peer) -> std::io::Result<Peer> {
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der.clone()], key)
+            .expect("a leaf");
+        let accept = TlsAcceptor::from(Arc::new(config)).accept(peer.into_tcp());
+        Ok(Peer::from(TlsStream::from(soon("a TLS handshake", accept).await?)))
     }
 
     /// A client of these versions that trusts the CA.
