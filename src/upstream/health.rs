@@ -74,7 +74,7 @@ async fn keep_checking(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Hea
         }
         if let Ok(passed) = checked {
             // However a server takes a farewell, it has passed.
-            let _ = timeout_at(due.min(next), passed.leave()).await;
+            let _ = timeout_at(due, passed.leave()).await;
         }
         sleep_until(next).await;
     }
