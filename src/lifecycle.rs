@@ -317,7 +317,7 @@ struct Open {
 /// One that is counted, until it is dropped.
 #[derive(Debug)]
 pub struct Tracked {
-    open: Arc<Open>,
+    tracker: Tracker,
 }
 
 impl Tracker {
@@ -328,8 +328,20 @@ impl Tracker {
 
     /// Counts one more.
     pub fn track(&self) -> Tracked {
+        self.enter();
+        Tracked { tracker: self.clone() }
+    }
+
+    /// Counts one more, until [`Self::leave`]: for who has a drop of its own.
+    pub fn enter(&self) {
         self.open.count.fetch_add(1, Ordering::Relaxed);
-        Tracked { open: Arc::clone(&self.open) }
+    }
+
+    /// One that entered is gone.
+    pub fn leave(&self) {
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.changed.send_replace(());
+        }
     }
 
     /// How many are open.
@@ -356,9 +368,7 @@ impl Default for Tracker {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.open.changed.send_replace(());
-        }
+        self.tracker.leave();
     }
 }
 

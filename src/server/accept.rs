@@ -119,7 +119,7 @@ impl Acceptor {
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
         let connection = Connection::new(accepted, listener, gate, permit, tls_permit);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
-            worker.spawn(connection, self.open.track());
+            worker.spawn(connection);
         }
     }
 }

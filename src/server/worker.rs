@@ -14,11 +14,7 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{
-    connection::Gate,
-    lifecycle::{Tracked, Tracker},
-    tunnel, upstream,
-};
+use crate::{connection::Gate, lifecycle::Tracker, tunnel, upstream};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -35,9 +31,11 @@ pub(super) struct WorkerHandle {
 }
 
 /// Counts of a worker's connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
-    /// Those that are open.
+    /// Those of the whole process that are open.
+    all: Tracker,
+    /// Those that are open here.
     open: AtomicUsize,
     /// Those that ended in a panic.
     panicked: AtomicUsize,
@@ -48,7 +46,8 @@ impl Worker {
     /// began.
     pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let runtime = runtime()?;
-        let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::default() };
+        let counts = Counts { all: open.clone(), open: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::new(counts) };
         let (drain, open) = (gate.drain.clone(), open.clone());
         let run = move || {
             upstream::enter_worker(id);
@@ -81,16 +80,15 @@ impl WorkerHandle {
     }
 
     /// Hands a connection to this worker for good.
-    pub(super) fn spawn(&self, connection: impl Future<Output = ()> + Unpin + Send + 'static, open: Tracked) {
-        self.runtime.spawn(Task { connection, _here: Counted::new(&self.counts), _open: open });
+    pub(super) fn spawn(&self, connection: impl Future<Output = ()> + Unpin + Send + 'static) {
+        self.runtime.spawn(Task { connection, _counted: Counted::new(&self.counts) });
     }
 }
 
 /// A connection with what counts it, which is dropped after it. A panic ends the task alone, and is counted (rule S4).
 struct Task<C> {
     connection: C,
-    _here: Counted,
-    _open: Tracked,
+    _counted: Counted,
 }
 
 impl<C: Future<Output = ()> + Unpin> Future for Task<C> {
@@ -101,13 +99,14 @@ impl<C: Future<Output = ()> + Unpin> Future for Task<C> {
     }
 }
 
-/// A connection in the counts of its worker.
+/// A connection in the counts of its worker and of the process.
 struct Counted {
     counts: Arc<Counts>,
 }
 
 impl Counted {
     fn new(counts: &Arc<Counts>) -> Self {
+        counts.all.enter();
         counts.open.fetch_add(1, Ordering::Relaxed);
         Self { counts: Arc::clone(counts) }
     }
@@ -120,6 +119,7 @@ impl Drop for Counted {
             tracing::error!("a connection panicked, which is a defect of wsgate");
         }
         self.counts.open.fetch_sub(1, Ordering::Release);
+        self.counts.all.leave();
     }
 }
 
@@ -162,14 +162,11 @@ mod tests {
         let handle = worker.handle();
         let (done, outcome) = mpsc::channel();
         let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
-        handle.spawn(
-            Box::pin(async move {
-                wait.await.unwrap();
-                done.send("served").unwrap();
-            }),
-            open.track(),
-        );
-        handle.spawn(Box::pin(async { panic!("a defect") }), open.track());
+        handle.spawn(Box::pin(async move {
+            wait.await.unwrap();
+            done.send("served").unwrap();
+        }));
+        handle.spawn(Box::pin(async { panic!("a defect") }));
         while handle.load() > 1 {
             std::thread::yield_now();
         }

@@ -2,12 +2,14 @@
 
 use std::{
     io,
-    pin::Pin,
+    os::fd::{AsFd, BorrowedFd},
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use rustix::net::{RecvFlags, recv};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -47,11 +49,21 @@ pub enum ConnectorError {
     Verifier(#[from] rustls::client::VerifierBuilderError),
 }
 
-/// A stream to a server whose TLS handshake is complete.
+/// A stream to a server whose TLS handshake is complete. Its drop says goodbye by `close_notify`, unless it is to be a reset.
 #[derive(Debug)]
 pub struct ClientStream {
-    stream: tokio_rustls::client::TlsStream<Socket>,
+    stream: tokio_rustls::client::TlsStream<Counted>,
     was_truncated: bool,
+    resets: bool,
+    /// Bytes taken since all that was sealed had been written.
+    given: usize,
+}
+
+/// A socket that counts what it is given.
+#[derive(Debug)]
+struct Counted {
+    socket: Socket,
+    written: usize,
 }
 
 impl Connector {
@@ -87,8 +99,8 @@ impl Connector {
     /// Takes `socket` through the TLS handshake with the server that must prove to be `name`.
     pub async fn connect(&self, socket: Socket, name: ServerName<'static>) -> io::Result<ClientStream> {
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector.connect(name, socket).await?;
-        Ok(ClientStream { stream, was_truncated: false })
+        let stream = connector.connect(name, Counted { socket, written: 0 }).await?;
+        Ok(ClientStream { stream, was_truncated: false, resets: false, given: 0 })
     }
 }
 
@@ -154,6 +166,88 @@ impl ClientStream {
     pub fn was_resumed(&self) -> bool {
         self.stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
+
+    /// Whether a read would have to wait. What TLS itself says, such as a session ticket, is no data and is taken in.
+    ///
+    /// The kernel is asked, not the runtime, which knows of what came only after its next turn and would say "not ready" also
+    /// when a task's budget is spent.
+    pub fn is_quiet(&mut self) -> bool {
+        let (counted, session) = self.stream.get_mut();
+        let mut arrived = Arrived(counted.socket.as_fd());
+        loop {
+            match session.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                Ok(_) | Err(_) => return false,
+            }
+            match session.read_tls(&mut arrived) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
+/// What the kernel has received by now.
+struct Arrived<'a>(BorrowedFd<'a>);
+
+impl io::Read for Arrived<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(self.0, buf, RecvFlags::DONTWAIT)?;
+        Ok(count)
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if self.resets {
+            return;
+        }
+        // As far as the kernel takes it at once: nobody waits for a stream that is no longer needed.
+        let farewell = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
+        let farewell = pin!(tokio::task::unconstrained(farewell));
+        let _ = farewell.poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.socket).poll_write(cx, buf))?;
+        self.written += count;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, bufs))?;
+        self.written += count;
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
 }
 
 impl AsyncRead for ClientStream {
@@ -176,7 +270,14 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let (counted, session) = self.stream.get_mut();
+        if !session.wants_write() {
+            counted.written = 0;
+            self.given = 0;
+        }
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.given += count;
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -190,14 +291,31 @@ impl AsyncWrite for ClientStream {
 
 impl Stream for ClientStream {
     fn reset_on_drop(&mut self) {
-        self.stream.get_mut().0.reset_on_drop();
+        self.resets = true;
+        self.stream.get_mut().0.socket.reset_on_drop();
     }
 
     fn bound_unacknowledged(&mut self, period: Duration) {
-        self.stream.get_mut().0.bound_unacknowledged(period);
+        self.stream.get_mut().0.socket.bound_unacknowledged(period);
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Of a stream that is broken there is nothing to be sent.
+        let _ = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+        self.stream.get_mut().0.socket.poll_sent(cx)
     }
 
     fn was_truncated(&self) -> bool {
         self.was_truncated
+    }
+
+    /// In sealed bytes, which are a few more than the plain ones: what is left of these is as good, and not nothing while
+    /// anything is left.
+    fn unsent(&self) -> usize {
+        let (counted, session) = self.stream.get_ref();
+        if !session.wants_write() {
+            return 0;
+        }
+        self.given.saturating_sub(counted.written).max(1).min(self.given)
     }
 }

@@ -97,7 +97,7 @@ pub struct Tunnel<D, U> {
     deadline: Option<Moment>,
     /// When it is drained, unless it ends before.
     leaves_at: Option<Moment>,
-    stall: Option<Stall>,
+    stall: Option<Box<Stall>>,
     end: Option<Box<TunnelEnd>>,
     tag: Tag,
     first_close: Option<Side>,
@@ -502,12 +502,12 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             self.stall = None;
             return false;
         }
-        let stall = self.stall.get_or_insert(Stall { since: now, taken });
+        let stall = self.stall.get_or_insert_with(|| Box::new(Stall { since: now, taken }));
         if stall.since + period > now {
             return false;
         }
         let is_too_slow = taken < stall.taken + MIN_PROGRESS;
-        *stall = Stall { since: now, taken };
+        **stall = Stall { since: now, taken };
         is_too_slow
     }
 

@@ -21,7 +21,7 @@ use tokio::{
 use super::{Transport, resolve::Name};
 use crate::{
     buffered::Socket,
-    config::{self, ProxyProtocol},
+    config::{self, ProxyProtocol, Trust},
     proto::proxy_protocol::{self, Addresses},
     tls::{Connector, ConnectorError},
 };
@@ -42,7 +42,10 @@ pub(super) struct Dial {
 }
 
 /// A connect to one of several addresses.
-type Try<'a> = Pin<Box<dyn Future<Output = Result<Socket, Fault>> + Send + 'a>>;
+type Try<'a> = Pin<Box<dyn Future<Output = Result<Begun, Fault>> + Send + 'a>>;
+
+/// A socket that is connected, and until when TLS must stand on it.
+type Begun = (Socket, Option<Instant>);
 
 #[derive(Debug)]
 struct Tls {
@@ -55,6 +58,9 @@ impl Dial {
     /// As `config` says. Fails where its TLS can't be set up.
     pub(super) fn new(config: &config::Upstream) -> Result<Self, ConnectorError> {
         let tls = |tls: &config::UpstreamTls| {
+            if matches!(tls.trust, Trust::Anybody) {
+                tracing::warn!(upstream = %config.name, "verify = false: whoever answers is taken for the server");
+            }
             Ok::<_, ConnectorError>(Tls { connector: Connector::new(tls)?, name: tls.server_name.clone() })
         };
         Ok(Self {
@@ -78,21 +84,20 @@ impl Dial {
         bounds: Bounds,
         addresses: Option<&Addresses>,
     ) -> Result<Transport, Fault> {
-        let bounds = bounds.begun();
-        let mut socket = target.connect(self, bounds).await?;
+        let (mut socket, end) = target.connect(self, bounds).await?;
         if let Some(version) = self.proxy_protocol {
             let mut header = Vec::new();
             match version {
                 ProxyProtocol::V1 => proxy_protocol::encode_v1(addresses, &mut header),
                 ProxyProtocol::V2 => proxy_protocol::encode_v2(addresses, &mut header),
             }
-            bounds.apply(socket.write_all(&header)).await?;
+            within(end, socket.write_all(&header)).await?;
         }
         let Some(tls) = &self.tls else { return Ok(socket.into()) };
         let name = tls.name.clone().or_else(|| target.server_name());
         let name =
             name.ok_or_else(|| Fault::Failed(io::Error::other("the server has no name to be verified")))?;
-        match bounds.apply(tls.connector.connect(socket, name)).await {
+        match within(end, tls.connector.connect(socket, name)).await {
             Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
             Err(Fault::Failed(error)) => Err(Fault::Tls(error)),
             Err(fault) => Err(fault),
@@ -108,7 +113,9 @@ impl Dial {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 // The port is chosen at the connect, so that one port serves connections to several servers.
                 setsockopt(&socket, IpBindAddressNoPort, &true)?;
-                socket.bind(SocketAddr::new(source, 0))?;
+                socket
+                    .bind(SocketAddr::new(source, 0))
+                    .map_err(|error| io::Error::new(error.kind(), BadSource(source, error)))?;
                 socket.connect(address).await?
             }
         };
@@ -128,7 +135,7 @@ impl Dial {
 
     /// The first of `addresses` that takes a connection. Each has a head start before the next is tried beside it; one that
     /// fails hands over at once (RFC 8305).
-    async fn first_of(&self, addresses: &[SocketAddr], bounds: Bounds) -> Result<Socket, Fault> {
+    async fn first_of(&self, addresses: &[SocketAddr], bounds: Bounds) -> Result<Begun, Fault> {
         let mut waiting = interleaved(addresses);
         let mut tries: Vec<Try<'_>> = Vec::new();
         let mut head_start: Option<Pin<Box<Sleep>>> = None;
@@ -138,7 +145,7 @@ impl Dial {
                 let mut index = 0;
                 while index < tries.len() {
                     match tries[index].as_mut().poll(cx) {
-                        Poll::Ready(Ok(socket)) => return Poll::Ready(Ok(socket)),
+                        Poll::Ready(Ok(begun)) => return Poll::Ready(Ok(begun)),
                         Poll::Ready(Err(its_fault)) => {
                             fault = its_fault;
                             drop(tries.swap_remove(index));
@@ -155,7 +162,7 @@ impl Dial {
                 let next = waiting.pop_front().filter(|_| !bounds.have_passed());
                 match next {
                     Some(address) => {
-                        tries.push(Box::pin(bounds.apply(self.tcp(address))));
+                        tries.push(Box::pin(bounds.begin(self.tcp(address))));
                         head_start = Some(Box::pin(sleep(HEAD_START)));
                     }
                     None if tries.is_empty() => {
@@ -194,11 +201,16 @@ pub(super) enum Target {
 /// The time for connecting; `None` is without bound.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// For one endpoint: the look-up of its name, its addresses, the PROXY header and the TLS handshake together.
+    /// For the look-up of the name, and for each of its addresses, TLS included.
     pub(super) each: Option<Duration>,
     /// For all tries together.
     pub(super) deadline: Option<Instant>,
 }
+
+/// An address of `source_addresses` that can't be connected from.
+#[derive(Debug, thiserror::Error)]
+#[error("source address {0}")]
+struct BadSource(IpAddr, #[source] io::Error);
 
 /// Why one endpoint gave no connection.
 #[derive(Debug)]
@@ -211,12 +223,12 @@ pub(super) enum Fault {
 
 impl Target {
     /// Connects; to a name at the first of its addresses that takes it. Dropping the future closes what was begun.
-    async fn connect(&self, dial: &Dial, bounds: Bounds) -> Result<Socket, Fault> {
+    async fn connect(&self, dial: &Dial, bounds: Bounds) -> Result<Begun, Fault> {
         match self {
-            Self::Inet(address) => bounds.apply(dial.tcp(*address)).await,
-            Self::Unix(path) => bounds.apply(unix(path)).await,
+            Self::Inet(address) => bounds.begin(dial.tcp(*address)).await,
+            Self::Unix(path) => bounds.begin(unix(path)).await,
             Self::Name(name) => {
-                let addresses = bounds.apply(name.addresses()).await?;
+                let addresses = within(bounds.end(), name.addresses()).await?;
                 dial.first_of(&addresses, bounds).await
             }
         }
@@ -233,12 +245,6 @@ impl Target {
 }
 
 impl Bounds {
-    /// The bounds of an endpoint that is tried from now on.
-    fn begun(self) -> Self {
-        let own = self.each.and_then(|each| Instant::now().checked_add(each));
-        Self { each: None, deadline: own.into_iter().chain(self.deadline).min() }
-    }
-
     /// Whether the deadline leaves no time.
     pub(super) fn have_passed(self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
@@ -246,12 +252,28 @@ impl Bounds {
 
     /// Does a step within them.
     pub(super) async fn apply<T>(self, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
-        let done = match self.begun().deadline {
-            Some(end) => timeout_at(end, step).await.map_err(|_| Fault::TimedOut)?,
-            None => step.await,
-        };
-        done.map_err(Fault::Failed)
+        within(self.end(), step).await
     }
+
+    /// When a try that begins now must have a connection.
+    fn end(self) -> Option<Instant> {
+        let own = self.each.and_then(|each| Instant::now().checked_add(each));
+        own.into_iter().chain(self.deadline).min()
+    }
+
+    /// A connect to one address; what is left of its time is for what stands before the first request.
+    async fn begin(self, connect: impl Future<Output = io::Result<Socket>>) -> Result<Begun, Fault> {
+        let end = self.end();
+        Ok((within(end, connect).await?, end))
+    }
+}
+
+async fn within<T>(end: Option<Instant>, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
+    let done = match end {
+        Some(end) => timeout_at(end, step).await.map_err(|_| Fault::TimedOut)?,
+        None => step.await,
+    };
+    done.map_err(Fault::Failed)
 }
 
 async fn unix(path: &Path) -> io::Result<Socket> {

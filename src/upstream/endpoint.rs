@@ -45,7 +45,7 @@ impl Endpoint {
             if upstream.on_removed == OnRemoved::Close { Duration::ZERO } else { place.drain_spread };
         Self {
             name: name(&server.address).into(),
-            authority: authority(&server.address),
+            authority: authority(&server.address, if upstream.tls.is_some() { 443 } else { 80 }),
             target: match &server.address {
                 ServerAddress::Inet(address) => Target::Inet(*address),
                 ServerAddress::Name { host, port } => Target::Name(Name::new(host.clone(), *port, upstream)),
@@ -135,11 +135,13 @@ fn name(address: &ServerAddress) -> String {
 }
 
 /// Without the port where it is the scheme's own, as browsers write it; a unix socket has no name to give.
-fn authority(address: &ServerAddress) -> String {
+fn authority(address: &ServerAddress, scheme_port: u16) -> String {
     match address {
-        ServerAddress::Inet(SocketAddr::V4(address)) if address.port() == 80 => address.ip().to_string(),
-        ServerAddress::Inet(SocketAddr::V6(address)) if address.port() == 80 => format!("[{}]", address.ip()),
-        ServerAddress::Name { host, port: 80 } => host.trim_end_matches('.').to_owned(),
+        ServerAddress::Inet(address) if address.port() == scheme_port => match address {
+            SocketAddr::V4(address) => address.ip().to_string(),
+            SocketAddr::V6(address) => format!("[{}]", address.ip()),
+        },
+        ServerAddress::Name { host, port } if *port == scheme_port => host.trim_end_matches('.').to_owned(),
         ServerAddress::Inet(_) | ServerAddress::Name { .. } | ServerAddress::Srv(_) => name(address),
         ServerAddress::Unix(_) => "localhost".to_owned(),
     }
@@ -153,17 +155,21 @@ mod tests {
     fn names_and_authorities() {
         let inet = |text: &str| ServerAddress::Inet(text.parse().unwrap());
         let host = |port| ServerAddress::Name { host: "backend".into(), port };
-        for (address, its_name, its_authority) in [
-            (inet("10.0.0.2:80"), "10.0.0.2:80", "10.0.0.2"),
-            (inet("10.0.0.2:9000"), "10.0.0.2:9000", "10.0.0.2:9000"),
-            (inet("[::1]:80"), "[::1]:80", "[::1]"),
-            (inet("[::1]:9000"), "[::1]:9000", "[::1]:9000"),
-            (host(80), "backend:80", "backend"),
-            (host(9000), "backend:9000", "backend:9000"),
-            (ServerAddress::Unix("/run/app.sock".into()), "unix:/run/app.sock", "localhost"),
+        for (address, its_name, over_tcp, over_tls) in [
+            (inet("10.0.0.2:80"), "10.0.0.2:80", "10.0.0.2", "10.0.0.2:80"),
+            (inet("10.0.0.2:443"), "10.0.0.2:443", "10.0.0.2:443", "10.0.0.2"),
+            (inet("10.0.0.2:9000"), "10.0.0.2:9000", "10.0.0.2:9000", "10.0.0.2:9000"),
+            (inet("[::1]:80"), "[::1]:80", "[::1]", "[::1]:80"),
+            (inet("[::1]:443"), "[::1]:443", "[::1]:443", "[::1]"),
+            (inet("[::1]:9000"), "[::1]:9000", "[::1]:9000", "[::1]:9000"),
+            (host(80), "backend:80", "backend", "backend:80"),
+            (host(443), "backend:443", "backend:443", "backend"),
+            (host(9000), "backend:9000", "backend:9000", "backend:9000"),
+            (ServerAddress::Unix("/run/app.sock".into()), "unix:/run/app.sock", "localhost", "localhost"),
         ] {
             assert_eq!(name(&address), its_name);
-            assert_eq!(authority(&address), its_authority);
+            assert_eq!(authority(&address, 80), over_tcp);
+            assert_eq!(authority(&address, 443), over_tls);
         }
     }
 }

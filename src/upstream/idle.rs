@@ -2,25 +2,19 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    pin::Pin,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
 };
 
 use rustix::{
     io::Errno,
     net::{RecvFlags, recv},
 };
-use tokio::{
-    io::{AsyncRead as _, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{Transport, lock};
-use crate::{buffered::Socket, tls::ClientStream};
 
 /// The idle connections of one endpoint: a list per worker, and one bound over all of them.
 #[derive(Debug)]
@@ -122,18 +116,10 @@ impl Parked {
     fn is_usable(&mut self, now: Instant) -> bool {
         self.expires.is_none_or(|expires| now < expires)
             && match &mut self.stream {
-                Transport::Plain(Socket::Tcp(stream)) => is_quiet(stream.as_fd()),
-                Transport::Plain(Socket::Unix(stream)) => is_quiet(stream.as_fd()),
-                Transport::Tls(stream) => is_waiting(stream),
+                Transport::Plain(socket) => is_quiet(socket.as_fd()),
+                Transport::Tls(stream) => stream.is_quiet(),
             }
     }
-}
-
-/// Whether a read would have to wait. What TLS itself says, such as a session ticket, is no unasked answer and is taken in.
-fn is_waiting(stream: &mut ClientStream) -> bool {
-    let mut byte = [0];
-    let mut cx = Context::from_waker(Waker::noop());
-    Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
 }
 
 /// Whether a read would have to wait. The kernel is asked, not the runtime, which knows of an end of stream

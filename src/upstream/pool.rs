@@ -319,7 +319,7 @@ impl Lease {
         self.endpoint().early_ends.ended_after(after);
     }
 
-    /// The endpoint as a Host header names it: without port 80, and `localhost` for a unix socket.
+    /// The endpoint as a Host header names it: without its scheme's port, and `localhost` for a unix socket.
     pub fn authority(&self) -> &str {
         self.endpoint().authority()
     }

@@ -68,6 +68,10 @@ impl Stream for Transport {
         either!(self, stream => stream.bound_unacknowledged(period));
     }
 
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        either!(self, stream => stream.poll_sent(cx))
+    }
+
     fn was_truncated(&self) -> bool {
         either!(self, stream => stream.was_truncated())
     }

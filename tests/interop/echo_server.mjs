@@ -7,14 +7,16 @@
 // Of the subprotocols that are offered it takes `superchat` alone.
 
 import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
 
 const largestMessage = 64 * 1024 * 1024;
 
-/** A server on a free port. */
-export async function startEchoServer() {
-  const http = createServer((_, response) => response.writeHead(404).end());
+/** A server on a free port; with a certificate and its key it speaks TLS. */
+export async function startEchoServer(identity) {
+  const refuse = (_, response) => response.writeHead(404).end();
+  const http = identity ? createSecureServer(identity, refuse) : createServer(refuse);
   const sockets = new WebSocketServer({
     server: http,
     maxPayload: largestMessage,

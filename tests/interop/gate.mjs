@@ -43,11 +43,12 @@ tls = { cert = "certs/server.crt", key = "certs/server.key" }
 address = "127.0.0.1:0"
 `;
 
-/** The rest of the short form: everything goes to a backend on `port`. */
-export function everythingTo(port) {
+/** The rest of the short form: everything goes to a backend on `port`, by these further keys. */
+export function everythingTo(port, keys = "") {
   return `
 [upstream.websocket]
 servers = ["127.0.0.1:${port}"]
+${keys}
 
 [[route]]
 upstream = "websocket"

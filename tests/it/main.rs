@@ -5,6 +5,7 @@
 
 mod balancing;
 mod cli;
+mod dialing;
 mod drain;
 mod draining;
 mod faults;
@@ -20,4 +21,5 @@ mod retries;
 mod tls;
 mod tunnel;
 mod tunnel_ends;
+mod upstream_tls;
 mod upstreams;

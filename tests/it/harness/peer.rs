@@ -4,10 +4,12 @@ use std::{
     fmt, io,
     path::Path,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpSocket, TcpStream, UnixStream},
@@ -21,6 +23,7 @@ enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+    UnixTls(Box<TlsStream<UnixStream>>),
 }
 
 macro_rules! either {
@@ -29,6 +32,7 @@ macro_rules! either {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
             Stream::Tls($stream) => $call,
+            Stream::UnixTls($stream) => $call,
         }
     };
 }
@@ -294,7 +298,7 @@ impl Peer {
         let tcp = match &self.stream {
             Stream::Tcp(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
-            Stream::Unix(_) => panic!("only TCP has a reset"),
+            Stream::Unix(_) | Stream::UnixTls(_) => panic!("only TCP has a reset"),
         };
         socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO)).expect("a connected socket");
     }
@@ -314,14 +318,92 @@ impl Peer {
                 TlsStream::Client(stream) => stream.into_inner().0,
                 TlsStream::Server(stream) => stream.into_inner().0,
             },
-            Stream::Unix(_) => panic!("no TCP"),
+            Stream::Unix(_) | Stream::UnixTls(_) => panic!("no TCP"),
         }
     }
 
-    /// The TLS session of the client.
+    /// Takes a client through the TLS handshake, as its server.
+    pub async fn accept_tls(self, config: &Arc<ServerConfig>) -> io::Result<Self> {
+        assert!(self.tail.is_empty(), "bytes before the TLS handshake");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(config));
+        let stream = match self.stream {
+            Stream::Tcp(stream) => {
+                Stream::Tls(Box::new(soon("a TLS handshake", acceptor.accept(stream)).await?.into()))
+            }
+            Stream::Unix(stream) => {
+                Stream::UnixTls(Box::new(soon("a TLS handshake", acceptor.accept(stream)).await?.into()))
+            }
+            Stream::Tls(_) | Stream::UnixTls(_) => panic!("TLS already"),
+        };
+        Ok(Self { stream, tail: Vec::new() })
+    }
+
+    /// The name that the client asked for by SNI.
+    pub fn sni(&self) -> Option<&str> {
+        match &self.stream {
+            Stream::Tls(stream) => match &**stream {
+                TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                TlsStream::Client(_) => panic!("no server"),
+            },
+            Stream::UnixTls(stream) => match &**stream {
+                TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                TlsStream::Client(_) => panic!("no server"),
+            },
+            Stream::Tcp(_) | Stream::Unix(_) => panic!("no TLS"),
+        }
+    }
+
+    /// The address of the other side of TCP.
+    pub fn address(&self) -> std::net::SocketAddr {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.peer_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
+            Stream::Unix(_) | Stream::UnixTls(_) => panic!("no TCP"),
+        }
+        .expect("a connected socket")
+    }
+
+    /// The own address of a client over TCP.
+    pub fn own_address(&self) -> std::net::SocketAddr {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.local_addr(),
+            Stream::Unix(_) | Stream::UnixTls(_) => panic!("no TCP"),
+        }
+        .expect("a connected socket")
+    }
+
+    /// Reads a PROXY header of version 1, its CRLF included, and not one byte more.
+    #[track_caller]
+    pub fn read_proxy_v1(&mut self) -> impl Future<Output = String> {
+        soon("a PROXY header", async move {
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.push(self.read_u8().await.expect("a PROXY header"));
+                assert!(line.len() <= 107, "no PROXY header: {}", shown(&line));
+            }
+            String::from_utf8(line).expect("a text")
+        })
+    }
+
+    /// Reads a PROXY header of version 2, and not one byte more.
+    #[track_caller]
+    pub fn read_proxy_v2(&mut self) -> impl Future<Output = Vec<u8>> {
+        soon("a PROXY header", async move {
+            let mut header = vec![0; 16];
+            AsyncReadExt::read_exact(self, &mut header).await.expect("a PROXY header");
+            let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+            header.resize(16 + length, 0);
+            AsyncReadExt::read_exact(self, &mut header[16..]).await.expect("a PROXY header");
+            header
+        })
+    }
+
+    /// The TLS session.
     pub fn tls(&self) -> &rustls::CommonState {
         match &self.stream {
             Stream::Tls(stream) => stream.get_ref().1,
+            Stream::UnixTls(stream) => stream.get_ref().1,
             Stream::Tcp(_) | Stream::Unix(_) => panic!("no TLS"),
         }
     }

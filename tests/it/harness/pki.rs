@@ -9,9 +9,10 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use tempfile::TempDir;
 use tokio_rustls::{TlsConnector, TlsStream};
@@ -48,21 +49,59 @@ impl Pki {
         Arc::new(Self { ca, folder: tempfile::tempdir().expect("a folder"), made: Mutex::new(0) })
     }
 
+    /// The certificate of the CA, as a file.
+    pub fn ca_file(&self) -> PathBuf {
+        let path = self.folder.path().join("ca.crt");
+        fs::write(&path, self.ca.pem()).expect("a file");
+        path
+    }
+
     /// A leaf for this name.
     pub fn leaf(&self, name: &str) -> Leaf {
+        self.leaf_until(name, 4000)
+    }
+
+    /// A leaf for this name that expires with the beginning of this year.
+    pub fn leaf_until(&self, name: &str, year: i32) -> Leaf {
         let number = {
             let mut made = self.made.lock().expect("no panic");
             *made += 1;
             *made
         };
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let cert = params.signed_by(&key, &self.ca).expect("a leaf");
         let path = |end: &str| self.folder.path().join(format!("leaf{number}.{end}"));
         let leaf = Leaf { cert: path("crt"), key: path("key"), der: cert.der().clone() };
         fs::write(&leaf.cert, cert.pem()).expect("a file");
         fs::write(&leaf.key, key.serialize_pem()).expect("a file");
         leaf
+    }
+
+    /// A server of these versions with this leaf, that asks for a client certificate of the CA if it is told so.
+    pub fn server_config(
+        &self,
+        leaf: &Leaf,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        asks: bool,
+    ) -> Arc<ServerConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .expect("versions");
+        let builder = if asks {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.ca.der().clone()).expect("a CA");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.expect("a verifier"))
+        } else {
+            builder.with_no_client_auth()
+        };
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+        let mut config = builder.with_single_cert(vec![leaf.der.clone()], key).expect("a leaf");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
     }
 
     /// A client of these versions that trusts the CA.
