@@ -105,7 +105,9 @@ async fn b8_retries_of_handshakes_are_bounded_over_all_requests() {
             peer.next_head().await;
         })
     });
-    let gate = Setup::before(addresses).upstream("retry_handshakes = true\nretries = 1").start();
+    let gate = Setup::before(addresses)
+        .upstream("retry_handshakes = true\nretries = 1\nmax_fails = \"off\"")
+        .start();
     for _ in 0..50 {
         let mut client = gate.ask(OFFER).await;
         assert_eq!(client.read_response().await.status(), 502);
