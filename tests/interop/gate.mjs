@@ -47,8 +47,7 @@ address = "127.0.0.1:0"
 export function everythingTo(port, keys = "") {
   return `
 [upstream.websocket]
-servers = ["127.0.0.1:${port}"]
-${keys}
+servers = ["127.0.0.1:${port}"]${keys && `\n${keys}`}
 
 [[route]]
 upstream = "websocket"
