@@ -105,20 +105,8 @@ impl Dial {
     }
 
     /// A connected TCP socket, from the next of the own addresses that are of the server's family.
-    #[expect(clippy::disallowed_methods, reason = "this is the place that sets deadline and options")]
     async fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
-        let stream = match self.source_for(address) {
-            None => TcpStream::connect(address).await?,
-            Some(source) => {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                // The port is chosen at the connect, so that one port serves connections to several servers.
-                setsockopt(&socket, IpBindAddressNoPort, &true)?;
-                socket
-                    .bind(SocketAddr::new(source, 0))
-                    .map_err(|error| io::Error::new(error.kind(), BadSource(source, error)))?;
-                socket.connect(address).await?
-            }
-        };
+        let stream = self.stream(address).await?;
         // On the own host, the port chosen for a connection to a server that is down can be that server's, and
         // TCP's simultaneous open then connects the socket to itself.
         if stream.local_addr()? == address {
@@ -127,10 +115,22 @@ impl Dial {
         Socket::tcp(stream)
     }
 
-    fn source_for(&self, address: SocketAddr) -> Option<IpAddr> {
-        let fitting = || self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting().count())?;
-        fitting().nth(turn).copied()
+    #[expect(clippy::disallowed_methods, reason = "called by the place that sets deadline and options")]
+    async fn stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let fitting: Vec<_> =
+            self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
+        let Some(first) = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting.len()) else {
+            return TcpStream::connect(address).await;
+        };
+        let mut lack = None;
+        for source in fitting[first..].iter().chain(&fitting[..first]) {
+            match stream_from(**source, address).await {
+                // It has no port left for this server, or is no address of this host: another may do.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => lack = Some(error),
+                made => return made,
+            }
+        }
+        Err(lack.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
     }
 
     /// The first of `addresses` that takes a connection. Each has a head start before the next is tried beside it; one that
@@ -174,6 +174,16 @@ impl Dial {
         })
         .await
     }
+}
+
+async fn stream_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // The port is chosen at the connect, so that one port serves connections to several servers.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    socket
+        .bind(SocketAddr::new(source, 0))
+        .map_err(|error| io::Error::new(error.kind(), BadSource(source, error)))?;
+    socket.connect(address).await
 }
 
 /// The resolver's order, but the families by turns (RFC 8305 §4).
@@ -290,6 +300,21 @@ mod tests {
         config::ServerAddress,
         upstream::tests::{refusing, silent, upstream},
     };
+
+    #[tokio::test]
+    async fn a_source_that_can_not_be_used_is_passed_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let some = dial(&["192.0.2.77", "127.0.0.3"]);
+        for _ in 0..4 {
+            let Ok(Socket::Tcp(stream)) = some.tcp(address).await else { panic!("a connection") };
+            assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.3");
+        }
+        let error = dial(&["192.0.2.77"]).tcp(address).await.unwrap_err();
+        assert!(crate::upstream::is_own_lack(&error), "that is no fault of the server's: {error}");
+        let refused: io::Error = io::ErrorKind::ConnectionRefused.into();
+        assert!(!crate::upstream::is_own_lack(&refused));
+    }
 
     #[test]
     fn families_take_turns_and_keep_their_order() {

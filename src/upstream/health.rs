@@ -12,6 +12,7 @@ use super::{
     Transport,
     connect::{Bounds, Dial, Fault},
     endpoint::Endpoint,
+    is_own_lack,
     set::Set,
 };
 use crate::{
@@ -61,12 +62,24 @@ pub(super) async fn watch(health: Health, dial: Arc<Dial>, servers: impl Fn() ->
 
 async fn keep_checking(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Health>) {
     let mut streak = Streak::new(health.rise, health.fall);
+    let mut lacks = false;
     loop {
         let began = Instant::now();
         let due = began + health.timeout;
         let next = began + jittered(health.interval);
         let checked = timeout_at(due, check(&endpoint, &dial, &health)).await;
         let checked = checked.unwrap_or(Err(Unfit::TimedOut));
+        if let Err(Unfit::Connect(error)) = &checked
+            && is_own_lack(error)
+        {
+            // That says nothing of the server: to take it out for it would cut tunnels that are well.
+            if !std::mem::replace(&mut lacks, true) {
+                tracing::warn!(endpoint = %endpoint.name(), %error, "a server can't be checked");
+            }
+            sleep_until(next).await;
+            continue;
+        }
+        lacks = false;
         match (streak.add(checked.is_ok()), &checked) {
             (Some(Turn::Out), Err(unfit)) => endpoint.checks_failed(&chain(unfit)),
             (Some(Turn::In), _) => endpoint.checks_passed(),

@@ -98,7 +98,12 @@ impl ConnectFailure {
 fn is_own_lack(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let lacks = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::EADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| lacks.contains(&Errno::from_raw(code)))
+    let is_lack =
+        |error: &io::Error| error.raw_os_error().is_some_and(|code| lacks.contains(&Errno::from_raw(code)));
+    // What the system said may stand below what is told of it.
+    let causes =
+        std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref()).any(is_lack)
 }
 
 /// Locks what no panic can leave half-changed; a connection that panicked must not stop the others (rule S4).

@@ -129,7 +129,7 @@ fn servers(mut records: Vec<SRV>, entry: &UpstreamServer) -> Vec<UpstreamServer>
     let mut servers: Vec<UpstreamServer> = Vec::with_capacity(records.len());
     for record in records {
         // With its final dot, which keeps the search domains out.
-        let host = record.target.to_lowercase().to_utf8();
+        let host = record.target.to_lowercase().to_ascii();
         let address = ServerAddress::Name { host, port: record.port };
         if servers.iter().any(|server| server.address == address) {
             continue;

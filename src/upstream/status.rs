@@ -114,6 +114,10 @@ impl Status {
     /// Counts a failure, and takes it out if that is one too many, and others are in.
     pub(super) fn failed(&self, reason: &str, others_are_in: impl FnOnce() -> bool) {
         let Some(passive) = &self.passive else { return };
+        // What was under way to it when its checks took it out says nothing new.
+        if self.failed_checks.load(Ordering::Acquire) {
+            return;
+        }
         if self.is_out_by_failures() || !passive.is_one_too_many(Instant::now()) {
             return;
         }
