@@ -48,13 +48,13 @@ export default () =>
 
     for (const [scheme, place] of Object.entries(places)) {
       for (const [way, transports] of Object.entries(ways)) {
-        await tries(`${way}, over ${scheme}`, () => staysAtOne(servers, place, transports));
+        await tries(`${way}, over ${scheme}`, servers, () => staysAtOne(servers, place, transports));
       }
     }
-    await tries("the cookie over http", () => setsCookie(places.http.url, []));
-    await tries("the cookie over https", () => setsCookie(places.https.url, ["--cacert", "certs/ca.crt"], folder));
-    await tries("a client that shows the cookie gets no other", () => keepsCookie(places.http.url));
-    await tries("a server is killed and comes back", () => losesOne(servers, places.http, gate), 40);
+    await tries("the cookie over http", servers, () => setsCookie(places.http.url, []));
+    await tries("the cookie over https", servers, () => setsCookie(places.https.url, ["--cacert", "certs/ca.crt"], folder));
+    await tries("a client that shows the cookie gets no other", servers, () => keepsCookie(places.http.url));
+    await tries("a server is killed and comes back", servers, () => losesOne(servers, places.http), 40);
     await gate.end();
 
     await withoutCookie(folder, servers);
@@ -105,6 +105,14 @@ async function onceOr(socket, good, bad) {
   }
 }
 
+async function until(comes, what) {
+  const began = performance.now();
+  while (!(await comes())) {
+    if (performance.now() - began > 5000) throw new Error(`not within 5 s: ${what}`);
+    await after(20);
+  }
+}
+
 const deadline = () => ({ signal: AbortSignal.timeout(8000) });
 
 /** Says something, and resolves to the name of the server that answers. */
@@ -151,10 +159,14 @@ async function enter(place, transports, count) {
   return guests;
 }
 
-/** A scenario whose clients are gone when it ends, however it ends. */
-async function tries(name, body, limit) {
+/** A scenario whose clients are gone when it ends, however it ends: their servers know that they left. */
+async function tries(name, servers, body, limit) {
   await scenario(`socket.io: ${name}`, body, limit);
-  for (const { socket } of present.splice(0)) socket.disconnect();
+  const guests = present.splice(0);
+  const missed = guests.filter(({ socket }) => socket.connected).map((guest) => `\n${guest.name} left\n`);
+  for (const { socket } of guests) socket.disconnect();
+  const known = (line) => servers.some(({ program }) => program.output.includes(line));
+  await until(() => missed.every(known), "the servers know that all clients left");
 }
 
 /** HttpOnly, for all paths, for this site, Secure by TLS alone, until the browser ends; and it shows no address. */
@@ -184,7 +196,7 @@ async function keepsCookie(url) {
 }
 
 /** The clients of a killed server go on at the others, and those of the others notice nothing. */
-async function losesOne(servers, place, gate) {
+async function losesOne(servers, place) {
   const groups = {};
   for (const [way, transports] of Object.entries(ways)) groups[way] = await enter(place, transports, 3);
   const guests = Object.values(groups).flat();
@@ -229,11 +241,7 @@ async function cookieOf(server, url) {
 
 /** As soon as its checks are good it gets new clients, and those that kept its cookie. */
 async function comesBack(server, cookie, place) {
-  const began = performance.now();
-  while ((await opens(place.url, cookie)) !== undefined) {
-    if (performance.now() - began > 5000) throw new Error(`${server.name} gets nothing 5 s after its start`);
-    await after(50);
-  }
+  await until(async () => (await opens(place.url, cookie)) === undefined, `${server.name} gets those that have its cookie`);
   const newcomers = await enter(place, both, 6);
   const reached = await Promise.all(newcomers.map((guest) => talks(guest)));
   equal(reached.includes(server.name), true, "whether newcomers reach the server that came back");
@@ -242,7 +250,7 @@ async function comesBack(server, cookie, place) {
 /** The counter-proof: without the cookie the requests of one session go to three servers, and it does not come about. */
 async function withoutCookie(folder, servers) {
   const gate = await startGate(folder, tlsAndPlain + pool(servers, ""), 2);
-  await tries("without the cookie polling fails", async () => {
+  await tries("without the cookie polling fails", servers, async () => {
     const client = newClient({ url: `http://127.0.0.1:${gate.ports[1]}`, reconnection: false }, ["polling"]);
     await once(client.socket.io.engine, "error", deadline());
     equal(seen(client, servers).length > 1, true, "whether several servers saw the client");
