@@ -60,14 +60,14 @@ async function everything(way, server, url, options) {
     equal(server.peers.join(), "gate", "names of the server's peers");
   });
   await tries("permessage-deflate", () => clients.compresses(url, options));
-  await tries("50 connections, one after the other", () => comesOften(url, options));
+  await tries("20 connections, one after the other", () => comesOften(url, options));
   await tries("client closes with 4321", () => clients.closesWith(url, options, server, 4321, "grüß Gott"));
   await tries("server closes with 4321", () => clients.isClosedWith(url, options, 4321, "grüß Gott"));
 }
 
 /** So that TLS sessions are taken up again, in which the certificate isn't sent anew. */
 async function comesOften(url, options) {
-  for (let count = 0; count < 50; count += 1) {
+  for (let count = 0; count < 20; count += 1) {
     const socket = new WebSocket(url, options);
     await once(socket, "open", { signal: AbortSignal.timeout(5000) });
     socket.close();
@@ -88,7 +88,7 @@ fall = 1
 /** Checks show the certificate too: a pool of which all servers are out would answer 503. */
 async function checksWithIt([, plain], gate) {
   await scenario("mutual TLS to the server: health checks", async () => {
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 600));
     equal(/server is out/.test(gate.program.output), false, "whether the server was taken out");
     await clients.sendsMany(`ws://127.0.0.1:${plain}/echo`, {});
   });

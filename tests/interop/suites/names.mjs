@@ -123,7 +123,7 @@ async function settlesAt(url, server) {
 /** Over several refreshes that bring no address, new tunnels stay where they were, and wsgate has asked. */
 async function stays(dns, url, server, what) {
   const before = dns.asked;
-  for (let count = 0; count < 6; count += 1) {
+  for (let count = 0; count < 4; count += 1) {
     equal(await reaches(url, server), true, `whether a tunnel after ${what} is there`);
     await pause(refresh / 2);
   }
