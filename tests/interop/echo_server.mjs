@@ -13,8 +13,8 @@ import { WebSocketServer } from "ws";
 
 const largestMessage = 64 * 1024 * 1024;
 
-/** A server on a free port; with a certificate and its key it speaks TLS. */
-export async function startEchoServer(identity) {
+/** A server, on a free port unless one is given; with a certificate and its key it speaks TLS. */
+export async function startEchoServer(identity, { host = "127.0.0.1", port = 0 } = {}) {
   const refuse = (_, response) => response.writeHead(404).end();
   const http = identity ? createSecureServer(identity, refuse) : createServer(refuse);
   const sockets = new WebSocketServer({
@@ -25,7 +25,7 @@ export async function startEchoServer(identity) {
   });
   const server = new EchoServer(http, sockets);
   sockets.on("connection", (socket, request) => server.serve(socket, new URL(request.url, "ws://server")));
-  http.listen(0, "127.0.0.1");
+  http.listen(port, host);
   await once(http, "listening");
   server.port = http.address().port;
   return server;

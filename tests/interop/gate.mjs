@@ -56,16 +56,17 @@ upstream = "websocket"
 
 /**
  * Starts wsgate by a configuration that listens on `listeners` addresses with port 0, and waits for the ports. Its drain is
- * not spread over time.
+ * not spread over time. `within` is a command that runs it, if there is one, by the arguments that are put behind.
  */
-export async function startGate(folder, config, listeners) {
+export async function startGate(folder, config, listeners, within) {
   await writeFile(join(folder, "proxy.toml"), `${config}\n[server]\ndrain_spread = "0s"\n`);
-  return startWith(folder, ["run", "-c", "proxy.toml"], listeners);
+  return startWith(folder, ["run", "-c", "proxy.toml"], listeners, within);
 }
 
 /** Starts wsgate with these arguments, and waits until it has said where its listeners are. */
-export async function startWith(folder, args, listeners) {
-  const program = new Program("wsgate", wsgate, args, { cwd: folder, env: homeIn(folder) });
+export async function startWith(folder, args, listeners, within = []) {
+  const [first, ...rest] = [...within, wsgate, ...args];
+  const program = new Program("wsgate", first, rest, { cwd: folder, env: homeIn(folder) });
   const gate = new Gate(program);
   const place = /listening\b.*?127\.0\.0\.1:(\d+)/g;
   await program.saw(new RegExp(`(?:${place.source}[^]*?){${listeners}}\n`));
