@@ -9,6 +9,7 @@ mod dialing;
 mod drain;
 mod draining;
 mod faults;
+mod flapping;
 mod handshake;
 mod harness;
 mod health;
