@@ -1,5 +1,7 @@
 //! From the file's tables to a [`Config`]: every value parsed, every name looked up.
 
+mod access;
+mod auth;
 mod listener;
 mod route;
 mod shadow;

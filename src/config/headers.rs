@@ -73,10 +73,25 @@ fn removed(value: Value<'_>) -> Result<String, Finding> {
     if let DeValue::Table(_) = value.node.get_ref() {
         return Err(value.wrong_type("a list of names"));
     }
+    copied(value)
+}
+
+/// The name of a header that goes from another answer into a request.
+pub(super) fn copied(value: Value<'_>) -> Result<String, Finding> {
     let name = value.text()?;
     check_name(&name, value.span())?;
     may_be_edited(&name, value.span())?;
     Ok(name.into_owned())
+}
+
+/// The name of a header that is read.
+pub(super) fn name(value: Value<'_>) -> Result<Option<String>, Finding> {
+    let name = value.text()?;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    check_name(&name, value.span())?;
+    Ok(Some(name.into_owned()))
 }
 
 fn check_name(name: &str, span: Range<usize>) -> Result<(), Finding> {

@@ -24,14 +24,16 @@ shapes! {
     SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_grace", "drain_spread"];
     LOG = "[log]" ["level", "format", "access", "redact"];
     LISTENER = "[[listener]]" [
-        "address", "protocols", "underscore_headers", "redirect_https", "limits", "timeout", "tls",
+        "address", "protocols", "proxy_protocol", "proxy_protocol_from", "trusted_proxies", "client_ip_header",
+        "underscore_headers", "redirect_https", "max_connections_per_ip", "handshake_rate_per_ip", "limits", "timeout",
+        "tls",
     ];
     LISTENER_LIMITS = "[listener.limits]" ["request_head", "header_count", "target", "early_bytes"];
     LISTENER_TIMEOUT = "[listener.timeout]" [
         "tls_handshake", "request_head", "keep_alive", "request_body", "write",
     ];
     LISTENER_TLS = "[listener.tls]" [
-        "cert", "key", "certificates", "self_signed", "min_version", "hsts",
+        "cert", "key", "certificates", "self_signed", "min_version", "client_ca", "client_auth", "hsts",
     ];
     CERTIFICATE = "an entry of `certificates`" ["cert", "key"];
     UPSTREAM = "[upstream.NAME]" [
@@ -47,16 +49,17 @@ shapes! {
         "fall",
     ];
     ROUTE = "[[route]]" [
-        "name", "host", "path", "kind", "upstream", "redirect", "respond", "strip_prefix", "host_header",
-        "via", "request_headers", "response_headers", "limits", "websocket",
+        "name", "host", "path", "subprotocol", "kind", "upstream", "redirect", "respond", "strip_prefix",
+        "host_header", "via", "allow", "deny", "request_headers", "response_headers", "auth", "limits", "websocket",
     ];
     REDIRECT = "[route.redirect]" ["to", "status"];
     RESPOND = "[route.respond]" ["status", "body"];
     REQUEST_HEADERS = "[route.request_headers]" ["set", "remove"];
     RESPONSE_HEADERS = "[route.response_headers]" ["set", "remove"];
-    ROUTE_LIMITS = "[route.limits]" ["request_body"];
+    ROUTE_AUTH = "[route.auth]" ["basic", "forward", "copy_headers"];
+    ROUTE_LIMITS = "[route.limits]" ["request_body", "max_tunnels"];
     ROUTE_WEBSOCKET = "[route.websocket]" [
-        "frames", "verify_accept", "idle_timeout", "ping", "ping_interval", "pong_timeout", "half_close_timeout",
+        "frames", "origins", "require_origin", "verify_accept", "idle_timeout", "ping", "ping_interval", "pong_timeout", "half_close_timeout",
         "max_frame", "max_message", "message_rate", "max_age", "close_timeout",
     ];
 }

@@ -20,6 +20,7 @@ mod values;
 mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
@@ -29,7 +30,11 @@ use std::{
 };
 
 use crate::{
-    proto::forward::{HeaderEdits, HostHeader, UnderscoreHeaders},
+    proto::{
+        forward::{HeaderEdits, HostHeader, UnderscoreHeaders},
+        network::{Networks, Peers},
+        origin::OriginPattern,
+    },
     route::{HostPattern, PathPattern, RouteKind},
 };
 
@@ -113,6 +118,16 @@ pub struct Listener {
     pub address: ListenAddress,
     /// `None` speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Who begins each connection with a PROXY header; `None` where nobody does.
+    pub proxy_protocol: Option<Peers>,
+    /// Whose forwarding headers are believed.
+    pub trusted_proxies: Peers,
+    /// The header in which trusted proxies give the client's address.
+    pub client_ip_header: Option<String>,
+    /// Connections of one client at once.
+    pub max_connections_per_ip: Option<NonZeroUsize>,
+    /// WebSocket handshakes of one client.
+    pub handshake_rate_per_ip: Option<Rate>,
     /// What happens to request headers with `_` in their names.
     pub underscore_headers: UnderscoreHeaders,
     /// Answer every request with 308 to https at this port.
@@ -167,8 +182,19 @@ pub struct Tls {
     pub source: CertificateSource,
     /// The lowest version that is spoken.
     pub min_version: TlsVersion,
+    /// `None` asks clients for no certificate.
+    pub client_auth: Option<ClientAuth>,
     /// `max-age` of Strict-Transport-Security.
     pub hsts: Option<Duration>,
+}
+
+/// `listener.tls.client_ca` and `client_auth`.
+#[derive(Debug, Clone)]
+pub struct ClientAuth {
+    /// Who signs clients' certificates; never empty.
+    pub ca: Arc<[rustls::pki_types::CertificateDer<'static>]>,
+    /// A client without a certificate is refused. One with a certificate that does not verify always is.
+    pub required: bool,
 }
 
 /// Where a listener's certificates come from.
@@ -459,6 +485,8 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// Paths that match; never empty.
     pub paths: Vec<PathPattern>,
+    /// The subprotocol that a handshake must offer to match.
+    pub subprotocol: Option<String>,
     /// Which requests match.
     pub kind: RouteKind,
     /// What is done with a request.
@@ -473,10 +501,65 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     /// Edits of the response's headers.
     pub response_headers: HeaderEdits,
+    /// If not empty, clients of these networks alone are let in.
+    pub allow: Networks,
+    /// Clients of these networks are not.
+    pub deny: Networks,
+    /// `None` lets everybody in.
+    pub auth: Option<Auth>,
     /// Bytes of a request body; 413 past it.
     pub request_body: Option<u64>,
+    /// Tunnels at once; 503 past it.
+    pub max_tunnels: Option<NonZeroUsize>,
+    /// Which Origins may open tunnels.
+    pub origins: Origins,
     /// `[route.websocket]`.
     pub websocket: WebSocket,
+}
+
+/// `[route.auth]`: at least one of `basic` and `forward`.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// Users and their passwords.
+    pub basic: Option<Htpasswd>,
+    /// Who is asked about a request.
+    pub forward: Option<ForwardAuth>,
+    /// Headers of the answer that go into the request; a client's own never do.
+    pub copy_headers: Vec<String>,
+}
+
+/// The users of an htpasswd file.
+#[derive(Clone)]
+pub struct Htpasswd {
+    /// The file.
+    pub path: PathBuf,
+    /// The bcrypt hash of each user's password. Never empty.
+    pub users: Arc<HashMap<String, String>>,
+}
+
+impl fmt::Debug for Htpasswd {
+    /// Without the hashes, which can be searched for the passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Htpasswd").field("path", &self.path).field("users", &self.users.len()).finish()
+    }
+}
+
+/// `route.auth.forward`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuth {
+    /// The place in [`Config::upstreams`].
+    pub upstream: usize,
+    /// The path and query of the question; begins with `/`.
+    pub path: String,
+}
+
+/// `route.websocket.origins` and `require_origin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origins {
+    /// A handshake needs an Origin that one of these allows.
+    pub allowed: Vec<OriginPattern>,
+    /// A handshake without an Origin is refused.
+    pub require: bool,
 }
 
 /// What a route does with a request.

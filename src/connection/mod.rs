@@ -10,6 +10,7 @@ mod downstream;
 mod h1;
 mod record;
 mod request;
+mod sender;
 mod snapshot;
 mod upgrade;
 

@@ -10,6 +10,7 @@ use super::{
     caller,
     h1::{Http1, Next},
     record::ExchangeRecord,
+    sender::Sender,
     snapshot::Route,
     upgrade,
 };
@@ -33,6 +34,7 @@ use crate::{
 pub(super) struct Request<'a> {
     pub(super) connection: &'a mut Http1,
     pub(super) head: RequestHead,
+    pub(super) sender: Sender,
     pub(super) record: ExchangeRecord,
     /// What its body is delimited by; until that is known, nothing after the head can be read.
     pub(super) body: BodyFraming,
@@ -57,8 +59,9 @@ pub(super) struct Way<'a> {
 
 impl<'a> Request<'a> {
     pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
+        let sender = Sender::of(&connection.client);
         let record = connection.record(&head);
-        Self { connection, head, record, body: BodyFraming::UntilClose, is_offer: false }
+        Self { connection, head, sender, record, body: BodyFraming::UntilClose, is_offer: false }
     }
 
     /// Finds who answers, and sees the answer through.
@@ -231,8 +234,7 @@ impl<'a> Request<'a> {
     /// What the choice of an endpoint may know of it.
     pub(super) fn caller(&self, way: &Way<'_>) -> Caller {
         let client = self.connection.client.address;
-        let mut caller =
-            caller::of(way.pool.config(), &self.head, way.asked, client.map(|address| address.ip()));
+        let mut caller = caller::of(way.pool.config(), &self.head, way.asked, self.sender.ip);
         if way.pool.config().proxy_protocol.is_some() {
             let destination = self.connection.down.get_ref().local_address();
             caller.addresses =
@@ -290,8 +292,8 @@ impl<'a> Request<'a> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
         let cx = RequestContext {
-            client_ip: client.address.map(|address| address.ip()),
-            tls: client.tls.is_some(),
+            client_ip: self.sender.ip,
+            tls: self.sender.https,
             listener_port: listener.port,
             upstream_authority: connected.lease.authority(),
             host_header: &route.host_header,

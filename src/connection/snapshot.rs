@@ -90,7 +90,7 @@ impl Snapshot {
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
-            subprotocol: None,
+            subprotocol: route.subprotocol.clone(),
             kind: route.kind,
         });
         Ok(Self {

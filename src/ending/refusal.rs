@@ -1,6 +1,6 @@
 //! Endings before the 101.
 
-use std::io;
+use std::{io, time::Duration};
 
 use super::{Phase, Side};
 use crate::proto::{
@@ -65,6 +65,27 @@ pub enum Refusal {
     /// The opening handshake is malformed, or its version is not 13 (RFC 6455 §4.2.1).
     #[error("opening handshake refused")]
     Handshake(#[source] OfferError),
+    /// The Origin is not one of the route's (rule W14).
+    #[error("Origin not allowed: {0}")]
+    OriginDenied(String),
+    /// The client's address is not let in.
+    #[error("address not allowed")]
+    AddressDenied,
+    /// The request proves nobody whom the route lets in.
+    #[error("not authorised")]
+    Unauthorized,
+    /// As many connections of this client as `max_connections_per_ip` allows.
+    #[error("too many connections of this client")]
+    PerIpLimit,
+    /// Handshakes of this client over `handshake_rate_per_ip` (rule W15).
+    #[error("handshakes of this client too fast")]
+    HandshakeRate {
+        /// When the next one would be let in.
+        wait: Duration,
+    },
+    /// As many tunnels as the route's `max_tunnels` allows.
+    #[error("too many tunnels on this route")]
+    RouteLimit,
     /// As many connections as `server.max_connections` allows.
     #[error("too many connections")]
     Overload,
@@ -167,7 +188,10 @@ impl Refusal {
             Self::NoRoute => 404,
             Self::UpgradeRequired | Self::Handshake(OfferError::Version) => 426,
             Self::Handshake(OfferError::Malformed(_)) => 400,
-            Self::Overload | Self::Draining | Self::NoEndpoint => 503,
+            Self::OriginDenied(_) | Self::AddressDenied => 403,
+            Self::Unauthorized => 401,
+            Self::PerIpLimit | Self::HandshakeRate { .. } => 429,
+            Self::Overload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
             Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed(_)
@@ -197,6 +221,12 @@ impl Refusal {
             Self::UpgradeRequired => "upgrade_required",
             Self::Handshake(OfferError::Malformed(_)) => "bad_handshake",
             Self::Handshake(OfferError::Version) => "ws_version",
+            Self::OriginDenied(_) => "origin_denied",
+            Self::AddressDenied => "address_denied",
+            Self::Unauthorized => "unauthorized",
+            Self::PerIpLimit => "per_ip_limit",
+            Self::HandshakeRate { .. } => "handshake_rate",
+            Self::RouteLimit => "route_limit",
             Self::Overload => "overload",
             Self::Draining => "draining",
             Self::NoEndpoint => "no_endpoint",
@@ -233,6 +263,8 @@ impl Refusal {
             | Self::HttpVersion
             | Self::Method
             | Self::Handshake(_)
+            | Self::PerIpLimit
+            | Self::HandshakeRate { .. }
             | Self::Overload
             | Self::Draining
             | Self::Disagreed(_)
@@ -240,6 +272,10 @@ impl Refusal {
             | Self::DownstreamGone { .. } => true,
             Self::NoRoute
             | Self::UpgradeRequired
+            | Self::OriginDenied(_)
+            | Self::AddressDenied
+            | Self::Unauthorized
+            | Self::RouteLimit
             | Self::NoEndpoint
             | Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }
@@ -253,7 +289,7 @@ impl Refusal {
 
     /// Whether the answer tells when to try again.
     pub fn has_retry_after(&self) -> bool {
-        self.status() == Some(503)
+        matches!(self.status(), Some(429 | 503))
     }
 
     /// Who ended the request.
@@ -276,6 +312,12 @@ impl Refusal {
             | Self::NoRoute
             | Self::UpgradeRequired
             | Self::Handshake(_)
+            | Self::OriginDenied(_)
+            | Self::AddressDenied
+            | Self::Unauthorized
+            | Self::PerIpLimit
+            | Self::HandshakeRate { .. }
+            | Self::RouteLimit
             | Self::Overload
             | Self::Draining
             | Self::NoEndpoint
@@ -301,10 +343,13 @@ impl Refusal {
             | Self::HeadTimeout
             | Self::HttpVersion
             | Self::Method
+            | Self::PerIpLimit
             | Self::Overload
             | Self::BadHost(_)
             | Self::BadPath(_) => Phase::Head,
             Self::NoRoute | Self::UpgradeRequired | Self::Handshake(_) | Self::Draining => Phase::Route,
+            Self::OriginDenied(_) | Self::AddressDenied | Self::Unauthorized => Phase::Route,
+            Self::HandshakeRate { .. } | Self::RouteLimit => Phase::Route,
             Self::NoEndpoint
             | Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }

@@ -1,6 +1,6 @@
 //! README.md tells of every ending, and tells the truth.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use rustls::Error;
 
@@ -52,7 +52,13 @@ fn next(refusal: &Refusal) -> Option<Refusal> {
         R::NoRoute => R::UpgradeRequired,
         R::UpgradeRequired => R::Handshake(OfferError::Malformed("")),
         R::Handshake(OfferError::Malformed(_)) => R::Handshake(OfferError::Version),
-        R::Handshake(OfferError::Version) => R::Overload,
+        R::Handshake(OfferError::Version) => R::OriginDenied(String::new()),
+        R::OriginDenied(_) => R::AddressDenied,
+        R::AddressDenied => R::Unauthorized,
+        R::Unauthorized => R::PerIpLimit,
+        R::PerIpLimit => R::HandshakeRate { wait: Duration::ZERO },
+        R::HandshakeRate { .. } => R::RouteLimit,
+        R::RouteLimit => R::Overload,
         R::Overload => R::Draining,
         R::Draining => R::NoEndpoint,
         R::NoEndpoint => R::ConnectFailed { endpoint: endpoint(), source: io::ErrorKind::Other.into() },

@@ -11,5 +11,7 @@ pub mod handshake;
 pub mod head;
 #[doc(hidden)]
 pub mod laws;
+pub mod network;
+pub mod origin;
 pub mod proxy_protocol;
 pub mod query;

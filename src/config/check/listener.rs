@@ -1,18 +1,21 @@
 //! `[[listener]]`.
 
-use std::{collections::BTreeSet, net::IpAddr, ops::Range, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroUsize, ops::Range, time::Duration};
+
+use super::access;
 
 use crate::{
     config::{
-        CertificateSource, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts, Tls,
-        TlsVersion, address,
+        CertificateSource, ClientAuth, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts,
+        Tls, TlsVersion, address,
         file::{Table, Value},
+        headers,
         identity::{self, Role},
-        keys,
+        keys, rate,
         report::{Finding, shown},
         values::{self, KIB, MIB, days, timeout},
     },
-    proto::forward::UnderscoreHeaders,
+    proto::{forward::UnderscoreHeaders, network::Peers},
     route::HostPattern,
 };
 
@@ -62,7 +65,26 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     if tls.is_none() && table.value("redirect_https").is_none_or(|value| value.is_word("off")) {
         addresses.plain.get_or_insert_with(|| table.span.clone());
     }
+    let proxy_protocol = proxy_protocol(table);
+    let trusted_proxies = table.get("trusted_proxies", Peers::default(), access::peers);
+    let client_ip_header = table.optional("client_ip_header", headers::name).flatten();
+    if let Some(value) =
+        table.value("client_ip_header").filter(|_| client_ip_header.is_some() && trusted_proxies.is_empty())
+    {
+        let finding = value
+            .finding("`client_ip_header` without `trusted_proxies`")
+            .label("it is believed from nobody")
+            .help("`trusted_proxies` names the networks that set it");
+        table.reader.record(finding);
+    }
     Some(Listener {
+        proxy_protocol,
+        trusted_proxies,
+        client_ip_header,
+        max_connections_per_ip: table
+            .get("max_connections_per_ip", None, values::count_or_off(1..=10_000_000))
+            .and_then(NonZeroUsize::new),
+        handshake_rate_per_ip: table.get("handshake_rate_per_ip", None, rate::rate_or_off),
         underscore_headers: table.get(
             "underscore_headers",
             UnderscoreHeaders::Drop,
@@ -77,6 +99,31 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
             None => None,
         },
     })
+}
+
+/// Reads `proxy_protocol` and `proxy_protocol_from`, which go together.
+fn proxy_protocol(table: &Table<'_>) -> Option<Peers> {
+    let is_required =
+        table.get("proxy_protocol", false, values::choice(&[("off", false), ("required", true)]));
+    let from = table.get("proxy_protocol_from", Peers::default(), access::peers);
+    match (table.value("proxy_protocol"), table.value("proxy_protocol_from")) {
+        (Some(value), given) if is_required && given.is_none_or(|from| from.is_empty()) => {
+            let finding = value
+                .finding("a PROXY header is required of nobody")
+                .label("`proxy_protocol_from` names the networks that may send it")
+                .help("for example `proxy_protocol_from = [\"10.0.0.0/8\"]`, or \"unix\" for a unix socket");
+            table.reader.record(finding.absent());
+        }
+        (_, Some(from)) if !is_required && !from.is_empty() => {
+            let finding = from
+                .finding("`proxy_protocol_from` has no effect here")
+                .label("`proxy_protocol` is off")
+                .help("`proxy_protocol = \"required\"` expects the header from them");
+            table.reader.record(finding.warning());
+        }
+        _ => {}
+    }
+    is_required.then_some(from)
 }
 
 /// ALPN has one value yet, so there is nothing to keep.
@@ -143,6 +190,7 @@ fn tls(value: Value<'_>) -> Option<Tls> {
     let table = value.reader.recorded(value.table(&keys::LISTENER_TLS))?;
     let source = source(&table);
     let tls = Tls {
+        client_auth: client_auth(&table),
         min_version: table.get("min_version", TlsVersion::Tls12, values::choice(&VERSIONS)),
         hsts: table.get("hsts", None, hsts),
         source: source?,
@@ -156,6 +204,20 @@ fn tls(value: Value<'_>) -> Option<Tls> {
         table.reader.record(finding.warning());
     }
     Some(tls)
+}
+
+/// Reads `client_ca` and `client_auth`.
+fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
+    let required = table.get("client_auth", true, values::choice(&[("required", true), ("optional", false)]));
+    let ca = table.optional("client_ca", identity::load_ca).flatten();
+    if let Some(value) = table.value("client_auth").filter(|_| table.value("client_ca").is_none()) {
+        let finding = value
+            .finding("`client_auth` has no effect here")
+            .label("clients are asked for no certificate")
+            .help("`client_ca` is the PEM file of who signs them");
+        table.reader.record(finding.warning());
+    }
+    ca.map(|ca| ClientAuth { ca, required })
 }
 
 /// Where the certificates come from: exactly one of three ways.

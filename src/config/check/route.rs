@@ -1,21 +1,22 @@
 //! `[[route]]`.
 
-use std::{collections::HashMap, str::FromStr};
+use std::{collections::HashMap, num::NonZeroUsize, str::FromStr};
 
 use super::{
+    access, auth,
     shadow::{self, Selection},
     upstream::{self, Pools},
     websocket,
 };
 use crate::{
     config::{
-        Action, Route, address,
+        Action, Auth, Route, address,
         file::{Table, Value},
         headers, keys,
         report::{Finding, nearest, shown},
         values,
     },
-    proto::{forward::HostHeader, head::is_token},
+    proto::{forward::HostHeader, head::is_token, network::Networks},
     route::{HostPattern, NormalPath, PathPattern, RouteKind},
 };
 
@@ -34,7 +35,7 @@ pub(super) fn routes(tables: &[Table<'_>], pools: &Pools<'_>) -> Option<Vec<Rout
             table.reader.record(finding.warning());
         }
     }
-    let leads_to = |index| drafts.iter().any(|draft| draft.action == Some(Action::Upstream(index)));
+    let leads_to = |index| drafts.iter().any(|draft| draft.leads_to(index));
     pools.warn_unused(|finding| first.reader.record(finding), leads_to);
     // Every route is finished, for its problems, before one that failed makes the whole fail.
     let routes: Vec<_> = drafts.into_iter().zip(names).map(|(draft, name)| draft.finish(name)).collect();
@@ -47,6 +48,7 @@ struct Draft<'r> {
     name: Option<String>,
     selection: Selection,
     action: Option<Action>,
+    auth: Option<Auth>,
 }
 
 impl<'r> Draft<'r> {
@@ -57,9 +59,24 @@ impl<'r> Draft<'r> {
             hosts: table.get("host", vec![HostPattern::Any], |value| value.one_or_list(pattern)),
             paths: table
                 .get("path", vec![PathPattern::Prefix(String::new())], |value| value.one_or_list(pattern)),
+            subprotocol: table.optional("subprotocol", subprotocol).flatten(),
             kind: table.get("kind", RouteKind::Any, values::choice(&KINDS)),
         };
-        Self { table, name: table.optional("name", name).flatten(), selection, action: action(table, pools) }
+        warn_of_no_offers(table, &selection);
+        let auth = |value: Value<'r>| value.table(&keys::ROUTE_AUTH).map(|table| auth::auth(&table, pools));
+        Self {
+            table,
+            name: table.optional("name", name).flatten(),
+            selection,
+            action: action(table, pools),
+            auth: table.optional("auth", auth).flatten(),
+        }
+    }
+
+    /// Whether requests go to this upstream, or are asked about there.
+    fn leads_to(&self, upstream: usize) -> bool {
+        let asks = self.auth.as_ref().and_then(|auth| auth.forward.as_ref());
+        self.action == Some(Action::Upstream(upstream)) || asks.is_some_and(|asks| asks.upstream == upstream)
     }
 
     /// The default of a name that the file does not give.
@@ -74,8 +91,11 @@ impl<'r> Draft<'r> {
     fn finish(self, name: String) -> Option<Route> {
         let table = self.table;
         let limits = table.table("limits", &keys::ROUTE_LIMITS);
+        let websocket = table.table("websocket", &keys::ROUTE_WEBSOCKET);
         let route = Route {
             name,
+            allow: table.get("allow", Networks::default(), access::networks),
+            deny: table.get("deny", Networks::default(), access::networks),
             strip_prefix: table
                 .optional("strip_prefix", |value| strip_prefix(value, &self.selection.paths))
                 .flatten(),
@@ -84,9 +104,16 @@ impl<'r> Draft<'r> {
             request_headers: headers::edits(&table.table("request_headers", &keys::REQUEST_HEADERS)),
             response_headers: headers::edits(&table.table("response_headers", &keys::RESPONSE_HEADERS)),
             request_body: limits.get("request_body", None, values::size_or_off),
-            websocket: websocket::websocket(&table.table("websocket", &keys::ROUTE_WEBSOCKET)),
+            max_tunnels: limits
+                .get("max_tunnels", None, values::count_or_off(1..=10_000_000))
+                .and_then(NonZeroUsize::new),
+            // Authentication that could not be read is authentication nevertheless.
+            origins: access::origins(&websocket, table.value("auth").is_some()),
+            websocket: websocket::websocket(&websocket),
+            auth: self.auth,
             hosts: self.selection.hosts,
             paths: self.selection.paths,
+            subprotocol: self.selection.subprotocol,
             kind: self.selection.kind,
             action: self.action?,
         };
@@ -129,6 +156,29 @@ fn name(value: Value<'_>) -> Result<Option<String>, Finding> {
     }
     upstream::name(&text, value.span())?;
     Ok(Some(text.into_owned()))
+}
+
+/// A token, as a list of them is what a handshake offers (RFC 6455 §4.1); `""` is none.
+fn subprotocol(value: Value<'_>) -> Result<Option<String>, Finding> {
+    let text = value.text()?;
+    if text.is_empty() || is_token(text.as_bytes()) {
+        return Ok(Some(text.into_owned()).filter(|text| !text.is_empty()));
+    }
+    Err(value
+        .finding(format!("`{}` is not a subprotocol", shown(&text)))
+        .label("expected one name without spaces or commas, such as \"graphql-transport-ws\""))
+}
+
+/// Plain HTTP offers no subprotocol.
+fn warn_of_no_offers(table: &Table<'_>, selection: &Selection) {
+    let (Some(value), Some(kind)) = (table.value("subprotocol"), table.value("kind")) else { return };
+    if selection.subprotocol.is_some() && selection.kind == RouteKind::Http {
+        let finding = value
+            .finding("this route never gets a request")
+            .label("WebSocket handshakes alone offer a subprotocol")
+            .context(kind.span(), "and this leaves them out");
+        table.reader.record(finding.warning());
+    }
 }
 
 /// A host's or path's pattern.

@@ -9,6 +9,7 @@ use crate::route::{HostPattern, PathPattern, RouteKind};
 pub(super) struct Selection {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) paths: Vec<PathPattern>,
+    pub(super) subprotocol: Option<String>,
     pub(super) kind: RouteKind,
 }
 
@@ -28,14 +29,14 @@ pub(super) fn shadowed<'s>(selections: impl Iterator<Item = &'s Selection>) -> V
 /// The earlier routes' paths by host pattern as written, so that thousands of hosts are not compared pairwise.
 #[derive(Default)]
 struct Earlier<'s> {
-    paths: HashMap<String, Vec<(&'s PathPattern, RouteKind, usize)>>,
+    paths: HashMap<String, Vec<(&'s PathPattern, &'s Selection, usize)>>,
 }
 
 impl<'s> Earlier<'s> {
     fn add(&mut self, route: usize, selection: &'s Selection) {
         for host in &selection.hosts {
             let paths = self.paths.entry(written(host)).or_default();
-            paths.extend(selection.paths.iter().map(|path| (path, selection.kind, route)));
+            paths.extend(selection.paths.iter().map(|path| (path, selection, route)));
         }
     }
 
@@ -44,21 +45,25 @@ impl<'s> Earlier<'s> {
         let combinations =
             selection.hosts.iter().flat_map(|host| selection.paths.iter().map(move |path| (host, path)));
         let by: Option<Vec<_>> =
-            combinations.map(|(host, path)| self.covers(host, path, selection.kind)).collect();
+            combinations.map(|(host, path)| self.covers(host, path, selection)).collect();
         by?.into_iter().max()
     }
 
     /// One earlier route for both kinds, or one for each.
-    fn covers(&self, host: &HostPattern, path: &PathPattern, kind: RouteKind) -> Option<usize> {
+    fn covers(&self, host: &HostPattern, path: &PathPattern, later: &Selection) -> Option<usize> {
         let wider = wider(host);
         let first = |kind: RouteKind| {
             let candidates = wider.iter().filter_map(|host| self.paths.get(host)).flatten();
             candidates
-                .filter(|(earlier, of_kind, _)| covers_path(earlier, path) && covers_kind(*of_kind, kind))
+                .filter(|(of_path, earlier, _)| {
+                    covers_path(of_path, path)
+                        && covers_kind(earlier.kind, kind)
+                        && covers_subprotocol(earlier, later)
+                })
                 .map(|(.., route)| *route)
                 .min()
         };
-        first(kind).or_else(|| match kind {
+        first(later.kind).or_else(|| match later.kind {
             RouteKind::Any => Some(first(RouteKind::Websocket)?.max(first(RouteKind::Http)?)),
             RouteKind::Websocket | RouteKind::Http => None,
         })
@@ -100,4 +105,8 @@ fn covers_path(earlier: &PathPattern, path: &PathPattern) -> bool {
 
 fn covers_kind(earlier: RouteKind, kind: RouteKind) -> bool {
     earlier == RouteKind::Any || earlier == kind
+}
+
+fn covers_subprotocol(earlier: &Selection, later: &Selection) -> bool {
+    earlier.subprotocol.is_none() || earlier.subprotocol == later.subprotocol
 }

@@ -47,20 +47,25 @@ impl<'r> Pools<'r> {
     /// The place of the upstream that a route names. `None` only where an error was recorded.
     pub(super) fn find(&self, value: Value<'_>) -> Option<usize> {
         let text = value.reader.recorded(value.text())?;
+        self.find_named(value, &text)
+    }
+
+    /// The same for a name that is a part of the value.
+    pub(super) fn find_named(&self, value: Value<'_>, text: &str) -> Option<usize> {
         let names: Vec<_> = self.names.as_ref()?.iter().map(|(name, _)| *name).collect();
         if let Some(index) = names.iter().position(|name| *name == text) {
             return Some(index);
         }
-        let help = match nearest(&text, names.iter().copied()) {
+        let help = match nearest(text, names.iter().copied()) {
             Some(name) => format!("did you mean \"{name}\"?"),
-            None if names.is_empty() => format!("it is made by a table `[upstream.{}]`", shown(&text)),
+            None if names.is_empty() => format!("it is made by a table `[upstream.{}]`", shown(text)),
             None => format!(
                 "upstreams of this file: {}",
                 names.into_iter().map(shown).collect::<Vec<_>>().join(", ")
             ),
         };
         let finding = value
-            .finding(format!("there is no upstream `{}`", shown(&text)))
+            .finding(format!("there is no upstream `{}`", shown(text)))
             .label("a route leads to an upstream of this file")
             .help(help);
         value.reader.record(finding.absent());

@@ -1,0 +1,142 @@
+//! Networks of addresses, and peers that are known by them.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+/// An address range such as `10.0.0.0/8`; an address alone is a range of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+/// Why a text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// Neither an address nor a range.
+    #[error("expected an address or a network such as \"10.0.0.0/8\" or \"2001:db8::/32\"")]
+    Malformed,
+    /// Address bits beyond the prefix: a slip in the one or the other.
+    #[error("its address has bits beyond its prefix")]
+    HostBits(Network),
+}
+
+impl Network {
+    /// Whether `ip` lies in it. An IPv4 address is the same on an IPv6 socket.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.contains(&ip.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self(ip.to_canonical().into()));
+        }
+        let written: IpNet = text.parse().map_err(|_| NetworkError::Malformed)?;
+        let trunc = canonical(written.trunc());
+        if written.trunc() == written { Ok(Self(trunc)) } else { Err(NetworkError::HostBits(Self(trunc))) }
+    }
+}
+
+/// A range of IPv4 addresses that is written as they stand on an IPv6 socket, as one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(ip, prefix)| IpNet::new(ip.into(), prefix).ok()).unwrap_or(network)
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_one = self.0.prefix_len() == self.0.max_prefix_len();
+        if is_one { self.0.addr().fmt(f) } else { self.0.fmt(f) }
+    }
+}
+
+/// Several networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(pub Vec<Network>);
+
+impl Networks {
+    /// Whether one of them has `ip`.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(ip))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Peers that are believed something: by their networks, or because they are on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Those of TCP.
+    pub networks: Networks,
+    /// All of unix sockets.
+    pub unix: bool,
+}
+
+impl Peers {
+    /// Whether the peer with this address is one of them; `None` is one on a unix socket.
+    pub fn contains(&self, ip: Option<IpAddr>) -> bool {
+        ip.map_or(self.unix, |ip| self.networks.contains(ip))
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.unix
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_network_has_its_addresses_in_either_clothes() {
+        let ten = network("10.0.0.0/8");
+        for inside in ["10.0.0.0", "10.255.255.255", "::ffff:10.1.2.3"] {
+            assert!(ten.contains(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["11.0.0.0", "::a00:1", "2001:db8::1"] {
+            assert!(!ten.contains(outside.parse().unwrap()), "{outside}");
+        }
+        assert!(network("2001:db8::/32").contains("2001:db8:ffff::1".parse().unwrap()));
+        assert!(network("::ffff:192.0.2.0/120").contains("192.0.2.7".parse().unwrap()));
+        assert!(network("::/0").contains("2001:db8::1".parse().unwrap()));
+        assert!(network("192.0.2.7").contains("192.0.2.7".parse().unwrap()));
+        assert!(!network("192.0.2.7").contains("192.0.2.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_network_says_why() {
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "example.com", "10.0.0.0/", "10.0.0.1/255.0.0.0"] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError::Malformed), "{text}");
+        }
+        let meant = NetworkError::HostBits(network("10.0.0.0/8"));
+        assert_eq!("10.0.0.1/8".parse::<Network>(), Err(meant));
+    }
+
+    #[test]
+    fn a_network_is_shown_as_it_is_written() {
+        for text in ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "0.0.0.0/0"] {
+            assert_eq!(network(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn peers_on_a_unix_socket_are_named_by_a_word() {
+        let peers = |unix| Peers { networks: Networks(vec![network("127.0.0.0/8")]), unix };
+        assert!(peers(true).contains(None) && !peers(false).contains(None));
+        assert!(peers(false).contains(Some("127.0.0.9".parse().unwrap())));
+        assert!(Peers::default().is_empty() && !peers(false).is_empty());
+    }
+}
