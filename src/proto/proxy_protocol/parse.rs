@@ -367,10 +367,8 @@ mod tests {
 
     fn sockets() -> impl Strategy<Value = Addresses> {
         prop_oneof![
-            any::<([u8; 4], u16, [u8; 4], u16)>().prop_map(|(a, p, b, q)| Addresses {
-                source: (a, p).into(),
-                destination: (b, q).into()
-            }),
+            any::<([u8; 4], u16, [u8; 4], u16)>()
+                .prop_map(|(a, p, b, q)| Addresses { source: (a, p).into(), destination: (b, q).into() }),
             any::<([u16; 8], u16, [u16; 8], u16)>()
                 .prop_filter("mapped addresses are written as IPv4", |(a, _, b, _)| a[0] > 0 && b[0] > 0)
                 .prop_map(|(a, p, b, q)| Addresses { source: (a, p).into(), destination: (b, q).into() }),
