@@ -97,7 +97,8 @@ fn bad_template(entry: &Entry<'_>, error: &TemplateError) -> Finding {
     match error {
         TemplateError::Unknown(name) => {
             let meant = nearest(name, Template::names()).map(|name| format!("did you mean `{{{name}}}`?"));
-            let finding = entry.value.finding(format!("unknown placeholder `{{{}}}`", shown(name)));
+            let name = if name.is_empty() { String::new() } else { shown(name) };
+            let finding = entry.value.finding(format!("unknown placeholder `{{{name}}}`"));
             finding.maybe_help(meant).help(DOUBLED)
         }
         TemplateError::Open => entry.value.finding("`{` without its `}`").help(DOUBLED),
