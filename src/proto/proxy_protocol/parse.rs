@@ -43,7 +43,7 @@ pub enum HeaderError {
     /// It has more than 107 bytes in version 1, or [`LONGEST`] in version 2.
     #[error("it is too long")]
     TooLong,
-    /// Its CRC32c is another than that of its bytes.
+    /// Its CRC-32C is another than that of its bytes.
     #[error("its checksum is wrong")]
     Checksum,
 }
@@ -136,18 +136,8 @@ fn binary_addresses(header: &[u8], family: u8) -> Result<Header, HeaderError> {
     let rest = &header[FIXED..];
     let (addresses, used) = match (family >> 4, family & 0xf) {
         (0, _) | (_, 0) => return Ok(Header::Unknown),
-        (1, _) => {
-            let (ips, ports) = rest.split_first_chunk::<8>().ok_or(SHORT)?;
-            let [a, b, c, d, e, f, g, h] = *ips;
-            let ips = (Ipv4Addr::new(a, b, c, d).into(), Ipv4Addr::new(e, f, g, h).into());
-            (Header::For(with_ports(ips, ports).ok_or(SHORT)?), 12)
-        }
-        (2, _) => {
-            let (source, after) = rest.split_first_chunk::<16>().ok_or(SHORT)?;
-            let (destination, ports) = after.split_first_chunk::<16>().ok_or(SHORT)?;
-            let ips = (Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into());
-            (Header::For(with_ports(ips, ports).ok_or(SHORT)?), 36)
-        }
+        (1, _) => (Header::For(addresses_of_binary(rest, |ip: [u8; 4]| ip.into()).ok_or(SHORT)?), 12),
+        (2, _) => (Header::For(addresses_of_binary(rest, |ip: [u8; 16]| ip.into()).ok_or(SHORT)?), 36),
         _ => (Header::Unknown, 216),
     };
     if rest.len() < used {
@@ -157,11 +147,15 @@ fn binary_addresses(header: &[u8], family: u8) -> Result<Header, HeaderError> {
     Ok(addresses)
 }
 
-fn with_ports((source, destination): (IpAddr, IpAddr), ports: &[u8]) -> Option<Addresses> {
-    let [a, b, c, d] = *ports.first_chunk::<4>()?;
+/// Source and destination, then both ports. An address has `N` bytes.
+fn addresses_of_binary<const N: usize>(bytes: &[u8], ip: impl Fn([u8; N]) -> IpAddr) -> Option<Addresses> {
+    let (source, after) = bytes.split_first_chunk::<N>()?;
+    let (destination, after) = after.split_first_chunk::<N>()?;
+    let (from, after) = after.split_first_chunk::<2>()?;
+    let to = after.first_chunk::<2>()?;
     Some(Addresses {
-        source: SocketAddr::new(source, u16::from_be_bytes([a, b])),
-        destination: SocketAddr::new(destination, u16::from_be_bytes([c, d])),
+        source: SocketAddr::new(ip(*source), u16::from_be_bytes(*from)),
+        destination: SocketAddr::new(ip(*destination), u16::from_be_bytes(*to)),
     })
 }
 
@@ -188,7 +182,7 @@ fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), HeaderError> {
     }
 }
 
-/// The CRC32c of `bytes` with the four at `place` taken for zeros (RFC 9260 appendix A).
+/// The CRC-32C of `bytes` with the four at `place` taken for zeros (RFC 9260 appendix A).
 fn crc32c_without(bytes: &[u8], place: usize) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     let own = place..place + 4;
