@@ -67,7 +67,7 @@ struct Listener {
 
 impl Listener {
     fn new(identities: Vec<Identity>) -> Self {
-        let acceptor = acceptor(&identities, TlsVersion::Tls12, &Tickets::new().unwrap()).unwrap();
+        let acceptor = acceptor(&identities, TlsVersion::Tls12, None, &Tickets::new().unwrap()).unwrap();
         Self { identities, acceptor }
     }
 
@@ -179,5 +179,5 @@ async fn a_client_without_a_fitting_signature_is_refused() {
 
 #[test]
 fn a_listener_needs_a_certificate() {
-    assert!(acceptor(&[], TlsVersion::Tls13, &Tickets::new().unwrap()).is_err());
+    assert!(acceptor(&[], TlsVersion::Tls13, None, &Tickets::new().unwrap()).is_err());
 }
