@@ -17,6 +17,7 @@ mod http;
 mod keepalive;
 mod layers;
 mod limits;
+mod mtls;
 mod namespace;
 mod refusals;
 mod retries;

@@ -1,6 +1,7 @@
 //! Tests of the stream against rustls' own client: over pipes, where every segment is chosen, and over
 //! sockets.
 
+mod clients;
 mod handshake;
 mod stream;
 

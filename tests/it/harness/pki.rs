@@ -13,6 +13,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tempfile::TempDir;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -63,6 +64,11 @@ impl Pki {
 
     /// A leaf for this name that expires with the beginning of this year.
     pub fn leaf_until(&self, name: &str, year: i32) -> Leaf {
+        self.leaf_with(name, |params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    /// A leaf for this name, changed by `change`.
+    pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let number = {
             let mut made = self.made.lock().expect("no panic");
             *made += 1;
@@ -70,7 +76,7 @@ impl Pki {
         };
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        change(&mut params);
         let cert = params.signed_by(&key, &self.ca).expect("a leaf");
         let path = |end: &str| self.folder.path().join(format!("leaf{number}.{end}"));
         let leaf = Leaf { cert: path("crt"), key: path("key"), der: cert.der().clone() };
@@ -133,6 +139,20 @@ impl Pki {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth()
+    }
+
+    /// The same, that shows `leaf` to whoever asks.
+    pub fn client_config_with(
+        &self,
+        leaf: &Leaf,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+        let signer = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("a key");
+        let certified = CertifiedKey::new(vec![leaf.der.clone()], signer);
+        let mut config = self.client_config_of(versions);
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        config
     }
 
     /// A client that trusts the CA and speaks TLS 1.2 and 1.3.
