@@ -42,7 +42,8 @@ impl Authority {
         self.identity_with(names, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap())
     }
 
-    fn identity_with(&self, names: &[&str], key: &KeyPair) -> Identity {
+    /// An identity for these names with this key.
+    pub(super) fn identity_with(&self, names: &[&str], key: &KeyPair) -> Identity {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let leaf = CertificateParams::new(names.clone()).unwrap().signed_by(key, &self.issuer).unwrap();
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());

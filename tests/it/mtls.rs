@@ -50,7 +50,7 @@ async fn b11_a_right_certificate_is_let_in_and_recorded_in_resumed_sessions_too(
     let (pki, clients) = (Pki::new(), Pki::new());
     let (_backend, gate) = gate(&pki, &clients, "").await;
     for version in BOTH {
-        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[version]);
+        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &[version]);
         for _ in 0..3 {
             asks(gate.address(), &pki, &config).await.expect("to be let in");
         }
@@ -67,7 +67,7 @@ async fn b11_the_subject_is_in_both_records_of_a_tunnel() {
     let backend = Backend::listen().await;
     let keys = format!("client_ca = \"{}\"", clients.ca_file().display());
     let gate = Setup::to(backend.address()).tls(&pki, &keys).start();
-    let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &BOTH);
+    let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &BOTH);
     let mut client = pki.client(gate.address(), "localhost", &config).await;
     client.send(OFFER).await;
     let mut server = backend.accept().await;
@@ -125,7 +125,7 @@ async fn b11_a_wrong_certificate_is_refused_with_its_alert_and_a_record() {
         for (what, leaf, alert, word) in wrong_ones(&clients, &others) {
             for version in BOTH {
                 let (_backend, gate) = gate(&pki, &clients, keys).await;
-                let told = asks(gate.address(), &pki, &pki.client_config_with(&leaf, &[version])).await;
+                let told = asks(gate.address(), &pki, &pki.client_config_with(&leaf, &[], &[version])).await;
                 let told = told.expect_err(what);
                 assert!(told.contains(&format!("{alert:?}")), "{what}, {version:?}: {told}");
                 let record = gate.record_of(Kind::TlsFailure).await;
@@ -145,9 +145,33 @@ async fn b11_a_certificate_without_its_key_is_refused() {
     let thief = crate::harness::pki::Leaf { key: clients.leaf("bob").key, ..stolen };
     for version in BOTH {
         let (_backend, gate) = gate(&pki, &clients, "").await;
-        asks(gate.address(), &pki, &pki.client_config_with(&thief, &[version])).await.expect_err("a thief");
+        asks(gate.address(), &pki, &pki.client_config_with(&thief, &[], &[version]))
+            .await
+            .expect_err("a thief");
         let record = gate.record_of(Kind::TlsFailure).await;
         assert_eq!(record.ending, Some("tls_client_cert"), "{:?}", record.error);
+    }
+}
+
+#[tokio::test]
+async fn b11_a_chain_leads_to_the_ca_through_what_the_client_sends_along() {
+    let (pki, clients) = (Pki::new(), Pki::new());
+    let (office, others) = (clients.intermediate(), Pki::new());
+    let leaf = office.leaf_with("alice", for_clients);
+    for version in BOTH {
+        let (_backend, gate) = gate(&pki, &clients, "").await;
+        let whole = pki.client_config_with(&leaf, &[office.ca_der()], &[version]);
+        for _ in 0..2 {
+            asks(gate.address(), &pki, &whole).await.expect("to be let in");
+        }
+        let told = asks(gate.address(), &pki, &pki.client_config_with(&leaf, &[], &[version])).await;
+        assert!(told.expect_err("half a chain").contains("UnknownCA"));
+        // Its own authority is not one of those that the file names.
+        let other = pki.client_config_with(&others.leaf("alice"), &[office.ca_der()], &[version]);
+        asks(gate.address(), &pki, &other).await.expect_err("another's leaf");
+        gate.at_rest().await;
+        let alice = Some("CN=alice,O=Example".into());
+        assert_eq!(subjects(&gate), [alice.clone(), alice]);
     }
 }
 
@@ -170,7 +194,7 @@ async fn b11_optional_lets_in_who_shows_none_and_names_who_shows_one() {
     let (_backend, gate) = gate(&pki, &clients, ", client_auth = \"optional\"").await;
     for version in BOTH {
         asks(gate.address(), &pki, &pki.client_config_of(&[version])).await.expect("to be let in");
-        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[version]);
+        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &[version]);
         asks(gate.address(), &pki, &config).await.expect("to be let in");
     }
     gate.at_rest().await;
@@ -183,7 +207,7 @@ async fn b11_nobody_is_asked_where_there_is_no_client_ca() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).tls(&pki, "").start();
-    let config = pki.client_config_with(&clients.leaf("alice"), &BOTH);
+    let config = pki.client_config_with(&clients.leaf("alice"), &[], &BOTH);
     asks(gate.address(), &pki, &config).await.expect("to be let in");
     assert_eq!(subjects(&gate), [None]);
 }
@@ -220,7 +244,7 @@ async fn s6_b10_tickets_do_not_cross_listeners_with_different_rules() {
             let told = asks(required, &pki, &config).await.expect_err("no certificate");
             assert!(told.contains("CertificateRequired"), "{told}");
         }
-        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[version]);
+        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &[version]);
         for from in [required, optional, open, required] {
             asks(from, &pki, &config).await.expect("to be let in");
         }
@@ -238,7 +262,7 @@ async fn s6_b10_a_session_resumes_on_every_worker() {
     let backend = HttpBackend::start().await;
     let gate = listeners(&pki, &backend, &[format!(", client_ca = \"{}\"", clients.ca_file().display())]);
     for version in BOTH {
-        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[version]);
+        let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &[version]);
         // What stays open makes the next go to the other worker.
         let mut open: Vec<Peer> = Vec::new();
         for _ in 0..6 {
@@ -257,7 +281,7 @@ async fn s6_b10_a_session_resumes_on_every_worker() {
 async fn b10_a_host_that_is_not_the_sni_is_served_since_a_listener_has_one_rule() {
     let (pki, clients) = (Pki::new(), Pki::new());
     let (_backend, gate) = gate(&pki, &clients, "").await;
-    let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &BOTH);
+    let config = pki.client_config_with(&clients.leaf_with("alice", for_clients), &[], &BOTH);
     let mut client = pki.client(gate.address(), "localhost", &config).await;
     client.send("GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n").await;
     assert_eq!(client.read_response().await.status(), 200);

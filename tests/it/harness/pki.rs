@@ -141,15 +141,51 @@ impl Pki {
             .with_no_client_auth()
     }
 
-    /// The same, that shows `leaf` to whoever asks.
+    /// A client of TLS 1.3 that trusts the CA and exchanges keys in this way alone.
+    pub fn client_config_of_group(
+        &self,
+        group: &'static dyn rustls::crypto::SupportedKxGroup,
+    ) -> ClientConfig {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups = vec![group];
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("a version")
+            .with_root_certificates(self.roots())
+            .with_no_client_auth()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).expect("a CA");
+        roots
+    }
+
+    /// An authority that this one vouches for, and that may vouch for no further one.
+    pub fn intermediate(&self) -> Arc<Self> {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        let key = KeyPair::generate().expect("a key");
+        let ca = CertifiedIssuer::signed_by(params, key, &self.ca).expect("a CA");
+        Arc::new(Self { ca, folder: tempfile::tempdir().expect("a folder"), made: Mutex::new(0) })
+    }
+
+    /// The certificate of the CA.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        self.ca.der().clone()
+    }
+
+    /// A client of these versions that trusts the CA and shows `leaf`, and these others with it, to whoever asks.
     pub fn client_config_with(
         &self,
         leaf: &Leaf,
+        issuers: &[CertificateDer<'static>],
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> ClientConfig {
         let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
         let signer = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("a key");
-        let certified = CertifiedKey::new(vec![leaf.der.clone()], signer);
+        let certified = CertifiedKey::new([&[leaf.der.clone()], issuers].concat(), signer);
         let mut config = self.client_config_of(versions);
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         config
