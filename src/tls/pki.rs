@@ -23,10 +23,15 @@ pub(super) struct Authority {
 
 impl Authority {
     pub(super) fn new() -> Self {
+        // Or one authority would pass for another with a key that does not fit.
+        Self::named(&format!("authority {:x}", rand::random::<u64>()))
+    }
+
+    /// With this common name.
+    pub(super) fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Or one authority would pass for another with a key that does not fit.
-        params.distinguished_name.push(DnType::CommonName, format!("authority {:x}", rand::random::<u64>()));
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
         Self { issuer: Issuer::new(params, key), certificate }

@@ -67,6 +67,10 @@ pub fn acceptor(
     Ok(Acceptor::new(config, clients))
 }
 
+/// Bytes of the certificates of a `client_ca` whose subjects clients are told, so that they can choose what to show. TLS has
+/// room for 64 KiB of them, and without any a client chooses freely.
+const MOST_NAMED: usize = 32 * 1024;
+
 /// Judges clients' certificates: signed by one of the CA, valid now, and made for clients. Revocation is not looked at.
 fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let mut roots = RootCertStore::empty();
@@ -76,6 +80,8 @@ fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, Err
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if client_auth.required { builder } else { builder.allow_unauthenticated() };
+    let bytes: usize = client_auth.ca.iter().map(|certificate| certificate.len()).sum();
+    let builder = if bytes > MOST_NAMED { builder.clear_root_hint_subjects() } else { builder };
     builder.build().map_err(|error| Error::General(error.to_string()))
 }
 

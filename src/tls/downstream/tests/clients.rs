@@ -227,3 +227,18 @@ async fn s6_a_session_behind_a_hello_retry_is_judged_too() {
     let narrow = Acceptor::new(narrow, Some(clients));
     assert_refused(visit(&narrow, &config).await, AlertDescription::UnknownCA);
 }
+
+#[tokio::test]
+async fn b11_more_authorities_than_tls_can_name_are_not_named() {
+    let place = Place::new();
+    let names = (0..700).map(|place| format!("{place:0200}"));
+    let mut ca: Vec<_> =
+        names.flat_map(|name| Authority::named(&name).client_auth(true).ca.to_vec()).collect();
+    ca.extend(place.authority.client_auth(true).ca.iter().cloned());
+    assert!(ca.len() * 200 > 64 * 1024);
+    let acceptor = place.acceptor(Some(&ClientAuth { ca: ca.into(), required: true }));
+    for version in [&TLS12, &TLS13] {
+        let config = place.authority.client_showing(place.authority.shown("alice", 4000), &[version]);
+        assert_eq!(subject(&visit(&acceptor, &config).await.unwrap()), Some("CN=alice"));
+    }
+}
