@@ -323,6 +323,7 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
         cipher: tls.cipher_suite,
         sni: tls.sni.clone(),
         resumed: tls.resumed,
+        client: tls.client.as_ref().map(|client| client.subject.clone()),
     })
 }
 

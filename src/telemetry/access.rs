@@ -50,6 +50,9 @@ pub struct TlsFields {
     pub sni: Option<Box<str>>,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The subject of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<str>>,
 }
 
 /// What went one way of a tunnel.
@@ -338,7 +341,13 @@ impl fmt::Display for TlsFields {
         if let Some(sni) = &self.sni {
             write!(f, "/{}", Escaped(sni))?;
         }
-        if self.resumed { f.write_str("/resumed") } else { Ok(()) }
+        if self.resumed {
+            f.write_str("/resumed")?;
+        }
+        match &self.client {
+            Some(subject) => write!(f, "/client:{}", Quoted(subject)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod identity;
 mod keepalive;
 mod layers;
 mod limits;
+mod mtls;
 mod namespace;
 mod proxy_protocol;
 mod refusals;
