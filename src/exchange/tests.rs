@@ -115,6 +115,7 @@ impl SetUp {
             expects_continue: self.expects_continue,
             head: REQUEST.to_vec(),
             method: &self.method,
+            about: None,
             client: self.client,
             kind: self.kind,
             body_limit: self.body_limit,

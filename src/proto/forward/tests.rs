@@ -18,6 +18,7 @@ fn context() -> RequestContext<'static> {
         upstream_authority: "10.0.0.2:8080",
         host_header: &HostHeader::Client,
         via: None,
+        copied: Copied::default(),
         edits: &NO_EDITS,
         underscore_headers: UnderscoreHeaders::Drop,
         request_id: "id-1",
