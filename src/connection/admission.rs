@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     auth::{Credentials, Denied},
-    config::{self, Origins},
+    config::Origins,
     ending::{Phase, Refusal},
-    proto::{head::Headers, origin::Origin},
+    proto::{head::Headers, network::Networks, origin::Origin},
 };
 
 /// Characters of an Origin that the log shows.
@@ -30,7 +30,7 @@ impl Request<'_> {
         route: &Route,
         ask: &Ask,
     ) -> Result<ControlFlow<Next>, Refusal> {
-        if !lets_in(&route.config, self.sender.ip) {
+        if !lets_in(&route.config.allow, &route.config.deny, self.sender.ip) {
             return Err(Refusal::AddressDenied);
         }
         if ask.offer.is_some() {
@@ -82,10 +82,9 @@ impl Request<'_> {
 }
 
 /// Whether clients of this address are let in: `deny` wins, and a client without an address is on no list.
-fn lets_in(route: &config::Route, client: Option<IpAddr>) -> bool {
-    let is_denied = client.is_some_and(|ip| route.deny.contains(ip));
-    let is_allowed = route.allow.is_empty() || client.is_some_and(|ip| route.allow.contains(ip));
-    is_allowed && !is_denied
+fn lets_in(allow: &Networks, deny: &Networks, client: Option<IpAddr>) -> bool {
+    let is_in = |networks: &Networks| client.is_some_and(|ip| networks.contains(ip));
+    (allow.is_empty() || is_in(allow)) && !is_in(deny)
 }
 
 /// Judges the Origin of an opening handshake (rule W14). The error says which it was.
@@ -125,6 +124,22 @@ mod tests {
         }
         let allowed = origins.iter().map(|origin| origin.parse().unwrap()).collect();
         judge_origin(&headers, &Origins { allowed, require }, || Origin::of_request(own.0, own.1))
+    }
+
+    #[test]
+    fn deny_wins_and_a_list_leaves_all_others_out() {
+        let networks = |list: &[&str]| Networks(list.iter().map(|text| text.parse().unwrap()).collect());
+        let judge = |allow: &[&str], deny: &[&str], ip: &str| {
+            lets_in(&networks(allow), &networks(deny), Some(ip.parse().unwrap()))
+        };
+        assert!(judge(&[], &[], "192.0.2.1") && judge(&[], &["10.0.0.0/8"], "192.0.2.1"));
+        for inside in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::1"] {
+            assert!(judge(&["10.0.0.0/8", "2001:db8::/32"], &[], inside), "{inside}");
+            assert!(!judge(&["10.0.0.0/8", "2001:db8::/32"], &["10.1.2.3", "2001:db8::1"], inside));
+            assert!(!judge(&["192.0.2.1"], &[], inside));
+        }
+        let nobody = |allow: &[&str], deny: &[&str]| lets_in(&networks(allow), &networks(deny), None);
+        assert!(nobody(&[], &["0.0.0.0/0", "::/0"]) && !nobody(&["0.0.0.0/0", "::/0"], &[]));
     }
 
     const OWN: (bool, &str) = (true, "chat.example");

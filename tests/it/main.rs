@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "a binary of tests has nobody outside")]
 #![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
+mod admission;
+mod auth;
 mod balancing;
 mod cli;
 mod dialing;
@@ -10,6 +12,7 @@ mod drain;
 mod draining;
 mod faults;
 mod flapping;
+mod forward_auth;
 mod handshake;
 mod harness;
 mod health;
@@ -18,6 +21,7 @@ mod keepalive;
 mod layers;
 mod limits;
 mod namespace;
+mod origins;
 mod refusals;
 mod retries;
 mod tls;
