@@ -1,5 +1,7 @@
 //! Rules H5, H6, H7, H8, H13, W6 and W13: what changes in a head, and what must not.
 
+mod copied;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
