@@ -174,6 +174,22 @@ impl Http1 {
         self.send(answer, Some(&head.method), head.version, close, record).await
     }
 
+    /// Waits until the client leaves, while nothing is read of it elsewhere. What it sends waits in the tail, within bounds.
+    pub(super) async fn gone(&mut self) -> Option<std::io::Error> {
+        let early_bytes = self.listener.config.limits.early_bytes;
+        loop {
+            let room = early_bytes.saturating_sub(self.down.tail().len());
+            if room == 0 {
+                std::future::pending::<()>().await;
+            }
+            match self.down.fill(room).await {
+                Ok(1..) => {}
+                Ok(0) => return None,
+                Err(error) => return Some(error),
+            }
+        }
+    }
+
     /// Whether another request may follow an answer that did not read the request's body.
     pub(super) fn may_keep(&self, head: &RequestHead, body: BodyFraming) -> bool {
         let has_no_body = matches!(body, BodyFraming::Empty | BodyFraming::Length(0));

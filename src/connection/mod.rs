@@ -4,10 +4,12 @@
 //! request heads, exchanges) and, if that ends in a verified 101, becomes the tunnel, in the same task and with the same
 //! permit. So nothing escapes a limit, a count or the drain, and an idle tunnel keeps nothing of its set-up.
 
+mod admission;
 mod answer;
 mod caller;
 mod client;
 mod downstream;
+mod forward_auth;
 mod h1;
 mod introduction;
 mod record;
@@ -28,6 +30,7 @@ use tokio::time::Instant;
 
 use self::{client::Client, downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
+    auth::Verifier,
     buffered::{Buffered, Socket},
     ending::{Side, TlsFailure},
     lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
@@ -50,6 +53,8 @@ pub struct Gate {
     pub access: AccessSink,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
+    /// Checks passwords.
+    pub verifier: Verifier,
     /// Query parameters whose values are masked in logs.
     pub redact: Arc<[String]>,
 }

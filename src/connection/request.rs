@@ -1,6 +1,6 @@
 //! One request: what it asks for, and who answers it.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -20,10 +20,10 @@ use crate::{
     ending::{Phase, Refusal, chain},
     exchange::{Exchange, Plan, Timeouts},
     proto::{
-        forward::{self, Kind, RequestContext, ResponseContext, Values},
+        forward::{self, Copied, Kind, RequestContext, ResponseContext, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadError, InvalidHeader, RequestHead, ResponseHead, Version},
+        head::{HeadError, Headers, InvalidHeader, RequestHead, ResponseHead, Version},
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
@@ -39,11 +39,13 @@ pub(super) struct Request<'a> {
     /// What its body is delimited by; until that is known, nothing after the head can be read.
     pub(super) body: BodyFraming,
     pub(super) is_offer: bool,
+    /// What the server that was asked about it says, for `copy_headers`.
+    pub(super) permission: Option<Headers>,
 }
 
 /// What the head says, proven.
 pub(super) struct Ask {
-    target: Target,
+    pub(super) target: Target,
     pub(super) offer: Option<Offer>,
 }
 
@@ -54,14 +56,15 @@ pub(super) struct Way<'a> {
     /// What the request is about, as it came.
     pub(super) asked: &'a Target,
     /// What goes upstream.
-    target: String,
+    pub(super) target: String,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
         let sender = connection.sender(&head);
         let record = connection.record(&head, &sender);
-        Self { connection, head, sender, record, body: BodyFraming::UntilClose, is_offer: false }
+        let body = BodyFraming::UntilClose;
+        Self { connection, head, sender, record, body, is_offer: false, permission: None }
     }
 
     /// Finds who answers, and sees the answer through.
@@ -96,6 +99,9 @@ impl<'a> Request<'a> {
             Found::None => return Err(Refusal::NoRoute),
         };
         self.record.route(&route.name);
+        if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
+            return Ok(next);
+        }
         match &route.config.action {
             Action::Redirect { to, status } => {
                 let mut answer =
@@ -275,21 +281,7 @@ impl<'a> Request<'a> {
         want: Want,
     ) -> Result<Connected, Refusal> {
         self.record.enter(Phase::Connect);
-        let early_bytes = self.connection.listener.config.limits.early_bytes;
-        let down = &mut self.connection.down;
-        let gone = async {
-            loop {
-                let room = early_bytes.saturating_sub(down.tail().len());
-                if room == 0 {
-                    std::future::pending::<()>().await;
-                }
-                match down.fill(room).await {
-                    Ok(1..) => {}
-                    Ok(0) => return None,
-                    Err(error) => return Some(error),
-                }
-            }
-        };
+        let gone = self.connection.gone();
         let connected = tokio::select! {
             biased;
             connected = way.pool.connect(attempt, want) => match connected {
@@ -314,9 +306,24 @@ impl<'a> Request<'a> {
         kind: Kind,
         values: Values<'_>,
     ) -> Result<Vec<u8>, Refusal> {
+        let cx = self.context(way, connected, values);
+        let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
+        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
+        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
+        forwarded.head.encode(&mut head);
+        Ok(head)
+    }
+
+    /// What the head that goes upstream depends on.
+    pub(super) fn context<'c>(
+        &'c self,
+        way: &'c Way<'_>,
+        connected: &'c Connected,
+        values: Values<'c>,
+    ) -> RequestContext<'c> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
-        let cx = RequestContext {
+        RequestContext {
             client_ip: self.sender.ip,
             https: self.sender.https,
             listener_port: values.listener_port,
@@ -325,17 +332,13 @@ impl<'a> Request<'a> {
             upstream_authority: connected.lease.authority(),
             host_header: &route.host_header,
             via: route.via.as_deref(),
+            copied: Copied { names: route.copied_headers(), from: self.permission.as_ref() },
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,
             target: &way.target,
             values,
-        };
-        let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, client.address());
-        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
-        forwarded.head.encode(&mut head);
-        Ok(head)
+        }
     }
 }
 
@@ -379,10 +382,11 @@ impl Way<'_> {
         Plan {
             head,
             method: &request.method,
+            about: None,
             client: request.version,
             kind,
             body_limit: route.request_body,
-            request_edits: &route.request_headers,
+            request_edits: &self.route.trailers,
             takes_trailers: request.headers.has_token("te", "trailers"),
             response: ResponseContext {
                 edits: &route.response_headers,
@@ -451,7 +455,7 @@ fn bad_config(_: InvalidHeader) -> Refusal {
 }
 
 /// Only Connection can make a head that was parsed unfit to be forwarded.
-fn bad_request_header(_: InvalidHeader) -> Refusal {
+pub(super) fn bad_request_header(_: InvalidHeader) -> Refusal {
     Refusal::BadHead(HeadError::Malformed("Connection names too many headers"))
 }
 
