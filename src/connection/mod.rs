@@ -33,7 +33,7 @@ use crate::{
     telemetry::AccessSink,
     tls::{self, Acceptor, TlsInfo},
     tunnel::Tunnel,
-    upstream::{Lease, Transport},
+    upstream::{Transport, TunnelLease},
 };
 
 pub use self::snapshot::{Listener, PoolError, Snapshot, TlsSetupError};
@@ -79,7 +79,7 @@ struct OpenTunnel {
     tunnel: Tunnel<Downstream, Transport>,
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
-    lease: Lease,
+    lease: TunnelLease,
 }
 
 impl Connection {
