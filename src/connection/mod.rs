@@ -16,20 +16,21 @@ mod upgrade;
 
 use std::{
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::time::Instant;
 
 use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
-    buffered::{Buffered, Socket},
-    ending::{Side, TlsFailure},
-    lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
+    buffered::{Buffered, Socket, Stream},
+    ending::{Refusal, Side, TlsFailure},
+    lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
     tls::{self, Acceptor, TlsInfo},
     tunnel::Tunnel,
@@ -80,16 +81,27 @@ struct OpenTunnel {
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
     lease: TunnelLease,
+    /// Last, so that what was taken is given back after the sockets; `None` where nothing is bounded.
+    _taken: Option<Box<Taken>>,
+}
+
+/// Places that a request takes, and its tunnel then for as long as it stands: 32 bytes.
+#[derive(Debug, Default)]
+struct Taken {
+    client: Option<ClientPlace>,
+    route: Option<Permit>,
 }
 
 impl Connection {
-    /// The task for a socket that `listener` accepted. Must be polled on one worker's runtime.
+    /// The task for a socket that `listener` accepted, and what has become of it there, if that is known yet. Must be polled on
+    /// one worker's runtime.
     pub fn new(
         socket: Accepted,
         listener: Arc<Listener>,
         gate: Arc<Gate>,
         permit: Permit,
         tls_permit: Option<TlsPermit>,
+        entrance: Option<Entrance>,
     ) -> Self {
         let is_overload = permit.is_overload();
         let set_up = async move {
@@ -97,7 +109,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = drain.shutdown() => None,
-                tunnel = set_up(socket, listener, gate, tls_permit, is_overload) => tunnel,
+                tunnel = set_up(socket, listener, gate, tls_permit, is_overload, entrance) => tunnel,
             }
         };
         Self { state: State::SetUp(Box::pin(set_up)), _permit: permit }
@@ -140,6 +152,22 @@ pub enum Accepted {
 }
 
 impl Accepted {
+    /// The address of its peer; `None` on a unix socket.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Ends it by a reset, which leaves nothing of it behind in the kernel.
+    pub(crate) fn cut(self) {
+        if let Self::Tcp(stream, _) = &self {
+            // It ends either way.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     /// Registers the socket with the runtime of this thread.
     fn register(self) -> std::io::Result<(Socket, Option<SocketAddr>)> {
         match self {
@@ -176,10 +204,21 @@ async fn set_up(
     gate: Arc<Gate>,
     tls_permit: Option<TlsPermit>,
     is_overload: bool,
+    entrance: Option<Entrance>,
 ) -> Option<OpenTunnel> {
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (socket, address) =
+    let (mut socket, address) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
+    let ip = address.map(|address| address.ip());
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(ip)) {
+        Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
+        Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
+        Entrance::Cut => {
+            listener.note_cut(ip);
+            socket.reset_on_drop();
+            return None;
+        }
+    };
     let (stream, tls) = match &listener.acceptor {
         None => (Downstream::Plain(socket), None),
         Some(acceptor) => {
@@ -196,5 +235,5 @@ async fn set_up(
         }
     };
     let client = Client { address, tls };
-    Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
+    Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
 }
