@@ -67,7 +67,7 @@ shapes! {
 /// Words of other programs, with the key that does their job here, which may have the name of its table before it. Of
 /// several with the same word, the one that the table has is meant, or else the first. Case, `-` and `_` don't count:
 /// `maxPayload` is `max_payload`.
-const FOREIGN: &[(&str, &str)] = &[
+pub(super) const FOREIGN: &[(&str, &str)] = &[
     ("listen", "address"),
     ("bind", "address"),
     ("port", "address"),

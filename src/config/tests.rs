@@ -5,6 +5,7 @@
 mod defaults;
 mod example;
 mod properties;
+mod public;
 mod readme;
 
 use std::{
@@ -79,7 +80,7 @@ fn write_users(folder: &Path) {
     let folder = folder.join("users");
     fs::create_dir(&folder).unwrap();
     let write = |name: &str, content: &[u8]| fs::write(folder.join(name), content).unwrap();
-    let all_of = |hash: &str| (1..12).map(|user| format!("user{user}:{hash}\n")).collect::<String>();
+    let all_of = |hash: &str| format!("ann:{hash}\n").repeat(11);
     write("good", format!("# people\nann:{BCRYPT}\n\nbob:{BCRYPT}\n").as_bytes());
     write("one", format!("ann:{BCRYPT}\n").as_bytes());
     write("open", format!("ann:{BCRYPT}\n").as_bytes());

@@ -127,7 +127,7 @@ fn meant(key: &str, text: &str) -> Option<String> {
         return Some(format!("without brackets: \"{address}\""));
     }
     if let Some((address, mask)) = text.split_once('/') {
-        let bits = mask.parse::<Ipv4Addr>().map(|mask| mask.to_bits());
+        let bits = mask.parse::<Ipv4Addr>().map(Ipv4Addr::to_bits);
         let prefix = bits.ok().filter(|bits| bits.leading_ones() == bits.count_ones()).map(u32::count_ones);
         return prefix
             .map(|prefix| format!("with the length of its prefix: \"{}/{prefix}\"", shown(address)));

@@ -45,7 +45,7 @@ fn passwords_in_plain(table: &Table<'_>, route: &Route, addresses: &Addresses) {
 fn answers_cut_short(table: &Table<'_>, route: &Route, server: &Server, server_table: &Table<'_>) {
     let Some(value) = table.values_of("websocket").find(|value| value.key == "close_timeout") else { return };
     let (Some(grace), Some(timeout)) = (server.shutdown_grace, route.websocket.close_timeout) else { return };
-    let left = grace - server.drain_spread.min(grace / 2);
+    let left = grace.saturating_sub(server.drain_spread.min(grace / 2));
     if timeout.saturating_mul(2) <= left {
         return;
     }
