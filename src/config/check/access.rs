@@ -133,7 +133,7 @@ fn meant(key: &str, text: &str) -> Option<String> {
             .map(|prefix| format!("with the length of its prefix: \"{}/{prefix}\"", shown(address)));
     }
     let is_name = text.contains('.') && text.chars().any(char::is_alphabetic) && !text.contains(':');
-    is_name.then(|| "names are not looked up: clients are known by their addresses".to_owned())
+    is_name.then(|| "names are not looked up: addresses are compared".to_owned())
 }
 
 /// Reads `origins` and `require_origin`; with authentication the default is the listener's own origin, as a browser sends its

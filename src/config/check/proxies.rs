@@ -30,8 +30,10 @@ impl Proxies {
             trusted: table.get("trusted_proxies", Peers::default(), access::peers),
             client_ip_header: table.optional("client_ip_header", client_ip_header).flatten(),
         };
-        if let (Some(value), Some(_), true) =
-            (table.value("client_ip_header"), &proxies.client_ip_header, proxies.trusted.is_empty())
+        // An entry of `trusted_proxies` that could not be read is an error already.
+        let named = table.value("trusted_proxies").filter(|value| !value.is_empty());
+        if let (Some(value), Some(_), None) =
+            (table.value("client_ip_header"), &proxies.client_ip_header, named)
         {
             let finding = value
                 .finding("`client_ip_header` without `trusted_proxies`")
@@ -41,7 +43,7 @@ impl Proxies {
         }
         // With a PROXY header a peer on a unix socket has an address too.
         let by_address = proxies.proxy_protocol.is_none().then_some(address).flatten();
-        let unheard = table.value("trusted_proxies").filter(|value| !value.is_empty()).zip(by_address);
+        let unheard = named.zip(by_address);
         if let Some((value, address)) = unheard.filter(|(_, address)| !can_reach(&proxies.trusted, address)) {
             let finding = value.finding("`trusted_proxies` has no effect here").label(stays_away(address));
             table.reader.record(finding.warning());
@@ -102,10 +104,10 @@ fn required(value: Value<'_>) -> Result<bool, Finding> {
         return Err(value.wrong_type("\"off\" or \"required\"").help("write `\"required\"`"));
     }
     let words = values::choice(&[("off", false), ("required", true)]);
-    let version = ["v1", "v2", "on", "optional"].into_iter().find(|word| value.is_word(word));
+    let is_close = ["v1", "v2", "on", "optional"].into_iter().any(|word| value.is_word(word));
     values::off_or(value, words).map(Option::unwrap_or_default).map_err(|finding| {
         let help = "`\"required\"` takes v1 and v2, and cuts who sends neither";
-        finding.maybe_help(version.map(|_| help.to_owned()))
+        finding.maybe_help(is_close.then(|| help.to_owned()))
     })
 }
 

@@ -75,11 +75,12 @@ fn cookies_of_one_name(config: &Config, tables: &[Table<'_>]) {
         let other = earlier.iter().find(|other| {
             let other = &config.routes[**other];
             let is_another = sticky(config, other).is_some_and(|(of_other, _)| of_other != pool);
-            is_another && !takes_whole_hosts(other) && share_a_host(other, route)
+            is_another && share_a_host(other, route)
         });
         let places =
             other.and_then(|other| tables[*other].value("upstream").zip(tables[index].value("upstream")));
         match places {
+            None if takes_whole_hosts(route) => {}
             None => earlier.push(index),
             // Once is enough: what is told is not compared again.
             Some((first, second)) => {

@@ -1,6 +1,6 @@
 //! The defaults of the reference, value by value.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{super::*, folder_with_certificates, parse, parse_in};
 
