@@ -132,9 +132,10 @@ impl Idle {
 }
 
 impl Parked {
-    /// Not expired, not ended, and with nothing on it that was not asked for (rule H14).
+    /// To where the server is, not expired, not ended, and with nothing on it that was not asked for (rule H14).
     fn is_usable(&mut self, now: Instant) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
+        !self.site.has_left()
+            && self.expires.is_none_or(|expires| now < expires)
             && match &mut self.stream {
                 Transport::Plain(socket) => is_quiet(socket.as_fd()),
                 Transport::Tls(stream) => stream.is_quiet(),

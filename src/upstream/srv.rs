@@ -112,16 +112,14 @@ impl Servers {
         let mut came = Vec::new();
         let mut fresh: Vec<Listed> = Vec::with_capacity(records.len());
         for (server, rank) in servers(records, entry) {
-            let endpoint = match endpoints.iter().find(|listed| listed.address == server.address) {
-                Some(stays) => Arc::clone(&stays.endpoint),
-                None => {
-                    let endpoint = self
-                        .left_from(place, &server.address)
-                        .unwrap_or_else(|| Arc::new(Endpoint::new(&server, config, &self.place)));
-                    came.push(Arc::clone(&endpoint));
-                    endpoint
-                }
-            };
+            let stays = endpoints.iter().find(|listed| listed.address == server.address);
+            let stays = stays.map(|listed| Arc::clone(&listed.endpoint));
+            let endpoint = stays.unwrap_or_else(|| {
+                let known = self.left_from(place, &server.address);
+                let endpoint = known.unwrap_or_else(|| Arc::new(Endpoint::new(&server, config, &self.place)));
+                came.push(Arc::clone(&endpoint));
+                endpoint
+            });
             fresh.push(Listed { address: server.address, endpoint, rank });
         }
         let same = |(one, other): (&Listed, &Listed)| one.address == other.address && one.rank == other.rank;
@@ -130,7 +128,9 @@ impl Servers {
         }
         if !is_first {
             // For all that is known they were down until now.
-            came.iter().for_each(|endpoint| endpoint.status.is_back());
+            for endpoint in &came {
+                endpoint.status.is_back();
+            }
         }
         let mut left = std::mem::replace(endpoints, fresh);
         left.retain(|old| !endpoints.iter().any(|listed| listed.address == old.address));
