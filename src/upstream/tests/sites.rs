@@ -236,3 +236,23 @@ async fn a_name_is_followed_no_longer_than_its_pool_and_a_tunnel_outlives_both()
     eventually(|| alive_tasks() == before).await;
     assert!(!tunnel.drain().is_draining());
 }
+
+#[tokio::test]
+async fn source_addresses_take_turns_for_each_server() {
+    let ((a, a_address), (b, b_address)) = (server().await, server().await);
+    let mut config = upstream(vec![a_address, b_address]);
+    config.source_addresses = ["127.0.0.2", "127.0.0.3"].map(|source| source.parse().unwrap()).to_vec();
+    let pool = followed(&config);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(connect(&pool, Want::Fresh).await.unwrap());
+    }
+    for listener in [a, b] {
+        let mut sources = Vec::new();
+        for _ in 0..2 {
+            sources.push(listener.accept().await.unwrap().1.ip().to_string());
+        }
+        sources.sort();
+        assert_eq!(sources, ["127.0.0.2", "127.0.0.3"], "not one of them alone");
+    }
+}
