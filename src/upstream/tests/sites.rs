@@ -256,3 +256,29 @@ async fn source_addresses_take_turns_for_each_server() {
         assert_eq!(sources, ["127.0.0.2", "127.0.0.3"], "not one of them alone");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_was_out_when_it_left_is_checked_back_in() {
+    let (_listener, address) = server().await;
+    let config = config::Upstream {
+        health: Some(config::Health {
+            check: config::Check::Tcp,
+            path: "/".into(),
+            host: None,
+            headers: Vec::new(),
+            subprotocol: None,
+            expect_status: vec![200],
+            ping: false,
+            interval: Duration::from_millis(5),
+            timeout: Duration::from_secs(5),
+            rise: 2,
+            fall: 3,
+        }),
+        ..upstream(vec![address])
+    };
+    let pool = followed(&config);
+    let endpoint = pool.endpoint(0);
+    endpoint.checks_failed("refused");
+    pool.start_checks(&Handle::current());
+    eventually(|| endpoint.status.is_in()).await;
+}
