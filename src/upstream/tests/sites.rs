@@ -166,6 +166,10 @@ async fn an_answer_that_comes_later_than_connect_timeout_is_heard() {
     dns.change(|zone| zone.delay = Duration::from_millis(200));
     let mut config = named(port);
     (config.connect_timeout, config.max_fails) = (Some(Duration::from_millis(50)), Some(1));
+    // One beside it, as the last one would not go out in any case.
+    let beside = ServerAddress::Inet(SocketAddr::from(([127, 0, 0, 2], port)));
+    config.servers.push(UpstreamServer { address: beside, ..config.servers[0].clone() });
+    config.retries = 0;
     let pool = followed(&config);
     let early = connect(&pool, Want::Fresh).await;
     assert!(matches!(early, Err(ConnectFailure::TimedOut { .. })), "{early:?}");
