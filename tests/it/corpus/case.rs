@@ -53,7 +53,8 @@ pub struct Script {
 
 impl Answer {
     fn parse(text: &str) -> Result<Self, String> {
-        let (status, label) = text.split_once(' ').map_or((text, None), |(status, label)| (status, Some(label)));
+        let (status, label) =
+            text.split_once(' ').map_or((text, None), |(status, label)| (status, Some(label)));
         if label.is_some_and(|label| !label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')) {
             return Err(format!("no label: {text}"));
         }
