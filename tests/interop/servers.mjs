@@ -5,13 +5,20 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as after } from "node:timers/promises";
 
-import { Program } from "./programs.mjs";
+import { Program, output } from "./programs.mjs";
 
 const work = process.env.INTEROP_WORK;
 const servers = {
   nginx: { config: "nginx.conf", args: (folder, path) => ["-p", folder, "-e", "stderr", "-c", path] },
   haproxy: { config: "haproxy.cfg", args: (_, path) => ["-f", path, "-db"] },
 };
+const env = { ...process.env, LD_LIBRARY_PATH: process.env.SERVER_LIBRARIES ?? "" };
+
+/** `nginx 1.22.1` */
+export async function versionOf(name) {
+  const [version] = /\d[\d.]+\d/.exec(await output(name, ["-v"], { env }));
+  return `${name} ${version}`;
+}
 
 /** Starts the server of that name before `backend`, by its configuration in the folder `servers`. */
 export async function startServer(name, folder, backend) {
@@ -21,7 +28,6 @@ export async function startServer(name, folder, backend) {
   const path = join(folder, config);
   const values = { FOLDER: folder, SOCKET: socket, BACKEND: backend };
   await writeFile(path, text.replace(/^(?!#).*$/gm, (line) => line.replace(/FOLDER|SOCKET|BACKEND/, (word) => values[word])));
-  const env = { ...process.env, LD_LIBRARY_PATH: process.env.SERVER_LIBRARIES ?? "" };
   const program = new Program(name, name, args(folder, path), { cwd: folder, env });
   await listens(program, socket);
   return { program, socket };

@@ -10,7 +10,7 @@ import { question, reply, startCorpusBackend } from "../corpus_backend.mjs";
 import { freshFolder, startGate } from "../gate.mjs";
 import { response, statusOf } from "../messages.mjs";
 import { equal, scenario, suite } from "../scenarios.mjs";
-import { startServer } from "../servers.mjs";
+import { startServer, versionOf } from "../servers.mjs";
 
 const corpus = join(process.env.INTEROP_WORK, "corpus");
 const others = ["nginx", "haproxy"];
@@ -33,7 +33,13 @@ export default ({ prints = false, subjects = [] } = {}) =>
     await Promise.all(["wsgate", ...others].map(sent));
     await judge(cases, outcomes.get("wsgate"));
     if (prints) printTable(cases, outcomes);
-    for (const name of others) printComparison(name, cases, outcomes.get("wsgate"), outcomes.get(name));
+    console.log(`# strictness: ${cases.length} cases`);
+    for (const name of others) {
+      const found = differences(cases, outcomes.get("wsgate"), outcomes.get(name));
+      const counts = Object.entries(found).map(([what, names]) => `${what} in ${names.length}`);
+      console.log(`# ${await versionOf(name)} ${counts.join(", ")}`);
+      if (prints) printDifferences(found);
+    }
   });
 
 /** Starts a wsgate: how to connect to it, and how to end it. */
@@ -218,27 +224,31 @@ function printTable(cases, outcomes) {
   }
 }
 
-/** How another server differs from wsgate, in numbers and by name. */
-function printComparison(server, cases, ours, theirs) {
-  const found = { same: [], passes: [], refuses: [], otherwise: [] };
-  for (const its of cases) found[compare(its, ours.get(its.name), theirs.get(its.name))].push(its.name);
-  const having = (what) => cases.filter(({ name }) => theirs.get(name)[what]).map(({ name }) => name);
-  console.log(`# ${server}: ${cases.length} cases, ${found.same.length} as wsgate`);
-  list("passes what wsgate refuses", found.passes);
-  list("refuses what wsgate passes", found.refuses);
-  list("answers otherwise", found.otherwise);
-  list("brings text to the backend that wsgate keeps from it", having("leaks"));
-  list("has the backend see more requests than it answers", having("isOutOfStep"));
+/** How another server differs from wsgate. */
+function differences(cases, ours, theirs) {
+  const kinds = cases.map((its) => [its.name, compare(its, ours.get(its.name), theirs.get(its.name))]);
+  const of = (kind) => kinds.filter(([, its]) => its === kind).map(([name]) => name);
+  const having = (what) => cases.map(({ name }) => name).filter((name) => theirs.get(name)[what]);
+  return {
+    "answers as wsgate": of("same"),
+    "passes what wsgate refuses": of("passes"),
+    "refuses what wsgate passes": of("refuses"),
+    "answers otherwise": of("otherwise"),
+    "brings text to the backend that wsgate keeps from it": having("leaks"),
+    "has the backend see more requests than it answers": having("isOutOfStep"),
+  };
 }
 
-function list(what, names) {
-  console.log(`#   ${what}: ${names.length}`);
-  const bySubject = {};
-  for (const name of names) {
-    const [subject, title] = name.split("/");
-    (bySubject[subject] ??= []).push(title);
+function printDifferences(found) {
+  for (const [what, names] of Object.entries(found).slice(1)) {
+    console.log(`#   ${what}: ${names.length}`);
+    const bySubject = {};
+    for (const name of names) {
+      const [subject, title] = name.split("/");
+      (bySubject[subject] ??= []).push(title);
+    }
+    for (const [subject, titles] of Object.entries(bySubject)) console.log(`#     ${subject}: ${titles.join(" ")}`);
   }
-  for (const [subject, titles] of Object.entries(bySubject)) console.log(`#     ${subject}: ${titles.join(" ")}`);
 }
 
 /** Of requests it counts what reached the backend, of responses what reached the client. */
