@@ -29,8 +29,9 @@ class CorpusBackend {
     server.on("connection", (socket) => this.#serve(socket));
   }
 
-  /** Forgets what came, and answers the next request by `script`, if there is one. */
+  /** Forgets what came, and answers the next request by `script`, if there is one. It comes on a connection of its own. */
   begin(script) {
+    this.#destroyAll();
     this.script = script;
     this.bytes = "";
     this.requests = [];
@@ -67,8 +68,12 @@ class CorpusBackend {
     if (ends) connection.socket.end();
   }
 
-  async end() {
+  #destroyAll() {
     for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async end() {
+    this.#destroyAll();
     this.server.close();
     await once(this.server, "close");
   }

@@ -7,8 +7,8 @@ export function request(bytes) {
 }
 
 /**
- * The response at the start of `bytes`, when it is there as a whole; `toHead` if it answers a HEAD. A body that the end of the
- * stream ends is whole if it has `ended`.
+ * The response at the start of `bytes`, when it is there as a whole; `toHead` if it answers a HEAD. A body that the end of
+ * the stream ends is whole if it has `ended`.
  */
 export function response(bytes, toHead, ended) {
   const head = readHead(bytes);

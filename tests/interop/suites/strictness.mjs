@@ -1,5 +1,5 @@
-// The corpus of malformed and ambiguous messages, sent to wsgate, nginx and HAProxy. wsgate must do what each case says; what the
-// others do is told for comparison.
+// The corpus of malformed and ambiguous messages, sent to wsgate, nginx and HAProxy. wsgate must do what each case says; what
+// the others do is told for comparison.
 
 import { readFile } from "node:fs/promises";
 import { connect } from "node:net";
