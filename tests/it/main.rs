@@ -5,6 +5,7 @@
 
 mod balancing;
 mod cli;
+mod corpus;
 mod dialing;
 mod drain;
 mod draining;
