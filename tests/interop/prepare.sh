@@ -30,13 +30,41 @@ need() {
 install_missing() {
     [[ ${#missing[@]} -gt 0 ]] || return 0
     echo "# installing ${missing[*]}"
+    require_root
+    export DEBIAN_FRONTEND=noninteractive
+    quietly apt-get update
+    quietly apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+require_root() {
     if [[ $(id -u) -ne 0 ]]; then
         echo "missing: ${missing[*]}; install them, or run this as root" >&2
         exit 2
     fi
-    export DEBIAN_FRONTEND=noninteractive
+}
+
+# Debian's nginx and HAProxy where they are missing, with the corpus that they are sent. They are unpacked and not installed, as
+# Debian would start them at ports that others use.
+unpack_servers() {
+    local server archive archives=$work/archives
+    cp -r "$here/servers" "$root/tests/corpus" "$work"
+    PATH=$PATH:/usr/sbin
+    missing=()
+    for server in nginx haproxy; do
+        need "$server" "$server"
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    echo "# unpacking ${missing[*]}"
+    require_root
+    mkdir -p "$archives/partial"
     quietly apt-get update
-    quietly apt-get install -y --no-install-recommends "${missing[@]}"
+    quietly apt-get install -y --no-install-recommends --download-only -o Dir::Cache::archives="$archives" "${missing[@]}"
+    for archive in "$archives"/*.deb; do
+        dpkg-deb -x "$archive" "$work/debian"
+    done
+    PATH=$work/debian/usr/sbin:$PATH
+    SERVER_LIBRARIES=$(echo "$work"/debian/usr/lib/*-linux-gnu)
+    export SERVER_LIBRARIES
 }
 
 # npm's packages, beside copies of the scripts, so that nothing is left behind in the tree.

@@ -7,6 +7,7 @@ mod admission;
 mod auth;
 mod balancing;
 mod cli;
+mod corpus;
 mod dialing;
 mod drain;
 mod draining;
