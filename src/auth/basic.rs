@@ -96,7 +96,7 @@ pub struct Users {
     /// Known to this process alone, so that what is remembered can't be searched for passwords.
     key: hmac::Key,
     places: HashMap<String, usize>,
-    users: Vec<User>,
+    all: Vec<User>,
 }
 
 struct User {
@@ -114,7 +114,7 @@ struct Proof {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("count", &self.users.len()).finish_non_exhaustive()
+        f.debug_struct("Users").field("count", &self.all.len()).finish_non_exhaustive()
     }
 }
 
@@ -126,9 +126,9 @@ impl Users {
             hash: hash.clone(),
             proven: Mutex::default(),
         };
-        let users: Vec<_> = file.users.iter().map(user).collect();
-        let places = users.iter().enumerate().map(|(place, user)| (user.name.to_string(), place)).collect();
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()), places, users }
+        let all: Vec<_> = file.users.iter().map(user).collect();
+        let places = all.iter().enumerate().map(|(place, user)| (user.name.to_string(), place)).collect();
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()), places, all }
     }
 
     /// The user whom these credentials have proven within the last minutes. Takes no time to speak of.
@@ -161,7 +161,7 @@ impl Users {
     }
 
     fn find(&self, name: &[u8]) -> Option<&User> {
-        self.users.get(*self.places.get(std::str::from_utf8(name).ok()?)?)
+        self.all.get(*self.places.get(std::str::from_utf8(name).ok()?)?)
     }
 
     /// Whose hash is computed in place of one that is not there: always the same for a name, as costs may differ.
@@ -169,7 +169,7 @@ impl Users {
         // A name has no colon, so this is the tag of no credentials.
         let tag = hmac::sign(&self.key, name);
         let lot = tag.as_ref().iter().take(4).fold(0, |lot, &byte| lot << 8 | usize::from(byte));
-        self.users.get(lot.checked_rem(self.users.len())?)
+        self.all.get(lot.checked_rem(self.all.len())?)
     }
 }
 
