@@ -1,6 +1,6 @@
 //! A server that is asked about each request before anything is done about it (`route.auth.forward`).
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::{
     ending::{Phase, Refusal},
     exchange::{Answered, Exchange, Plan},
     proto::{
-        forward::{self, Copied, HeaderEdits, HostHeader, Kind, RequestContext},
+        forward::{self, Copied, HeaderEdits, HostHeader, Kind, RequestContext, Values},
         framing::BodyFraming,
         head::Method,
     },
@@ -39,14 +39,16 @@ pub(super) async fn ask(request: &mut Request<'_>, way: &Way<'_>) -> Result<Cont
             }
             (connected, _) => connected?,
         };
-        let listener = Arc::clone(&request.connection.listener);
+        let facts = request.facts();
+        let values = facts.values(way.route, way.asked);
+        let head = question(request, way, &connected, values)?;
         let plan = Plan {
             method: &GET,
             about: Some(&request.head.method),
             body_limit: None,
             takes_trailers: false,
             expects_continue: false,
-            ..way.plan(&listener, &request.head, QUESTION, question(request, way, &connected)?, None)
+            ..way.plan(&facts.listener, &request.head, QUESTION, head, None, values)
         };
         // A body that is not read can't be told from another request.
         let keeps = !request.is_offer && request.connection.may_keep(&request.head, request.body);
@@ -100,8 +102,13 @@ fn park(connected: Connected, answered: &Answered) {
 
 /// The head of the question. What a client sends under a name that the answer is to fill does not even reach the server that
 /// is asked.
-fn question(request: &Request<'_>, way: &Way<'_>, connected: &Connected) -> Result<Vec<u8>, Refusal> {
-    let cx = request.context(way, connected);
+fn question(
+    request: &Request<'_>,
+    way: &Way<'_>,
+    connected: &Connected,
+    values: Values<'_>,
+) -> Result<Vec<u8>, Refusal> {
+    let cx = request.context(way, connected, values);
     let cx = RequestContext {
         host_header: &HostHeader::Upstream,
         copied: Copied { from: None, ..cx.copied },

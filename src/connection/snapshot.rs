@@ -168,7 +168,7 @@ fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
             made.as_slice()
         }
     };
-    Ok(tls::acceptor(identities, tls.min_version, &tls::Tickets::new()?)?)
+    Ok(tls::acceptor(identities, tls.min_version, tls.client_auth.as_ref(), &tls::Tickets::new()?)?)
 }
 
 fn development_identity(names: &[String], folder: &Path) -> Result<Identity, TlsSetupError> {

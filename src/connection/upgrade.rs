@@ -35,11 +35,12 @@ pub(super) struct Established {
 impl Established {
     /// Makes the tunnel of it.
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
-        let drain = self.lease.drain();
+        let lease = self.lease.into_tunnel();
+        let drain = lease.drain();
         OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
-            lease: self.lease,
+            lease,
         }
     }
 }
@@ -84,10 +85,11 @@ async fn offer_to(
     attempt: &Attempt,
     mut connected: Connected,
 ) -> Result<Offered, Refusal> {
-    let set_cookie = attempt.set_cookie(request.connection.client.tls.is_some());
-    let listener = Arc::clone(&request.connection.listener);
-    let head = request.forwarded(way, &connected, Kind::Handshake)?;
-    let plan = way.plan(&listener, &request.head, Kind::Handshake, head, set_cookie.as_deref());
+    let set_cookie = attempt.set_cookie(request.sender.https);
+    let facts = request.facts();
+    let values = facts.values(way.route, way.asked);
+    let head = request.forwarded(way, &connected, Kind::Handshake, values)?;
+    let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;

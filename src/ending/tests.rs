@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io, time::Duration};
 
 use rustls::Error;
 
-use super::{Death, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
+use super::{Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
 use crate::proto::{
     frame::{Excess, FrameError},
     framing::{ChunkError, FramingError},
@@ -138,7 +138,8 @@ fn next_failure(failure: &TlsFailure) -> Option<TlsFailure> {
         F::ClientCertificate(_) => F::Protocol(Error::DecryptError),
         F::Protocol(_) => F::Io(io::ErrorKind::UnexpectedEof.into()),
         F::Io(_) => F::Silent,
-        F::Silent => return None,
+        F::Silent => F::ProxyProtocol(Introduction::Timeout),
+        F::ProxyProtocol(_) => return None,
     })
 }
 

@@ -10,7 +10,10 @@ mod questions;
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::buffered::wire::{Pace, Peer, wire};
+use crate::{
+    buffered::wire::{Pace, Peer, wire},
+    proto::forward::Values,
+};
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
@@ -125,7 +128,13 @@ impl SetUp {
             body_limit: self.body_limit,
             request_edits: &self.edits,
             takes_trailers: self.takes_trailers,
-            response: ResponseContext { edits: &self.edits, via: None, hsts: None, set_cookie: None },
+            response: ResponseContext {
+                edits: &self.edits,
+                via: None,
+                hsts: None,
+                set_cookie: None,
+                values: Values::default(),
+            },
             early_bytes: EARLY,
             response_limits: self.response_limits,
             timeouts: self.timeouts,

@@ -23,7 +23,7 @@ pub enum Kind {
     TunnelOpen,
     /// A tunnel has ended.
     TunnelEnd,
-    /// A TLS handshake failed.
+    /// A TLS handshake failed, or what stands before it.
     TlsFailure,
 }
 
@@ -50,6 +50,9 @@ pub struct TlsFields {
     pub sni: Option<Box<str>>,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The subject of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<str>>,
 }
 
 /// What went one way of a tunnel.
@@ -129,8 +132,11 @@ pub struct AccessRecord {
     pub kind: Kind,
     /// The listener's address as configured.
     pub listener: Arc<str>,
-    /// The client's address and port, or `unix`.
+    /// The client's address, with the port where it is known, or `unix`.
     pub client: Box<str>,
+    /// Who connected, where that is another: a proxy's address and port, or `unix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Box<str>>,
     /// Shared by the records of one request and by X-Request-Id.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: Box<str>,
@@ -214,6 +220,7 @@ impl AccessRecord {
             kind,
             listener,
             client,
+            peer: None,
             request_id: Box::default(),
             method: Box::default(),
             host: Box::default(),
@@ -281,6 +288,7 @@ impl AccessRecord {
         field("close", self.close.as_ref().map(display))?;
         field("truncated", self.truncated.then_some(&true).map(display))?;
         field("tls", self.tls.as_ref().map(display))?;
+        field("peer", self.peer.as_ref().map(display))?;
         field("listener", Some(&self.listener))?;
         field("id", (!self.request_id.is_empty()).then_some(&self.request_id).map(display))
     }
@@ -338,7 +346,13 @@ impl fmt::Display for TlsFields {
         if let Some(sni) = &self.sni {
             write!(f, "/{}", Escaped(sni))?;
         }
-        if self.resumed { f.write_str("/resumed") } else { Ok(()) }
+        if self.resumed {
+            f.write_str("/resumed")?;
+        }
+        match &self.client {
+            Some(subject) => write!(f, "/client:{}", Quoted(subject)),
+            None => Ok(()),
+        }
     }
 }
 
