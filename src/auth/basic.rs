@@ -15,6 +15,8 @@ use crate::{config, proto::head::Headers};
 
 /// bcrypt looks at no byte behind these, so that a longer password would be as good as its beginning.
 const PASSWORD_MAX: usize = 72;
+/// As long as htpasswd takes a name, in bytes: what waits to be checked must not be large.
+const USER_MAX: usize = 255;
 /// How long a password that was proven is not proven again.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
@@ -25,7 +27,7 @@ pub enum Denied {
     Absent,
     /// Several Authorizations, no base64, no colon, or a control character.
     Malformed,
-    /// A password over 72 bytes.
+    /// A name over 255 bytes, or a password over 72.
     TooLong,
     /// No such user, or another password.
     Wrong,
@@ -39,7 +41,7 @@ impl Denied {
         match self {
             Self::Absent => "no credentials",
             Self::Malformed => "malformed credentials",
-            Self::TooLong => "password over 72 bytes",
+            Self::TooLong => "name or password too long",
             Self::Wrong => "unknown user or wrong password",
             Self::Busy => "too many passwords to check",
         }
@@ -79,7 +81,8 @@ impl Credentials {
             return Err(Denied::Malformed);
         }
         let credentials = Self { text, colon };
-        if credentials.password().len() > PASSWORD_MAX { Err(Denied::TooLong) } else { Ok(credentials) }
+        let is_long = credentials.user().len() > USER_MAX || credentials.password().len() > PASSWORD_MAX;
+        if is_long { Err(Denied::TooLong) } else { Ok(credentials) }
     }
 
     fn user(&self) -> &[u8] {
@@ -175,6 +178,8 @@ impl Users {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// `open sesame`, by another implementation.
@@ -223,6 +228,23 @@ pub(super) mod tests {
         assert_eq!(read(&twice).unwrap_err(), Denied::Malformed);
     }
 
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read(user in "[^:\\p{Cc}]{0,60}", password in "\\P{Cc}{0,18}") {
+            let read = credentials(format!("{user}:{password}"));
+            prop_assert_eq!((read.user(), read.password()), (user.as_bytes(), password.as_bytes()));
+        }
+
+        #[test]
+        fn no_value_panics(value in prop::collection::vec(any::<u8>(), 0..200), is_encoded: bool) {
+            let value = if is_encoded { STANDARD.encode(value).into_bytes() } else { value };
+            let mut headers = Headers::new();
+            if headers.append("Authorization", &[b"Basic ", &value[..]].concat()).is_ok() {
+                let _ = Credentials::of(&headers);
+            }
+        }
+    }
+
     #[test]
     fn a_password_proves_its_own_user_alone() {
         let users = users(&[("ali", SESAME), ("green", GREEN)]);
@@ -262,6 +284,13 @@ pub(super) mod tests {
         assert_eq!(users.prove(&credentials(format!("long:{}", "x".repeat(71)))), Err(Denied::Wrong));
         let over = STANDARD.encode(format!("long:{}", "x".repeat(73)));
         assert_eq!(denied(&format!("Basic {over}")), Denied::TooLong);
+    }
+
+    #[test]
+    fn s2_what_waits_to_be_checked_is_small() {
+        let of = |length| format!("Basic {}", STANDARD.encode(format!("{}:x", "n".repeat(length))));
+        assert!(read(&[of(255).as_bytes()]).is_ok());
+        assert_eq!(denied(&of(256)), Denied::TooLong);
     }
 
     #[test]

@@ -65,7 +65,8 @@ fn htpasswd(value: Value<'_>) -> Result<Option<Htpasswd>, Finding> {
                 .label(label.to_owned())
                 .help("`htpasswd -B FILE USER` writes such a line")
         };
-        let Some((user, hash)) = line.split_once(':').filter(|(user, _)| !user.is_empty()) else {
+        let Some((user, hash)) = line.split_once(':').filter(|(user, _)| (1..=255).contains(&user.len()))
+        else {
             return Err(wrong("expected NAME:HASH"));
         };
         if !is_bcrypt(hash) {
