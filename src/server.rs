@@ -32,12 +32,13 @@ const PROGRESS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    listeners: Vec<Arc<Listener>>,
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
     acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
-    /// Follows the records of the pools, if there are any.
+    /// Asks for the names and records of the pools, if there are any.
     names: Option<JoinHandle<()>>,
     /// `None` where no server is checked.
     health: Option<JoinHandle<()>>,
@@ -109,6 +110,7 @@ impl Server {
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
+        let listeners = bound.iter().map(|bound| Arc::clone(&bound.listener)).collect();
         let acceptor = accept::Acceptor {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
@@ -118,7 +120,7 @@ impl Server {
         let health = start_checks(&gate).map_err(StartError::Worker)?;
         let verifiers = start_verifiers(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers, names, health, verifiers })
+        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health, verifiers })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -144,6 +146,17 @@ impl Server {
     /// Leases that are out at the upstreams.
     pub fn leases(&self) -> usize {
         self.gate.snapshot.pools().iter().map(Pool::open).sum()
+    }
+
+    /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
+    pub fn places(&self) -> usize {
+        let clients: usize = self.listeners.iter().map(|listener| listener.client_places()).sum();
+        clients + self.gate.snapshot.route_places()
+    }
+
+    /// Connections far over `max_connections_per_ip`, which were cut without an answer, so far.
+    pub fn cut_unanswered(&self) -> u64 {
+        self.listeners.iter().map(|listener| listener.cut()).sum()
     }
 
     /// Waits for the end, which [`Self::order`] begins.
@@ -185,8 +198,8 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts the thread that follows the SRV records of all pools, where there are some: the lists belong to no worker, and a busy
-/// one must not keep them from being asked for. It ends with the gate.
+/// Starts the thread that asks for the names and SRV records of all pools, where there are some: the answers belong to no worker,
+/// and a busy one must not keep them from being asked for. It ends with the gate.
 fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
     let records: Vec<_> = gate.snapshot.pools().iter().flat_map(Pool::follow_records).collect();
     if records.is_empty() {
@@ -200,6 +213,8 @@ fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
             }
             drain.shutdown().await;
         });
+        // The C library's look-up of a name, where it is used, can't be called off, and must not keep the process.
+        runtime.shutdown_timeout(CUT);
     };
     std::thread::Builder::new().name("wsgate-names".into()).spawn(run).map(Some)
 }
