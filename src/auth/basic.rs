@@ -15,6 +15,8 @@ use crate::{config, proto::head::Headers};
 
 /// bcrypt looks at no byte behind these, so that a longer password would be as good as its beginning.
 const PASSWORD_MAX: usize = 72;
+/// As long as htpasswd takes a name, in bytes: what waits to be checked must not be large.
+const USER_MAX: usize = 255;
 /// How long a password that was proven is not proven again.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
@@ -25,7 +27,7 @@ pub enum Denied {
     Absent,
     /// Several Authorizations, no base64, no colon, or a control character.
     Malformed,
-    /// A password over 72 bytes.
+    /// A name over 255 bytes, or a password over 72.
     TooLong,
     /// No such user, or another password.
     Wrong,
@@ -39,7 +41,7 @@ impl Denied {
         match self {
             Self::Absent => "no credentials",
             Self::Malformed => "malformed credentials",
-            Self::TooLong => "password over 72 bytes",
+            Self::TooLong => "name or password too long",
             Self::Wrong => "unknown user or wrong password",
             Self::Busy => "too many passwords to check",
         }
@@ -79,7 +81,8 @@ impl Credentials {
             return Err(Denied::Malformed);
         }
         let credentials = Self { text, colon };
-        if credentials.password().len() > PASSWORD_MAX { Err(Denied::TooLong) } else { Ok(credentials) }
+        let is_long = credentials.user().len() > USER_MAX || credentials.password().len() > PASSWORD_MAX;
+        if is_long { Err(Denied::TooLong) } else { Ok(credentials) }
     }
 
     fn user(&self) -> &[u8] {
@@ -96,7 +99,7 @@ pub struct Users {
     /// Known to this process alone, so that what is remembered can't be searched for passwords.
     key: hmac::Key,
     places: HashMap<String, usize>,
-    users: Vec<User>,
+    all: Vec<User>,
 }
 
 struct User {
@@ -114,7 +117,7 @@ struct Proof {
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("count", &self.users.len()).finish_non_exhaustive()
+        f.debug_struct("Users").field("count", &self.all.len()).finish_non_exhaustive()
     }
 }
 
@@ -126,9 +129,9 @@ impl Users {
             hash: hash.clone(),
             proven: Mutex::default(),
         };
-        let users: Vec<_> = file.users.iter().map(user).collect();
-        let places = users.iter().enumerate().map(|(place, user)| (user.name.to_string(), place)).collect();
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()), places, users }
+        let all: Vec<_> = file.users.iter().map(user).collect();
+        let places = all.iter().enumerate().map(|(place, user)| (user.name.to_string(), place)).collect();
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()), places, all }
     }
 
     /// The user whom these credentials have proven within the last minutes. Takes no time to speak of.
@@ -161,7 +164,7 @@ impl Users {
     }
 
     fn find(&self, name: &[u8]) -> Option<&User> {
-        self.users.get(*self.places.get(std::str::from_utf8(name).ok()?)?)
+        self.all.get(*self.places.get(std::str::from_utf8(name).ok()?)?)
     }
 
     /// Whose hash is computed in place of one that is not there: always the same for a name, as costs may differ.
@@ -169,12 +172,14 @@ impl Users {
         // A name has no colon, so this is the tag of no credentials.
         let tag = hmac::sign(&self.key, name);
         let lot = tag.as_ref().iter().take(4).fold(0, |lot, &byte| lot << 8 | usize::from(byte));
-        self.users.get(lot.checked_rem(self.users.len())?)
+        self.all.get(lot.checked_rem(self.all.len())?)
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// `open sesame`, by another implementation.
@@ -223,6 +228,23 @@ pub(super) mod tests {
         assert_eq!(read(&twice).unwrap_err(), Denied::Malformed);
     }
 
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read(user in "[^:\\p{Cc}]{0,60}", password in "\\P{Cc}{0,18}") {
+            let read = credentials(format!("{user}:{password}"));
+            prop_assert_eq!((read.user(), read.password()), (user.as_bytes(), password.as_bytes()));
+        }
+
+        #[test]
+        fn no_value_panics(value in prop::collection::vec(any::<u8>(), 0..200), is_encoded: bool) {
+            let value = if is_encoded { STANDARD.encode(value).into_bytes() } else { value };
+            let mut headers = Headers::new();
+            if headers.append("Authorization", &[b"Basic ", &value[..]].concat()).is_ok() {
+                let _ = Credentials::of(&headers);
+            }
+        }
+    }
+
     #[test]
     fn a_password_proves_its_own_user_alone() {
         let users = users(&[("ali", SESAME), ("green", GREEN)]);
@@ -262,6 +284,13 @@ pub(super) mod tests {
         assert_eq!(users.prove(&credentials(format!("long:{}", "x".repeat(71)))), Err(Denied::Wrong));
         let over = STANDARD.encode(format!("long:{}", "x".repeat(73)));
         assert_eq!(denied(&format!("Basic {over}")), Denied::TooLong);
+    }
+
+    #[test]
+    fn s2_what_waits_to_be_checked_is_small() {
+        let of = |length| format!("Basic {}", STANDARD.encode(format!("{}:x", "n".repeat(length))));
+        assert!(read(&[of(255).as_bytes()]).is_ok());
+        assert_eq!(denied(&of(256)), Denied::TooLong);
     }
 
     #[test]

@@ -184,7 +184,7 @@ mod tests {
     type Told = oneshot::Receiver<Result<Arc<str>, Denied>>;
 
     fn client(number: u32) -> Client {
-        Some(std::net::Ipv4Addr::from(number).into())
+        turn_of(Some(std::net::Ipv4Addr::from(number).into()))
     }
 
     /// A job, and what its client waits for.

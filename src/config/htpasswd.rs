@@ -19,6 +19,8 @@ const FILE: Kind =
     Kind { name: "htpasswd", most: 16 * 1024 * 1024, made_by: "`htpasswd -c -B -C 10 FILE USER` makes it" };
 /// The lines that a message names before it says how many more there are.
 const LINES: usize = 8;
+/// As htpasswd has it; what a client sends is taken no longer.
+const LONGEST_NAME: usize = 255;
 const TWICE: &str = "the user stands further up already";
 /// Costs below don't exist, and each further one doubles the time: above it takes minutes.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=16;
@@ -80,6 +82,9 @@ fn user(line: &str) -> Result<(&str, &str), &'static str> {
     let Some((user, hash)) = line.split_once(':') else { return Err("expected NAME:HASH") };
     if user.is_empty() {
         return Err("the name is missing");
+    }
+    if user.len() > LONGEST_NAME {
+        return Err("the name is longer than 255 bytes");
     }
     let Some(rest) = ["$2y$", "$2b$", "$2a$"].into_iter().find_map(|version| hash.strip_prefix(version))
     else {
@@ -158,6 +163,13 @@ mod tests {
             line(&format!("$2x$10${DIGEST}")),
             "not hashed with bcrypt: such a hash begins with `$2y$`"
         );
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_one_that_is_taken_from_a_client() {
+        let line = |length| format!("{}:$2y$10${DIGEST}", "n".repeat(length));
+        assert!(user(&line(255)).is_ok());
+        assert_eq!(user(&line(256)), Err("the name is longer than 255 bytes"));
     }
 
     #[test]

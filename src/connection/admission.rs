@@ -63,17 +63,16 @@ impl Request<'_> {
             denied => Refusal::Unauthorized { realm: Arc::clone(&route.name), why: denied.why() },
         };
         let credentials = Credentials::of(&self.head.headers).map_err(refusal)?;
-        let user = match users.recall(&credentials, Instant::now()) {
-            Some(user) => user,
-            None => {
-                let verifier = self.connection.gate.verifier.clone();
-                tokio::select! {
-                    biased;
-                    verdict = verifier.prove(users, credentials, self.sender.ip) => verdict.map_err(refusal)?,
-                    source = self.connection.gone() => {
-                        return Err(Refusal::DownstreamGone { phase: Phase::Route, source });
-                    }
-                }
+        if let Some(user) = users.recall(&credentials, Instant::now()) {
+            self.record.user(&user);
+            return Ok(());
+        }
+        let verifier = self.connection.gate.verifier.clone();
+        let user = tokio::select! {
+            biased;
+            verdict = verifier.prove(users, credentials, self.sender.ip) => verdict.map_err(refusal)?,
+            source = self.connection.gone() => {
+                return Err(Refusal::DownstreamGone { phase: Phase::Route, source });
             }
         };
         self.record.user(&user);

@@ -12,7 +12,7 @@ use crate::{
     ending::{Phase, Refusal},
     exchange::{Answered, Exchange, Plan},
     proto::{
-        forward::{self, Copied, HeaderEdits, HostHeader, Kind, RequestContext, Values},
+        forward::{self, Copied, HostHeader, Kind, RequestContext, Values},
         framing::BodyFraming,
         head::Method,
     },
@@ -22,7 +22,6 @@ use crate::{
 /// The question has no body; the request's stays in the tail for whoever it is meant for.
 const QUESTION: Kind = Kind::Plain { framing: BodyFraming::Empty };
 static GET: Method = Method::GET;
-static NO_EDITS: HeaderEdits = HeaderEdits { set: Vec::new(), remove: Vec::new() };
 
 /// Asks the server that `way` leads to. With a 2xx the request may go on; any other answer goes to the client, and no answer is
 /// none that lets it through.
@@ -112,7 +111,7 @@ fn question(
     let cx = RequestContext {
         host_header: &HostHeader::Upstream,
         copied: Copied { from: None, ..cx.copied },
-        edits: &NO_EDITS,
+        edits: &way.route.about_request,
         ..cx
     };
     let asked = forward::question(&request.head, way.asked.origin_form(), &cx).map_err(bad_request_header)?;

@@ -40,6 +40,8 @@ pub(super) struct Route {
     pub(super) config: config::Route,
     /// Whose passwords let a request through, if that is asked for.
     pub(super) users: Option<Arc<Users>>,
+    /// Those of its edits of requests that tell of the client, for a server that is asked about it.
+    pub(super) about_request: HeaderEdits,
     /// What trailers of requests are judged by: the route's edits, and what no client may say.
     pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
@@ -60,6 +62,7 @@ impl Route {
         Self {
             name: config.name.as_str().into(),
             users: users.map(|file| Arc::new(Users::new(file))),
+            about_request: config.request_headers.about_request(),
             trailers,
             limits: limits.collect(),
             tunnels: config.max_tunnels.map(|most| Places::new(most.get())),

@@ -455,11 +455,14 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             .map_err(|error| Refusal::BadResponse(UpstreamFault::Framing(error)))?;
         let mut body = Body::new(Vec::new(), framing, BodyFraming::UntilClose).limit(Some(MOST_DISCARDED));
         let mut nowhere = Buffered::new(tokio::io::sink());
-        let read = timeout(LONGEST_DISCARDED, poll_fn(|cx| body.poll_relay(cx, self.up, &mut nowhere))).await;
+        let read = poll_fn(|cx| body.poll_relay(cx, self.up, &mut nowhere));
+        // One that is closed anyway is not waited for.
+        let is_read =
+            response_persists(head, framing) && matches!(timeout(LONGEST_DISCARDED, read).await, Ok(Ok(())));
         Ok(Answered {
             status: head.status,
             keeps_downstream: true,
-            keeps_upstream: matches!(read, Ok(Ok(()))) && self.keeps_upstream(head, framing),
+            keeps_upstream: is_read && self.keeps_upstream(head, framing),
             max_idle: keep_alive_timeout(head),
         })
     }

@@ -32,6 +32,7 @@ pub(super) const TIMEOUTS: Timeouts = Timeouts {
 /// What is exchanged, and over which wires.
 pub(super) struct SetUp {
     pub(super) method: Method,
+    /// Then a 2xx is not relayed.
     pub(super) about: Option<Method>,
     pub(super) client: Version,
     pub(super) kind: Kind,
@@ -39,8 +40,6 @@ pub(super) struct SetUp {
     pub(super) takes_trailers: bool,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
-    /// A 2xx is not relayed.
-    pub(super) discards: bool,
     pub(super) timeouts: Timeouts,
     pub(super) response_limits: HeadLimits,
     pub(super) edits: HeaderEdits,
@@ -60,7 +59,6 @@ impl Default for SetUp {
             takes_trailers: false,
             expects_continue: false,
             keep_alive: true,
-            discards: false,
             timeouts: TIMEOUTS,
             response_limits: HeadLimits::default(),
             edits: HeaderEdits::default(),
@@ -144,7 +142,7 @@ impl SetUp {
         let mut exchange = Exchange::new(down, up, plan);
         let (head, result) = match exchange.response_head().await {
             Ok(head) if head.status == 101 => (Some(head), Ok(None)),
-            Ok(head) if self.discards && head.status < 300 => {
+            Ok(head) if self.about.is_some() && head.status < 300 => {
                 let result = exchange.discard(&head).await.map(Some);
                 (Some(head), result)
             }

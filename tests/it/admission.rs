@@ -40,6 +40,23 @@ async fn a_route_lets_in_by_the_clients_address_and_deny_wins() {
 }
 
 #[tokio::test]
+async fn h7_a_client_behind_a_trusted_proxy_is_judged_by_its_own_address() {
+    for (trusted, client, expected) in [
+        ("trusted_proxies = [\"127.0.0.0/8\"]", "192.0.2.1", 200),
+        ("trusted_proxies = [\"127.0.0.0/8\"]", "192.0.2.66", 403),
+        ("trusted_proxies = [\"127.0.0.0/8\"]", "198.51.100.1", 403),
+        ("", "192.0.2.1", 403),
+    ] {
+        let backend = HttpBackend::start().await;
+        let lists = "allow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.66\"]";
+        let gate = Setup::to(backend.address()).listener(trusted).route(lists).start();
+        let mut proxy = gate.client().await;
+        let request = get("/", &format!("X-Forwarded-For: {client}\r\n"));
+        assert_eq!(asks(&gate, &mut proxy, &request).await, expected, "{trusted} {client}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_of_a_unix_socket_has_no_address_to_be_allowed_by() {
     for (lines, expected) in
         [("allow = [\"0.0.0.0/0\", \"::/0\"]", 403), ("deny = [\"0.0.0.0/0\", \"::/0\"]", 200)]

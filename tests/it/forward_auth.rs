@@ -136,6 +136,20 @@ async fn copied_headers_cannot_be_forged_by_connection_or_trailers() {
 }
 
 #[tokio::test]
+async fn the_auth_server_hears_what_the_route_tells_of_the_client_and_not_what_it_tells_the_backend() {
+    let edits = "request_headers.set = { Authorization = \"Bearer backend\", X-Who = \"<{client_ip}>\", X-Subject = \"{tls.client.subject}\" }\n\
+        request_headers.remove = [\"X-Token\"]";
+    let lines =
+        "Authorization: Bearer client\r\nX-Who: root\r\nX_Who: root\r\nX-Subject: CN=root\r\nX-Token: t\r\n";
+    let (question, head) = both(&get("/", lines), edits).await;
+    assert_eq!((question.get("authorization"), question.get("x-token")), (Some("Bearer client"), Some("t")));
+    assert_eq!((head.get("authorization"), head.get("x-token")), (Some("Bearer backend"), None));
+    for head in [question, head] {
+        assert_eq!((head.get("x-who"), head.get("x-subject")), (Some("<127.0.0.1>"), None), "{head:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_routes_own_edits_come_after_what_was_copied() {
     let edits = "auth.copy_headers = [\"X-User\", \"X-Groups\", \"X-Forwarded-For\"]\n\
         request_headers.set = { X-User = \"fixed\" }\nrequest_headers.remove = [\"X-Groups\"]";

@@ -133,6 +133,21 @@ async fn w14_the_same_origin_is_the_listeners_scheme_and_the_requests_host() {
 }
 
 #[tokio::test]
+async fn w14_the_scheme_of_the_same_origin_is_what_a_trusted_proxy_says() {
+    let said = |site: &str| offer_with(&format!("Origin: {site}\r\nX-Forwarded-Proto: https\r\n"));
+    for (listener, allowed, denied) in [
+        ("trusted_proxies = [\"127.0.0.0/8\"]", "https://test.example", "http://test.example"),
+        ("", "http://test.example", "https://test.example"),
+    ] {
+        let backend = Backend::listen().await;
+        let setup = Setup::to(backend.address()).listener(listener);
+        let gate = setup.route("websocket.origins = \"same-origin\"").start();
+        expect_tunnel(&gate, &backend, &said(allowed)).await;
+        expect_refusal(&gate, &backend, &said(denied)).await;
+    }
+}
+
+#[tokio::test]
 async fn w14_a_plain_request_is_not_judged_by_its_origin() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address())

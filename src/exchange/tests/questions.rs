@@ -3,7 +3,7 @@
 use super::*;
 
 fn question(about: Method) -> SetUp {
-    SetUp { about: Some(about), discards: true, ..SetUp::default() }
+    SetUp { about: Some(about), ..SetUp::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +51,8 @@ async fn a_body_that_nobody_wants_is_read_for_the_connection_alone() {
         let (over, got) =
             answer(question(Method::GET), format!("HTTP/1.1 200 OK\r\n{response}").as_bytes(), false).await;
         assert_eq!(got, "", "{response}");
-        assert!(over.took <= Duration::from_secs(1), "{response}");
+        let waits = response.starts_with("Content-Length: 100000") && !response.ends_with("yy");
+        assert_eq!(over.took, Duration::from_secs(u64::from(waits)), "{response}");
         let answered = over.answered();
         assert_eq!((answered.status, answered.keeps_upstream), (200, kept), "{response}");
     }

@@ -34,6 +34,13 @@ impl HeaderEdits {
         self.remove.iter().chain(set).any(|edited| alike(edited, name)) && may_edit(name)
     }
 
+    /// Those that set what depends on the request: they tell of the client, and are no credentials of the backend's.
+    #[must_use]
+    pub fn about_request(&self) -> Self {
+        let set = self.set.iter().filter(|(_, value)| value.has_placeholders());
+        Self { set: set.cloned().collect(), remove: Vec::new() }
+    }
+
     /// Makes the edits. A header whose placeholders have no value for this request is taken out, so that what a peer wrote
     /// under its name does not pass for it.
     pub fn apply(&self, headers: &mut Headers, values: &Values<'_>) -> Result<(), InvalidHeader> {

@@ -142,6 +142,11 @@ impl Template {
         PLACEHOLDERS.iter().map(|(name, _)| *name)
     }
 
+    /// Whether its text depends on the request.
+    pub(super) fn has_placeholders(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Value(_)))
+    }
+
     /// The text for a request; `None` if it has no value for a placeholder, or one that can't stand in a header (H13).
     pub(super) fn fill(&self, values: &Values<'_>) -> Option<Cow<'_, str>> {
         if let [Part::Text(text)] = &self.0[..] {

@@ -36,6 +36,33 @@ fn h6_what_is_copied_is_never_the_clients_under_any_alias() {
 }
 
 #[test]
+fn h7_what_is_copied_is_no_trusted_proxys_either() {
+    let names = ["X-Forwarded-User".to_owned()];
+    let trusted = crate::proto::network::Peers { unix: true, ..Default::default() };
+    let proxy = Some(Proxy { ip: None, tls: false, trusted: &trusted });
+    let cx = RequestContext { copied: Copied { names: &names, from: None }, proxy, ..context() };
+    let lines = "X-Forwarded-User: root\r\nX_Forwarded_User: root\r\nX-Forwarded-Uri: /x\r\nX-Forwarded-Method: PUT\r\n";
+    let asked = question(&received(lines), "/path", &cx).unwrap();
+    assert_eq!(
+        (one(&asked.headers, "X-Forwarded-Uri"), one(&asked.headers, "X-Forwarded-Method")),
+        ("/path", "GET")
+    );
+    for headers in [asked.headers, request(&received(lines), GET, &cx).unwrap().head.headers] {
+        assert!(!headers.iter().any(|(_, value)| value == b"root"), "{headers:?}");
+    }
+}
+
+#[test]
+fn edits_that_tell_of_a_request_are_those_with_placeholders() {
+    let mut all = edits(&[("Authorization", "Bearer backend")], &["Cookie"]);
+    let mut subject = Template::default();
+    subject.push_written("<{tls.client.subject}>").unwrap();
+    all.set.push(("X-Subject".to_owned(), subject.clone()));
+    let about = all.about_request();
+    assert!(about.set == [("X-Subject".to_owned(), subject)] && about.remove.is_empty());
+}
+
+#[test]
 fn what_is_copied_replaces_wsgates_own_and_yields_to_the_route() {
     let names = names();
     let from = answer(200, "X-Real-IP: 198.51.100.1\r\nX-User: ali\r\n").headers;
