@@ -181,7 +181,7 @@ impl ExchangeRecord {
                 tracing::info!(
                     client = %name_of(client),
                     skipped,
-                    "dropped X-Forwarded-*/Forwarded of a private address: no proxy is trusted"
+                    "dropped X-Forwarded-*/Forwarded of a private address, which is not in trusted_proxies"
                 );
             });
         }
