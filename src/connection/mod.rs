@@ -160,21 +160,16 @@ async fn shake_hands(
     acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
 }
 
-/// What stands before the first request: the PROXY header, then the TLS handshake. One deadline holds for both.
-async fn begin(
-    mut socket: Socket,
+/// The client's stream, TLS where the listener speaks it.
+async fn secure(
+    socket: Socket,
     client: &mut Client,
     listener: &Listener,
-    gate: &Gate,
+    permits: &TlsPermits,
+    due: Option<Instant>,
 ) -> Result<Downstream, TlsFailure> {
-    let timeout = listener.config.timeout;
-    let timeout = if listener.speaks_tls() { timeout.tls_handshake } else { timeout.request_head };
-    let due = timeout.map(|timeout| Instant::now() + timeout);
-    if let Some(from) = &listener.config.proxy_protocol {
-        introduction::read(&mut socket, client, from, due).await?;
-    }
     let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
-    let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
+    let accepted = shake_hands(acceptor, socket, permits, due).await?;
     client.tls = Some(Box::new(accepted.info));
     Ok(Downstream::Tls(accepted.stream))
 }
@@ -189,13 +184,17 @@ async fn set_up(
     // It goes back until the client begins its TLS handshake.
     drop(tls_permit);
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (socket, peer) =
+    let (mut socket, peer) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let mut client = Client::new(peer);
-    let stream = match begin(socket, &mut client, &listener, &gate).await {
+    // One deadline for all that stands before the first request.
+    let due = listener.begins_within().map(|time| Instant::now() + time);
+    if let Err(failure) = introduction::read(&mut socket, &mut client, &listener.config, due).await {
+        record::tls_failure(&gate.access, &listener, &client, &failure);
+        return None;
+    }
+    let stream = match secure(socket, &mut client, &listener, &gate.tls_permits, due).await {
         Ok(stream) => stream,
-        // A port check, which says nothing on a plain listener either.
-        Err(TlsFailure::Silent) => return None,
         Err(failure) => {
             record::tls_failure(&gate.access, &listener, &client, &failure);
             return None;

@@ -367,8 +367,12 @@ fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
     Some((close.code.map(|code| code.0), String::from_utf8_lossy(&close.reason).into()))
 }
 
-/// Writes the record of a connection that failed before its first request.
+/// Writes the record of a connection that failed before its first request; none of a port check that said nothing, which
+/// leaves none on a plain listener either.
 pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: &Client, failure: &TlsFailure) {
+    if matches!(failure, TlsFailure::Silent) {
+        return;
+    }
     let name = name_of(client.address());
     let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name);
     record.peer = peer_beside(client, &record.client);

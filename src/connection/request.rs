@@ -20,7 +20,7 @@ use crate::{
     ending::{Phase, Refusal, chain},
     exchange::{Exchange, Plan, Timeouts},
     proto::{
-        forward::{self, Kind, RequestContext, ResponseContext, Values},
+        forward::{self, Kind, RequestContext, ResponseContext, TrailerRules, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
         head::{HeadError, InvalidHeader, RequestHead, ResponseHead, Version},
@@ -382,7 +382,10 @@ impl Way<'_> {
             client: request.version,
             kind,
             body_limit: route.request_body,
-            request_edits: &route.request_headers,
+            request_trailers: TrailerRules {
+                edits: &route.request_headers,
+                client_ip_header: listener.config.client_ip_header.as_deref(),
+            },
             takes_trailers: request.headers.has_token("te", "trailers"),
             response: ResponseContext {
                 edits: &route.response_headers,

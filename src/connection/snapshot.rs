@@ -138,6 +138,12 @@ impl Listener {
     pub fn speaks_tls(&self) -> bool {
         self.acceptor.is_some()
     }
+
+    /// The time for what stands before the first request: the PROXY header and the TLS handshake.
+    pub(super) fn begins_within(&self) -> Option<Duration> {
+        let timeout = self.config.timeout;
+        if self.speaks_tls() { timeout.tls_handshake } else { timeout.request_head }
+    }
 }
 
 fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
