@@ -7,13 +7,14 @@ mod accept;
 mod bind;
 mod worker;
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
 use crate::{
+    auth::Verifier,
     config::{self, Config, ListenAddress},
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
@@ -31,6 +32,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    listeners: Vec<Arc<Listener>>,
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
@@ -40,6 +42,8 @@ pub struct Server {
     names: Option<JoinHandle<()>>,
     /// `None` where no server is checked.
     health: Option<JoinHandle<()>>,
+    /// Check passwords, where there are any.
+    verifiers: Vec<JoinHandle<()>>,
 }
 
 /// Why a gate does not start.
@@ -94,6 +98,7 @@ impl Server {
             drain,
             access,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
+            verifier: Verifier::default(),
             redact: config.log.redact.clone().into(),
         });
         let open = order.open().clone();
@@ -105,6 +110,7 @@ impl Server {
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
+        let listeners = bound.iter().map(|bound| Arc::clone(&bound.listener)).collect();
         let acceptor = accept::Acceptor {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
@@ -112,8 +118,9 @@ impl Server {
             open,
         };
         let health = start_checks(&gate).map_err(StartError::Worker)?;
+        let verifiers = start_verifiers(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers, names, health })
+        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health, verifiers })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -141,6 +148,17 @@ impl Server {
         self.gate.snapshot.pools().iter().map(Pool::open).sum()
     }
 
+    /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
+    pub fn places(&self) -> usize {
+        let clients: usize = self.listeners.iter().map(|listener| listener.client_places()).sum();
+        clients + self.gate.snapshot.route_places()
+    }
+
+    /// Connections far over `max_connections_per_ip`, which were cut without an answer, so far.
+    pub fn cut_unanswered(&self) -> u64 {
+        self.listeners.iter().map(|listener| listener.cut()).sum()
+    }
+
     /// Waits for the end, which [`Self::order`] begins.
     pub fn wait(self) -> Outcome {
         let accepted = self.acceptor.join();
@@ -152,6 +170,8 @@ impl Server {
         }
         panicked += usize::from(self.names.is_some_and(|names| names.join().is_err()));
         panicked += self.health.map_or(0, |health| usize::from(health.join().is_err()));
+        self.gate.verifier.stop();
+        panicked += self.verifiers.into_iter().filter_map(|verifier| verifier.join().err()).count();
         for pool in self.gate.snapshot.pools() {
             pool.close_idle();
         }
@@ -236,6 +256,16 @@ fn start_checks(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
         runtime.shutdown_timeout(CUT);
     };
     std::thread::Builder::new().name("wsgate-health".into()).spawn(run).map(Some)
+}
+
+/// Starts the threads that check passwords, if there are some to check: one for every two CPUs, so that guesses leave the
+/// others to those who are in.
+fn start_verifiers(gate: &Gate) -> io::Result<Vec<JoinHandle<()>>> {
+    if !gate.snapshot.has_users() {
+        return Ok(Vec::new());
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    gate.verifier.start((cpus / 2).max(1))
 }
 
 /// The window of a drain's Close frames: within the grace there must be time left for their answers.

@@ -40,14 +40,16 @@ impl Answer {
         let mut answer = Self::text(status, format!("{status} {}\n", reason_phrase(status))).ok()?;
         let headers = &mut answer.head.headers;
         let mut add = |name, value: &str| headers.append(name, value.as_bytes());
-        if refusal.has_retry_after() {
-            // Spread, so that those who were refused together don't come back together.
-            add("Retry-After", &rand::random_range(1..=5).to_string()).ok()?;
+        if let Some(seconds) = refusal.retry_after() {
+            add("Retry-After", &rand::random_range(seconds).to_string()).ok()?;
         }
         match refusal {
             Refusal::UpgradeRequired | Refusal::Handshake(OfferError::Version) => {
                 add("Upgrade", "websocket").ok()?;
                 add("Sec-WebSocket-Version", "13").ok()?;
+            }
+            Refusal::Unauthorized { realm, .. } => {
+                add("WWW-Authenticate", &format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")).ok()?;
             }
             Refusal::Method => add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE").ok()?,
             _ => {}

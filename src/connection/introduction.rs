@@ -8,22 +8,20 @@ use tokio::{
 use super::Client;
 use crate::{
     buffered::Socket,
-    config,
     ending::{Introduction, TlsFailure},
-    proto::proxy_protocol::parse,
+    proto::{network::Peers, proxy_protocol::parse},
 };
 
 /// Bytes that are looked at at once: more than the header of nearly every balancer.
 const GLANCE: usize = 512;
 
-/// Reads the PROXY header, where the listener requires one, and not a byte behind it. Only certain peers may send one.
+/// Reads the PROXY header that only these peers may send, and not a byte behind it.
 pub(super) async fn read(
     socket: &mut Socket,
     client: &mut Client,
-    listener: &config::Listener,
+    from: &Peers,
     due: Option<Instant>,
 ) -> Result<(), TlsFailure> {
-    let Some(from) = &listener.proxy_protocol else { return Ok(()) };
     if !from.contains(client.ip()) {
         return Err(Introduction::Stranger.into());
     }

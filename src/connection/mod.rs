@@ -4,10 +4,12 @@
 //! request heads, exchanges) and, if that ends in a verified 101, becomes the tunnel, in the same task and with the same
 //! permit. So nothing escapes a limit, a count or the drain, and an idle tunnel keeps nothing of its set-up.
 
+mod admission;
 mod answer;
 mod caller;
 mod client;
 mod downstream;
+mod forward_auth;
 mod h1;
 mod introduction;
 mod record;
@@ -18,19 +20,22 @@ mod upgrade;
 
 use std::{
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::time::Instant;
 
 use self::{client::Client, downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
-    buffered::{Buffered, Socket},
-    ending::{Side, TlsFailure},
-    lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
+    auth::Verifier,
+    buffered::{Buffered, Socket, Stream},
+    ending::{Refusal, Side, TlsFailure},
+    lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
     tls::{self, Acceptor},
     tunnel::Tunnel,
@@ -50,6 +55,8 @@ pub struct Gate {
     pub access: AccessSink,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
+    /// Checks passwords.
+    pub verifier: Verifier,
     /// Query parameters whose values are masked in logs.
     pub redact: Arc<[String]>,
 }
@@ -72,16 +79,27 @@ struct OpenTunnel {
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
     lease: TunnelLease,
+    /// Last, so that what was taken is given back after the sockets; `None` where nothing is bounded.
+    _taken: Option<Box<Taken>>,
+}
+
+/// Places that a request takes, and its tunnel then for as long as it stands: 32 bytes.
+#[derive(Debug, Default)]
+struct Taken {
+    client: Option<ClientPlace>,
+    route: Option<Permit>,
 }
 
 impl Connection {
-    /// The task for a socket that `listener` accepted. Must be polled on one worker's runtime.
+    /// The task for a socket that `listener` accepted, and what has become of it there, if that is known yet. Must be polled on
+    /// one worker's runtime.
     pub fn new(
         socket: Accepted,
         listener: Arc<Listener>,
         gate: Arc<Gate>,
         permit: Permit,
         tls_permit: Option<TlsPermit>,
+        entrance: Option<Entrance>,
     ) -> Self {
         let is_overload = permit.is_overload();
         let set_up = async move {
@@ -89,7 +107,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = drain.shutdown() => None,
-                tunnel = set_up(socket, listener, gate, tls_permit, is_overload) => tunnel,
+                tunnel = set_up(socket, listener, gate, tls_permit, is_overload, entrance) => tunnel,
             }
         };
         Self { state: State::SetUp(Box::pin(set_up)), _permit: permit }
@@ -132,6 +150,22 @@ pub enum Accepted {
 }
 
 impl Accepted {
+    /// The address of its peer; `None` on a unix socket.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Ends it by a reset, which leaves nothing of it behind in the kernel.
+    pub(crate) fn cut(self) {
+        if let Self::Tcp(stream, _) = &self {
+            // It ends either way.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     /// Registers the socket with the runtime of this thread.
     fn register(self) -> std::io::Result<(Socket, Option<SocketAddr>)> {
         match self {
@@ -160,16 +194,29 @@ async fn shake_hands(
     acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
 }
 
-/// The client's stream, TLS where the listener speaks it.
+/// The PROXY header, where the listener expects one.
+async fn introduce(
+    socket: &mut Socket,
+    client: &mut Client,
+    listener: &Listener,
+    due: Option<Instant>,
+) -> Result<(), TlsFailure> {
+    match &listener.config.proxy_protocol {
+        Some(from) => introduction::read(socket, client, from, due).await,
+        None => Ok(()),
+    }
+}
+
+/// The TLS handshake, where the listener speaks TLS.
 async fn secure(
     socket: Socket,
     client: &mut Client,
     listener: &Listener,
-    permits: &TlsPermits,
+    gate: &Gate,
     due: Option<Instant>,
 ) -> Result<Downstream, TlsFailure> {
     let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
-    let accepted = shake_hands(acceptor, socket, permits, due).await?;
+    let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
     client.tls = Some(Box::new(accepted.info));
     Ok(Downstream::Tls(accepted.stream))
 }
@@ -180,6 +227,7 @@ async fn set_up(
     gate: Arc<Gate>,
     tls_permit: Option<TlsPermit>,
     is_overload: bool,
+    entrance: Option<Entrance>,
 ) -> Option<OpenTunnel> {
     // It goes back until the client begins its TLS handshake.
     drop(tls_permit);
@@ -188,17 +236,27 @@ async fn set_up(
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let mut client = Client::new(peer);
     // One deadline for all that stands before the first request.
-    let due = listener.begins_within().map(|time| Instant::now() + time);
-    if let Err(failure) = introduction::read(&mut socket, &mut client, &listener.config, due).await {
+    let due = listener.patience().map(|patience| Instant::now() + patience);
+    if let Err(failure) = introduce(&mut socket, &mut client, &listener, due).await {
         record::tls_failure(&gate.access, &listener, &client, &failure);
         return None;
     }
-    let stream = match secure(socket, &mut client, &listener, &gate.tls_permits, due).await {
-        Ok(stream) => stream,
-        Err(failure) => {
-            record::tls_failure(&gate.access, &listener, &client, &failure);
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip())) {
+        Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
+        Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
+        Entrance::Cut => {
+            listener.note_cut(client.ip());
+            socket.reset_on_drop();
             return None;
         }
     };
-    Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
+    match secure(socket, &mut client, &listener, &gate, due).await {
+        Ok(stream) => {
+            Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
+        }
+        Err(failure) => {
+            record::tls_failure(&gate.access, &listener, &client, &failure);
+            None
+        }
+    }
 }

@@ -30,6 +30,8 @@ pub(super) struct ExchangeRecord {
     redact: Arc<[String]>,
     began: Instant,
     phase: Phase,
+    /// What goes wrong now does so at the server that is asked about the request.
+    asks: bool,
 }
 
 impl ExchangeRecord {
@@ -64,6 +66,7 @@ impl ExchangeRecord {
             redact: Arc::clone(&gate.redact),
             began,
             phase,
+            asks: false,
         }
     }
 
@@ -96,6 +99,23 @@ impl ExchangeRecord {
         record.target = mask_target(target.origin_form(), &self.redact).into();
     }
 
+    /// Who the client has proven to be.
+    pub(super) fn user(&mut self, name: &str) {
+        self.set(|record| record.user = Some(name.into()));
+    }
+
+    /// A server is asked about the request before anything else happens with it.
+    pub(super) fn begin_to_ask(&mut self) {
+        self.asks = true;
+    }
+
+    /// It said yes, and the request goes on as if nobody had been asked.
+    pub(super) fn has_asked(&mut self) {
+        self.asks = false;
+        self.phase = Phase::Route;
+        self.set(|record| record.endpoint = None);
+    }
+
     pub(super) fn route(&mut self, name: &Arc<str>) {
         self.set(|record| record.route = Some(Arc::clone(name)));
     }
@@ -120,11 +140,14 @@ impl ExchangeRecord {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        let is_of_auth = self.asks && refusal.ended_by() != Side::Downstream;
         self.set(|record| {
             record.ending = Some(refusal.label());
             record.ended_by = Some(refusal.ended_by().label());
             record.phase = Some(refusal.phase().label());
-            record.error = Some(chain(refusal).into());
+            record.error = Some(
+                if is_of_auth { format!("auth server: {}", chain(refusal)) } else { chain(refusal) }.into(),
+            );
         });
     }
 
@@ -154,8 +177,17 @@ impl ExchangeRecord {
 
     /// An offer was answered by something else than a 101 (rule W10).
     pub(super) fn upgrade_refused(&mut self, status: u16) {
+        self.refused_by_answer("upgrade_refused", status);
+    }
+
+    /// The server that was asked about the request did not let it through, and its answer was passed.
+    pub(super) fn access_refused(&mut self, status: u16) {
+        self.refused_by_answer("unauthorized", status);
+    }
+
+    fn refused_by_answer(&mut self, label: &'static str, status: u16) {
         self.set(|record| {
-            record.ending = Some("upgrade_refused");
+            record.ending = Some(label);
             record.ended_by = Some(Side::Upstream.label());
             record.phase = Some(Phase::Response.label());
         });
@@ -219,6 +251,7 @@ impl ExchangeRecord {
                 &record.target,
                 record.subprotocol.as_deref().unwrap_or_default(),
                 &record.request_id,
+                record.user.as_deref().unwrap_or_default(),
             ]
             .join(TunnelRecord::BETWEEN)
             .into(),
@@ -253,7 +286,7 @@ pub(super) struct TunnelRecord {
     client: Arc<Client>,
     route: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    /// Client, if it is not the connection's, host, target, subprotocol and request id.
+    /// Client, if it is not the connection's, host, target, subprotocol, request id and user.
     words: Box<str>,
     opened: Instant,
     ended: bool,
@@ -307,6 +340,7 @@ impl TunnelRecord {
         record.target = word().into();
         record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.request_id = word().into();
+        record.user = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.route.clone_from(&self.route);
         record.endpoint.clone_from(&self.endpoint);
         record.status = Some(101);
@@ -323,6 +357,7 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
         cipher: tls.cipher_suite,
         sni: tls.sni.clone(),
         resumed: tls.resumed,
+        client: tls.client.as_ref().map(|client| client.subject.clone()),
     })
 }
 
@@ -413,7 +448,7 @@ mod tests {
             client: Arc::new(Client::new(Some(SocketAddr::from(([192, 0, 2, 1], 5))))),
             route: Some("main".into()),
             endpoint: Some("127.0.0.1:9000".into()),
-            words: [client, "a.example", "/chat", "graphql", "id"].join(TunnelRecord::BETWEEN).into(),
+            words: [client, "a.example", "/chat", "graphql", "id", "ali"].join(TunnelRecord::BETWEEN).into(),
             opened: Instant::now(),
             ended: false,
         }
@@ -430,6 +465,7 @@ mod tests {
         assert_eq!((record.ended_by, record.phase), (Some("gate"), Some("tunnel")));
         assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
         assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
+        assert_eq!(record.user.as_deref(), Some("ali"));
         assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
         assert_eq!(record.peer, None);
         assert_eq!(

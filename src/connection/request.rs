@@ -1,11 +1,11 @@
 //! One request: what it asks for, and who answers it.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{
-    Client, Listener,
+    Client, Listener, Taken,
     answer::Answer,
     caller,
     h1::{Http1, Next},
@@ -19,11 +19,12 @@ use crate::{
     config::Action,
     ending::{Phase, Refusal, chain},
     exchange::{Exchange, Plan, Timeouts},
+    lifecycle::Entrance,
     proto::{
-        forward::{self, Kind, RequestContext, ResponseContext, TrailerRules, Values},
+        forward::{self, Copied, Kind, RequestContext, ResponseContext, TrailerRules, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadError, InvalidHeader, RequestHead, ResponseHead, Version},
+        head::{HeadError, Headers, InvalidHeader, RequestHead, ResponseHead, Version},
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
@@ -39,11 +40,15 @@ pub(super) struct Request<'a> {
     /// What its body is delimited by; until that is known, nothing after the head can be read.
     pub(super) body: BodyFraming,
     pub(super) is_offer: bool,
+    /// What the server that was asked about it says, for `copy_headers`.
+    pub(super) permission: Option<Headers>,
+    /// The places that it takes.
+    pub(super) taken: Taken,
 }
 
 /// What the head says, proven.
 pub(super) struct Ask {
-    target: Target,
+    pub(super) target: Target,
     pub(super) offer: Option<Offer>,
 }
 
@@ -54,14 +59,23 @@ pub(super) struct Way<'a> {
     /// What the request is about, as it came.
     pub(super) asked: &'a Target,
     /// What goes upstream.
-    target: String,
+    pub(super) target: String,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
         let sender = connection.sender(&head);
         let record = connection.record(&head, &sender);
-        Self { connection, head, sender, record, body: BodyFraming::UntilClose, is_offer: false }
+        Self {
+            connection,
+            head,
+            sender,
+            record,
+            body: BodyFraming::UntilClose,
+            is_offer: false,
+            permission: None,
+            taken: Taken::default(),
+        }
     }
 
     /// Finds who answers, and sees the answer through.
@@ -80,6 +94,7 @@ impl<'a> Request<'a> {
 
     async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
         let ask = self.parse()?;
+        self.enter()?;
         if let Some(port) = self.connection.listener.config.redirect_https
             && !self.sender.https
         {
@@ -96,6 +111,9 @@ impl<'a> Request<'a> {
             Found::None => return Err(Refusal::NoRoute),
         };
         self.record.route(&route.name);
+        if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
+            return Ok(next);
+        }
         match &route.config.action {
             Action::Redirect { to, status } => {
                 let mut answer =
@@ -147,6 +165,26 @@ impl<'a> Request<'a> {
             return Err(Refusal::Draining);
         }
         Ok(Ask { target, offer })
+    }
+
+    /// Counts it for its client. A connection counts by itself, but one of a trusted proxy has the requests of many clients.
+    fn enter(&mut self) -> Result<(), Refusal> {
+        let listener = &self.connection.listener;
+        let ip = self.sender.ip;
+        if self.connection.client.is_among(&listener.config.trusted_proxies) {
+            match listener.enter(ip) {
+                Entrance::Open(place) => self.taken.client = place,
+                Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
+            }
+        }
+        if self.is_offer { listener.take_handshake(ip) } else { Ok(()) }
+    }
+
+    /// The places that stay taken when it becomes a tunnel, its connection's among them; a box only where there are some.
+    pub(super) fn taken_by_tunnel(&mut self) -> Option<Box<Taken>> {
+        let Taken { client, route } = std::mem::take(&mut self.taken);
+        let client = client.or_else(|| self.connection.place.take());
+        (client.is_some() || route.is_some()).then(|| Box::new(Taken { client, route }))
     }
 
     /// A body that says that it is too large is refused before an upstream hears of it.
@@ -275,21 +313,7 @@ impl<'a> Request<'a> {
         want: Want,
     ) -> Result<Connected, Refusal> {
         self.record.enter(Phase::Connect);
-        let early_bytes = self.connection.listener.config.limits.early_bytes;
-        let down = &mut self.connection.down;
-        let gone = async {
-            loop {
-                let room = early_bytes.saturating_sub(down.tail().len());
-                if room == 0 {
-                    std::future::pending::<()>().await;
-                }
-                match down.fill(room).await {
-                    Ok(1..) => {}
-                    Ok(0) => return None,
-                    Err(error) => return Some(error),
-                }
-            }
-        };
+        let gone = self.connection.gone();
         let connected = tokio::select! {
             biased;
             connected = way.pool.connect(attempt, want) => match connected {
@@ -314,9 +338,24 @@ impl<'a> Request<'a> {
         kind: Kind,
         values: Values<'_>,
     ) -> Result<Vec<u8>, Refusal> {
+        let cx = self.context(way, connected, values);
+        let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
+        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
+        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
+        forwarded.head.encode(&mut head);
+        Ok(head)
+    }
+
+    /// What the head that goes upstream depends on.
+    pub(super) fn context<'c>(
+        &'c self,
+        way: &'c Way<'_>,
+        connected: &'c Connected,
+        values: Values<'c>,
+    ) -> RequestContext<'c> {
         let Http1 { listener, client, .. } = &*self.connection;
         let route = &way.route.config;
-        let cx = RequestContext {
+        RequestContext {
             client_ip: self.sender.ip,
             https: self.sender.https,
             listener_port: values.listener_port,
@@ -325,17 +364,13 @@ impl<'a> Request<'a> {
             upstream_authority: connected.lease.authority(),
             host_header: &route.host_header,
             via: route.via.as_deref(),
+            copied: Copied { names: route.copied_headers(), from: self.permission.as_ref() },
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,
             target: &way.target,
             values,
-        };
-        let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, client.address());
-        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
-        forwarded.head.encode(&mut head);
-        Ok(head)
+        }
     }
 }
 
@@ -379,11 +414,12 @@ impl Way<'_> {
         Plan {
             head,
             method: &request.method,
+            about: None,
             client: request.version,
             kind,
             body_limit: route.request_body,
             request_trailers: TrailerRules {
-                edits: &route.request_headers,
+                edits: &self.route.trailers,
                 client_ip_header: listener.config.client_ip_header.as_deref(),
             },
             takes_trailers: request.headers.has_token("te", "trailers"),
@@ -454,7 +490,7 @@ fn bad_config(_: InvalidHeader) -> Refusal {
 }
 
 /// Only Connection can make a head that was parsed unfit to be forwarded.
-fn bad_request_header(_: InvalidHeader) -> Refusal {
+pub(super) fn bad_request_header(_: InvalidHeader) -> Refusal {
     Refusal::BadHead(HeadError::Malformed("Connection names too many headers"))
 }
 

@@ -1,6 +1,6 @@
 //! Endings before the 101.
 
-use std::{io, time::Duration};
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{Phase, Side};
 use crate::proto::{
@@ -72,9 +72,18 @@ pub enum Refusal {
     #[error("address not allowed")]
     AddressDenied,
     /// The request proves nobody whom the route lets in.
-    #[error("not authorised")]
-    Unauthorized,
-    /// As many connections of this client as `max_connections_per_ip` allows.
+    #[error("not authorised: {why}")]
+    Unauthorized {
+        /// What the client is asked to authenticate for: the route's name.
+        realm: Arc<str>,
+        /// What is wrong with its credentials.
+        why: &'static str,
+    },
+    /// More passwords wait to be checked than can be in time.
+    #[error("too many passwords to check")]
+    AuthOverload,
+    /// As many connections of this client as `max_connections_per_ip` allows. A connection that is one too many ends in any
+    /// case; one of a trusted proxy, on which this client's request is one too many, need not.
     #[error("too many connections of this client")]
     PerIpLimit,
     /// Handshakes of this client over `handshake_rate_per_ip` (rule W15).
@@ -189,9 +198,9 @@ impl Refusal {
             Self::UpgradeRequired | Self::Handshake(OfferError::Version) => 426,
             Self::Handshake(OfferError::Malformed(_)) => 400,
             Self::OriginDenied(_) | Self::AddressDenied => 403,
-            Self::Unauthorized => 401,
+            Self::Unauthorized { .. } => 401,
             Self::PerIpLimit | Self::HandshakeRate { .. } => 429,
-            Self::Overload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
+            Self::Overload | Self::AuthOverload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
             Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed(_)
@@ -223,7 +232,8 @@ impl Refusal {
             Self::Handshake(OfferError::Version) => "ws_version",
             Self::OriginDenied(_) => "origin_denied",
             Self::AddressDenied => "address_denied",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::AuthOverload => "auth_overload",
             Self::PerIpLimit => "per_ip_limit",
             Self::HandshakeRate { .. } => "handshake_rate",
             Self::RouteLimit => "route_limit",
@@ -263,7 +273,6 @@ impl Refusal {
             | Self::HttpVersion
             | Self::Method
             | Self::Handshake(_)
-            | Self::PerIpLimit
             | Self::HandshakeRate { .. }
             | Self::Overload
             | Self::Draining
@@ -274,7 +283,9 @@ impl Refusal {
             | Self::UpgradeRequired
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
+            | Self::PerIpLimit
             | Self::RouteLimit
             | Self::NoEndpoint
             | Self::ConnectFailed { .. }
@@ -287,9 +298,18 @@ impl Refusal {
         }
     }
 
-    /// Whether the answer tells when to try again.
-    pub fn has_retry_after(&self) -> bool {
-        matches!(self.status(), Some(429 | 503))
+    /// Between how many and how many seconds after the answer the client may try again; `None` where it is not told. One of
+    /// them is drawn for each answer, so that those who were refused together don't come back together.
+    pub fn retry_after(&self) -> Option<RangeInclusive<u64>> {
+        match self {
+            Self::HandshakeRate { wait } => {
+                let least = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Some(least..=least + 2)
+            }
+            // Whoever takes over is there already, or will be soon.
+            Self::Draining => Some(1..=5),
+            _ => matches!(self.status(), Some(429 | 503)).then_some(1..=10),
+        }
     }
 
     /// Who ended the request.
@@ -314,7 +334,8 @@ impl Refusal {
             | Self::Handshake(_)
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
             | Self::PerIpLimit
             | Self::HandshakeRate { .. }
             | Self::RouteLimit
@@ -348,7 +369,8 @@ impl Refusal {
             | Self::BadHost(_)
             | Self::BadPath(_) => Phase::Head,
             Self::NoRoute | Self::UpgradeRequired | Self::Handshake(_) | Self::Draining => Phase::Route,
-            Self::OriginDenied(_) | Self::AddressDenied | Self::Unauthorized => Phase::Route,
+            Self::OriginDenied(_) | Self::AddressDenied => Phase::Route,
+            Self::Unauthorized { .. } | Self::AuthOverload => Phase::Route,
             Self::HandshakeRate { .. } | Self::RouteLimit => Phase::Route,
             Self::NoEndpoint
             | Self::ConnectFailed { .. }

@@ -5,6 +5,7 @@ mod endings;
 mod heads;
 mod progress;
 mod property;
+mod questions;
 
 use tokio::io::AsyncReadExt;
 
@@ -31,12 +32,15 @@ pub(super) const TIMEOUTS: Timeouts = Timeouts {
 /// What is exchanged, and over which wires.
 pub(super) struct SetUp {
     pub(super) method: Method,
+    pub(super) about: Option<Method>,
     pub(super) client: Version,
     pub(super) kind: Kind,
     pub(super) body_limit: Option<u64>,
     pub(super) takes_trailers: bool,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
+    /// A 2xx is not relayed.
+    pub(super) discards: bool,
     pub(super) timeouts: Timeouts,
     pub(super) response_limits: HeadLimits,
     pub(super) edits: HeaderEdits,
@@ -49,12 +53,14 @@ impl Default for SetUp {
     fn default() -> Self {
         Self {
             method: Method::GET,
+            about: None,
             client: Version::Http11,
             kind: PLAIN,
             body_limit: None,
             takes_trailers: false,
             expects_continue: false,
             keep_alive: true,
+            discards: false,
             timeouts: TIMEOUTS,
             response_limits: HeadLimits::default(),
             edits: HeaderEdits::default(),
@@ -118,6 +124,7 @@ impl SetUp {
             expects_continue: self.expects_continue,
             head: REQUEST.to_vec(),
             method: &self.method,
+            about: self.about.as_ref(),
             client: self.client,
             kind: self.kind,
             body_limit: self.body_limit,
@@ -137,6 +144,10 @@ impl SetUp {
         let mut exchange = Exchange::new(down, up, plan);
         let (head, result) = match exchange.response_head().await {
             Ok(head) if head.status == 101 => (Some(head), Ok(None)),
+            Ok(head) if self.discards && head.status < 300 => {
+                let result = exchange.discard(&head).await.map(Some);
+                (Some(head), result)
+            }
             Ok(head) => {
                 let result = exchange.relay(&head, self.keep_alive).await.map(Some);
                 (Some(head), result)

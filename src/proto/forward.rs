@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use self::forwarding::{append_display, is_forwarding, is_rebuilt};
 use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
-use super::head::{Headers, InvalidHeader, RequestHead, ResponseHead, Version};
+use super::head::{Headers, InvalidHeader, Method, RequestHead, ResponseHead, Version};
 
 pub use self::{
     chain::{Hop, Told, told, told_request_id},
@@ -68,6 +68,33 @@ impl Kind {
     }
 }
 
+/// Headers that go from another answer into a request, such as the name of a user.
+#[derive(Clone, Copy, Default)]
+pub struct Copied<'a> {
+    /// Their names. What a client sends under one of them, or under an alias, is dropped in any case.
+    pub names: &'a [String],
+    /// The answer's headers; `None` has none of them.
+    pub from: Option<&'a Headers>,
+}
+
+impl Copied<'_> {
+    fn touch(&self, name: &str) -> bool {
+        self.names.iter().any(|copied| alike(copied, name))
+    }
+
+    /// Adds what the answer has, in place of what is there.
+    fn apply(&self, out: &mut Headers) -> Result<(), InvalidHeader> {
+        let Some(from) = self.from else { return Ok(()) };
+        for name in self.names.iter().filter(|name| may_edit(name) && from.contains(name)) {
+            out.retain(|each, _| !alike(each, name));
+            for value in from.get_all(name) {
+                out.append(name, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All that a request head depends on but the head. No `Debug`, as the target may carry a token.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
@@ -87,6 +114,8 @@ pub struct RequestContext<'a> {
     pub host_header: &'a HostHeader,
     /// The pseudonym for Via; `None` adds no line.
     pub via: Option<&'a str>,
+    /// What another answer says of the request; the route's edits come after it.
+    pub copied: Copied<'a>,
     /// The route's edits.
     pub edits: &'a HeaderEdits,
     /// What becomes of names with `_`.
@@ -136,6 +165,7 @@ pub fn request(
     }
     forwarding::append(&mut headers, &head.headers, cx)?;
     append_via(&mut headers, head.version, cx.via)?;
+    cx.copied.apply(&mut headers)?;
     cx.edits.apply(&mut headers, &cx.values)?;
     match kind {
         Kind::Plain { framing } => {
@@ -153,6 +183,32 @@ pub fn request(
     Ok(ForwardedRequest { head: forwarded, dropped_underscore, dropped_forwarded })
 }
 
+/// A GET that asks a server whether to let the request through that came for `uri`: its headers, but for those of its body, of its
+/// opening handshake and of what the client has of the resource, with X-Forwarded-Method and X-Forwarded-Uri. The target and
+/// the Host are those of `cx`.
+///
+/// Fails as [`request`] does.
+pub fn question(
+    head: &RequestHead,
+    uri: &str,
+    cx: &RequestContext<'_>,
+) -> Result<RequestHead, InvalidHeader> {
+    let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, cx)?.head;
+    asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name));
+    asked.headers.set("X-Forwarded-Method", head.method.as_str().as_bytes())?;
+    asked.headers.set("X-Forwarded-Uri", uri.as_bytes())?;
+    asked.method = Method::GET;
+    Ok(asked)
+}
+
+/// Headers about a body, or about what of a resource is wanted; with TE goes the Connection that names it.
+fn is_of_content(name: &str) -> bool {
+    const NAMES: [&str; 4] = ["expect", "range", "te", "connection"];
+    let families = ["content-", "if-"];
+    NAMES.iter().any(|of_content| alike(of_content, name))
+        || families.iter().any(|start| begins_alike(name, start))
+}
+
 /// What becomes of a client's header.
 enum Fate {
     Keep,
@@ -164,7 +220,8 @@ enum Fate {
 fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
     let tells_client = cx.client_ip_header.is_some_and(|header| alike(header.name, name));
     let tells = tells_client || is_forwarding(name);
-    let ours = is_rewritten(name) || cx.edits.touch(name);
+    let is_copied = cx.copied.touch(name);
+    let ours = is_rewritten(name) || is_copied || cx.edits.touch(name);
     let drops_underscores = cx.underscore_headers == UnderscoreHeaders::Drop;
     if name.contains('_') && (ours || tells || is_handshake(name) || drops_underscores) {
         return Fate::Underscore;
@@ -173,7 +230,7 @@ fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
     if tells {
         return match cx.proxy {
             None => Fate::Forwarding,
-            Some(_) if tells_client || is_rebuilt(name) => Fate::Drop,
+            Some(_) if tells_client || is_copied || is_rebuilt(name) => Fate::Drop,
             Some(_) => Fate::Keep,
         };
     }

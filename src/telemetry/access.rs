@@ -50,6 +50,9 @@ pub struct TlsFields {
     pub sni: Option<Box<str>>,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The subject of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<str>>,
 }
 
 /// What went one way of a tunnel.
@@ -146,6 +149,9 @@ pub struct AccessRecord {
     /// The request's target, with secrets masked.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub target: Box<str>,
+    /// Who has proven to be whom, by a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Box<str>>,
     /// The route that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Arc<str>>,
@@ -219,6 +225,7 @@ impl AccessRecord {
             method: Box::default(),
             host: Box::default(),
             target: Box::default(),
+            user: None,
             route: None,
             endpoint: None,
             status: None,
@@ -267,6 +274,7 @@ impl AccessRecord {
         field("by", self.ended_by.as_ref().map(display))?;
         field("phase", self.phase.as_ref().map(display))?;
         field("error", self.error.as_deref().map(Quoted).as_ref().map(display))?;
+        field("user", self.user.as_deref().map(Quoted).as_ref().map(display))?;
         field("route", self.route.as_deref().map(Escaped).as_ref().map(display))?;
         field("endpoint", self.endpoint.as_ref().map(display))?;
         field("duration", self.duration.map(Seconds).as_ref().map(display))?;
@@ -338,7 +346,13 @@ impl fmt::Display for TlsFields {
         if let Some(sni) = &self.sni {
             write!(f, "/{}", Escaped(sni))?;
         }
-        if self.resumed { f.write_str("/resumed") } else { Ok(()) }
+        if self.resumed {
+            f.write_str("/resumed")?;
+        }
+        match &self.client {
+            Some(subject) => write!(f, "/client:{}", Quoted(subject)),
+            None => Ok(()),
+        }
     }
 }
 

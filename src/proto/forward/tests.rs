@@ -1,5 +1,6 @@
 //! Rules H5, H6, H7, H8, H13, W6 and W13: what changes in a head, and what must not.
 
+mod copied;
 mod trusted;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -22,6 +23,7 @@ fn context() -> RequestContext<'static> {
         upstream_authority: "10.0.0.2:8080",
         host_header: &HostHeader::Client,
         via: None,
+        copied: Copied::default(),
         edits: &NO_EDITS,
         underscore_headers: UnderscoreHeaders::Drop,
         request_id: "id-1",
