@@ -88,10 +88,10 @@ impl Client {
 
 /// What headers may tell of the client's certificate.
 fn certificate_values(tls: &TlsInfo) -> Option<CertificateValues<'_>> {
-    tls.client.as_ref().map(|client| CertificateValues {
-        subject: &client.subject,
-        serial: &client.serial,
-        fingerprint: &client.fingerprint,
+    tls.client.as_ref().map(|certificate| CertificateValues {
+        subject: &certificate.subject,
+        serial: &certificate.serial,
+        fingerprint: &certificate.fingerprint,
     })
 }
 
