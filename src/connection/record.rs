@@ -213,7 +213,7 @@ impl ExchangeRecord {
                 tracing::info!(
                     client = %name_of(client),
                     skipped,
-                    "dropped X-Forwarded-*/Forwarded of a private address: no proxy is trusted"
+                    "dropped X-Forwarded-*/Forwarded of a private address, which is not in trusted_proxies"
                 );
             });
         }
@@ -402,9 +402,9 @@ fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
     Some((close.code.map(|code| code.0), String::from_utf8_lossy(&close.reason).into()))
 }
 
-/// Writes the record of a connection that failed before its first request.
+/// Writes the record of a connection that failed before its first request; none of a port check that said nothing, which
+/// leaves none on a plain listener either.
 pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: &Client, failure: &TlsFailure) {
-    // A port check, which leaves no record on a plain listener either.
     if matches!(failure, TlsFailure::Silent) {
         return;
     }

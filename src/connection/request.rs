@@ -21,7 +21,7 @@ use crate::{
     exchange::{Exchange, Plan, Timeouts},
     lifecycle::Entrance,
     proto::{
-        forward::{self, Copied, Kind, RequestContext, ResponseContext, Values},
+        forward::{self, Copied, Kind, RequestContext, ResponseContext, TrailerRules, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
         head::{HeadError, Headers, InvalidHeader, RequestHead, ResponseHead, Version},
@@ -418,7 +418,10 @@ impl Way<'_> {
             client: request.version,
             kind,
             body_limit: route.request_body,
-            request_edits: &self.route.trailers,
+            request_trailers: TrailerRules {
+                edits: &self.route.trailers,
+                client_ip_header: listener.config.client_ip_header.as_deref(),
+            },
             takes_trailers: request.headers.has_token("te", "trailers"),
             response: ResponseContext {
                 edits: &route.response_headers,

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     buffered::{Buffered, with_scratch},
     proto::{
-        forward::{self, HeaderEdits},
+        forward::{self, TrailerRules},
         framing::{
             BodyFraming, ChunkError, ChunkLimits, ChunkPart, ChunkScanner, encode_chunk_head,
             encode_last_chunk,
@@ -57,8 +57,8 @@ pub(super) enum WaitsFor {
 pub(super) struct Body<'a> {
     source: Source,
     chunked_out: bool,
-    /// The route's edits, where trailers may pass.
-    trailers: Option<&'a HeaderEdits>,
+    /// What decides about trailers, where they may pass.
+    trailers: Option<TrailerRules<'a>>,
     limit: Option<u64>,
     out: Vec<u8>,
     written: usize,
@@ -100,9 +100,9 @@ impl<'a> Body<'a> {
         self
     }
 
-    /// Lets trailers pass that the route's `edits` do not decide about.
-    pub(super) fn with_trailers(mut self, edits: &'a HeaderEdits) -> Self {
-        self.trailers = Some(edits);
+    /// Lets trailers pass as these rules say.
+    pub(super) fn with_trailers(mut self, rules: TrailerRules<'a>) -> Self {
+        self.trailers = Some(rules);
         self
     }
 
@@ -263,7 +263,7 @@ impl<'a> Body<'a> {
                 ChunkPart::More => break,
                 ChunkPart::End(trailers) => {
                     if self.chunked_out {
-                        let passed = self.trailers.map(|edits| forward::trailers(&trailers, edits));
+                        let passed = self.trailers.map(|rules| forward::trailers(&trailers, rules));
                         encode_last_chunk(&passed.unwrap_or_default(), &mut self.out);
                     }
                     return Ok(at);

@@ -30,7 +30,7 @@ use crate::{
     buffered::{Buffered, Stream},
     ending::{Phase, Refusal, UpstreamFault},
     proto::{
-        forward::{self, HeaderEdits, Kind, ResponseContext, ResponseKind},
+        forward::{self, Kind, ResponseContext, ResponseKind, TrailerRules},
         framing::{BodyFraming, response_framing, response_persists},
         head::{HeadLimits, HeadProgress, InvalidHeader, Method, ResponseHead, Version},
     },
@@ -73,8 +73,8 @@ pub struct Plan<'a> {
     pub kind: Kind,
     /// Bytes of the request's body, counted as they come; a length over it is refused before there is an exchange.
     pub body_limit: Option<u64>,
-    /// The route's edits of requests, which decide about trailers.
-    pub request_edits: &'a HeaderEdits,
+    /// Which trailers of the request pass.
+    pub request_trailers: TrailerRules<'a>,
     /// Whether the client takes trailers (`TE: trailers`).
     pub takes_trailers: bool,
     /// What the response heads depend on.
@@ -162,7 +162,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     /// An exchange of which nothing has been sent.
     pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
         let (head, framing) = (std::mem::take(&mut plan.head), plan.kind.framing());
-        let body = Body::new(head, framing, framing).limit(plan.body_limit).with_trailers(plan.request_edits);
+        let body =
+            Body::new(head, framing, framing).limit(plan.body_limit).with_trailers(plan.request_trailers);
         Self {
             upload: Progress::new(plan.timeouts.request_body),
             download: Progress::new(plan.timeouts.write),
@@ -422,7 +423,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         passed.encode(&mut out);
         let mut body = Body::new(out, passed_framing, to_client);
         if self.plan.takes_trailers {
-            body = body.with_trailers(self.plan.response.edits);
+            let rules = TrailerRules { edits: self.plan.response.edits, client_ip_header: None };
+            body = body.with_trailers(rules);
         }
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;

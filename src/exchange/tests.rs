@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use super::*;
 use crate::{
     buffered::wire::{Pace, Peer, wire},
-    proto::forward::Values,
+    proto::forward::{HeaderEdits, Values},
 };
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -126,7 +126,7 @@ impl SetUp {
             client: self.client,
             kind: self.kind,
             body_limit: self.body_limit,
-            request_edits: &self.edits,
+            request_trailers: TrailerRules { edits: &self.edits, client_ip_header: None },
             takes_trailers: self.takes_trailers,
             response: ResponseContext {
                 edits: &self.edits,

@@ -474,10 +474,19 @@ fn append_connection(
     out.append("Connection", options)
 }
 
-/// The trailers of either direction that may go on: none that the route's edits decide about, and see
-/// [`may_pass_trailer`].
-pub fn trailers(received: &Headers, edits: &HeaderEdits) -> Headers {
+/// What decides about trailers, beside [`may_pass_trailer`]: whoever merges them into headers would have them for such.
+#[derive(Clone, Copy, Debug)]
+pub struct TrailerRules<'a> {
+    /// The route's edits; none that these decide about passes.
+    pub edits: &'a HeaderEdits,
+    /// The header in which proxies tell the client, which never passes.
+    pub client_ip_header: Option<&'a str>,
+}
+
+/// The trailers of either direction that may go on.
+pub fn trailers(received: &Headers, rules: TrailerRules<'_>) -> Headers {
+    let tells_client = |name: &str| rules.client_ip_header.is_some_and(|header| alike(header, name));
     let mut passed = received.clone();
-    passed.retain(|name, _| may_pass_trailer(name) && !edits.touch(name));
+    passed.retain(|name, _| may_pass_trailer(name) && !rules.edits.touch(name) && !tells_client(name));
     passed
 }

@@ -202,6 +202,33 @@ async fn placeholders_are_filled_in_both_ways() {
 }
 
 #[tokio::test]
+async fn b11_the_verified_certificate_goes_to_the_backend_and_no_other() {
+    let (pki, clients) = (Arc::new(Pki::new()), Pki::new());
+    let backend = HttpBackend::start().await;
+    let keys = format!("client_ca = \"{}\", client_auth = \"optional\"", clients.ca_file().display());
+    let set = "request_headers.set = { X-Subject = \"{tls.client.subject}\", X-Serial = \"{tls.client.serial}\", \
+        X-Fingerprint = \"{tls.client.fingerprint}\" }";
+    let gate = Setup::to(backend.address()).tls(&pki, &keys).route(set).start();
+    let leaf = clients.leaf_with("alice", |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "alice, Ltd");
+    });
+    let forged = get("/", "X-Subject: CN=admin\r\nx-serial: 1\r\nX_Subject: CN=admin\r\n");
+    let with = pki.client_config_with(&leaf, &[], rustls::ALL_VERSIONS);
+    for (config, subject) in [(with, Some("CN=alice\\, Ltd")), (pki.client_config(), None)] {
+        let mut peer = pki.client(gate.address(), "localhost", &config).await;
+        peer.send(&forged).await;
+        assert_eq!(peer.read_response().await.status(), 200);
+        let head = backend.last();
+        assert_eq!(head.get("x-subject"), subject);
+        assert_eq!(head.get("x-fingerprint").map(str::len), subject.map(|_| 64));
+        assert_eq!(head.has("x-serial"), subject.is_some());
+        assert!(!head.has("x_subject"));
+    }
+}
+
+#[tokio::test]
 async fn placeholders_are_filled_in_answers_of_wsgates_own() {
     let route = "[[route]]\nrespond = { status = 200, body = \"hi\" }\n\
         response_headers.set = { X-Who = \"{client_ip}/{scheme}\", X-None = \"{tls.version}\" }\n";

@@ -20,6 +20,19 @@ fn its_ten_lines_are_the_first_of_the_file_and_load() {
     assert!(loaded.warnings.is_empty());
 }
 
+#[test]
+fn its_listeners_behind_balancers_load() {
+    let (_, section) = README.split_once("\n## Behind a balancer or CDN\n").unwrap();
+    let section = section.split_once("\n## ").unwrap().0;
+    let blocks: Vec<_> = section.split("```toml\n").skip(1).collect();
+    assert_eq!(blocks.len(), 3);
+    for block in blocks {
+        let text = block.split_once("```").unwrap().0.to_owned() + "[[route]]\nrespond = { status = 204 }\n";
+        let loaded = parse_in(folder_with_certificates().path(), &text).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+}
+
 /// The section that tells of the keys.
 fn section() -> &'static str {
     let (_, section) = README.split_once("\n## Configuration\n").unwrap();

@@ -452,11 +452,12 @@ fn a_response_is_edited_by_its_route() {
 #[test]
 fn h4_trailers_pass_unless_they_may_not_or_the_route_decides_about_them() {
     let mut received = Headers::new();
-    for name in ["Server-Timing", "Content-Length", "X-User", "X-Sum"] {
+    for name in ["Server-Timing", "Content-Length", "X-User", "X-Sum", "cf-connecting-ip"] {
         received.append(name, b"1").unwrap();
     }
     let edits = edits(&[("X-User", "alice")], &[]);
-    assert_eq!(lines(&trailers(&received, &edits)), ["Server-Timing: 1", "X-Sum: 1"]);
+    let rules = TrailerRules { edits: &edits, client_ip_header: Some("CF-Connecting-IP") };
+    assert_eq!(lines(&trailers(&received, rules)), ["Server-Timing: 1", "X-Sum: 1"]);
 }
 
 proptest! {
