@@ -4,10 +4,14 @@
 //! request heads, exchanges) and, if that ends in a verified 101, becomes the tunnel, in the same task and with the same
 //! permit. So nothing escapes a limit, a count or the drain, and an idle tunnel keeps nothing of its set-up.
 
+mod admission;
 mod answer;
 mod caller;
+mod client;
 mod downstream;
+mod forward_auth;
 mod h1;
+mod introduction;
 mod record;
 mod request;
 mod sender;
@@ -20,18 +24,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::time::Instant;
 
-use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
+use self::{client::Client, downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
+    auth::Verifier,
     buffered::{Buffered, Socket},
     ending::{Side, TlsFailure},
     lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
-    tls::{self, Acceptor, TlsInfo},
+    tls::{self, Acceptor},
     tunnel::Tunnel,
     upstream::{Transport, TunnelLease},
 };
@@ -49,17 +53,10 @@ pub struct Gate {
     pub access: AccessSink,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
+    /// Checks passwords.
+    pub verifier: Verifier,
     /// Query parameters whose values are masked in logs.
     pub redact: Arc<[String]>,
-}
-
-/// Who a client is.
-#[derive(Debug)]
-pub(crate) struct Client {
-    /// `None` on a unix listener.
-    address: Option<SocketAddr>,
-    /// Boxed, as the record of a tunnel keeps a client for hours, and many have none.
-    tls: Option<Box<TlsInfo>>,
 }
 
 /// The task of one downstream connection.
@@ -151,23 +148,40 @@ impl Accepted {
     }
 }
 
-/// The TLS handshake, within `timeout` in all. The permit that came with the socket goes back until the client says something:
-/// those that are silent must not keep others out (rule S2).
+/// The TLS handshake, until `due`. A permit for it is taken only when the client says something: those that are silent must not
+/// keep others out (rule S2).
 async fn shake_hands(
     acceptor: &Acceptor,
     socket: Socket,
     permits: &TlsPermits,
-    permit: Option<TlsPermit>,
-    timeout: Option<Duration>,
+    due: Option<Instant>,
 ) -> Result<tls::Accepted<Socket>, TlsFailure> {
-    let due = timeout.map(|timeout| Instant::now() + timeout);
-    drop(permit);
     let heard = async {
-        socket.readable().await.map_err(TlsFailure::Io)?;
-        Ok(permits.acquire().await)
+        // Whatever ends the wait, the TLS handshake finds it again, and an error as an end.
+        let _ = socket.peek(&mut [0]).await;
+        permits.acquire().await
     };
-    let _permit = h1::within(due, heard).await.unwrap_or(Err(TlsFailure::Timeout))?;
+    let _permit = h1::within(due, heard).await.ok_or(TlsFailure::Timeout)?;
     acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
+}
+
+/// What stands before the first request: the PROXY header, then the TLS handshake. One deadline holds for both.
+async fn begin(
+    mut socket: Socket,
+    client: &mut Client,
+    listener: &Listener,
+    gate: &Gate,
+) -> Result<Downstream, TlsFailure> {
+    let timeout = listener.config.timeout;
+    let timeout = if listener.speaks_tls() { timeout.tls_handshake } else { timeout.request_head };
+    let due = timeout.map(|timeout| Instant::now() + timeout);
+    if let Some(from) = &listener.config.proxy_protocol {
+        introduction::read(&mut socket, client, from, due).await?;
+    }
+    let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
+    let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
+    client.tls = Some(Box::new(accepted.info));
+    Ok(Downstream::Tls(accepted.stream))
 }
 
 async fn set_up(
@@ -177,24 +191,20 @@ async fn set_up(
     tls_permit: Option<TlsPermit>,
     is_overload: bool,
 ) -> Option<OpenTunnel> {
+    // It goes back until the client begins its TLS handshake.
+    drop(tls_permit);
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (socket, address) =
+    let (socket, peer) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
-    let (stream, tls) = match &listener.acceptor {
-        None => (Downstream::Plain(socket), None),
-        Some(acceptor) => {
-            let timeout = listener.config.timeout.tls_handshake;
-            match shake_hands(acceptor, socket, &gate.tls_permits, tls_permit, timeout).await {
-                Ok(accepted) => (Downstream::Tls(accepted.stream), Some(Box::new(accepted.info))),
-                // A port check, which says nothing on a plain listener either.
-                Err(TlsFailure::Silent) => return None,
-                Err(failure) => {
-                    record::tls_failure(&gate.access, &listener, address, &failure);
-                    return None;
-                }
-            }
+    let mut client = Client::new(peer);
+    let stream = match begin(socket, &mut client, &listener, &gate).await {
+        Ok(stream) => stream,
+        // A port check, which says nothing on a plain listener either.
+        Err(TlsFailure::Silent) => return None,
+        Err(failure) => {
+            record::tls_failure(&gate.access, &listener, &client, &failure);
+            return None;
         }
     };
-    let client = Client { address, tls };
     Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
 }

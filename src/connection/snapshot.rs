@@ -3,8 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
+    auth::Users,
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
-    proto::head::HeadLimits,
+    proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
     tls::{self, Acceptor, development},
     tunnel,
@@ -25,6 +26,10 @@ pub struct Snapshot {
 pub(super) struct Route {
     pub(super) name: Arc<str>,
     pub(super) config: config::Route,
+    /// Whose passwords let a request through, if that is asked for.
+    pub(super) users: Option<Arc<Users>>,
+    /// What trailers of requests are judged by: the route's edits, and what no client may say.
+    pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
     limits: Vec<Arc<tunnel::Limits>>,
 }
@@ -35,7 +40,16 @@ impl Route {
         writes.sort_unstable();
         writes.dedup();
         let limits = writes.into_iter().map(|write| Arc::new(tunnel_limits(&config.websocket, write)));
-        Self { name: config.name.as_str().into(), limits: limits.collect(), config: config.clone() }
+        let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
+        let mut trailers = config.request_headers.clone();
+        trailers.remove.extend_from_slice(config.copied_headers());
+        Self {
+            name: config.name.as_str().into(),
+            users: users.map(|file| Arc::new(Users::new(file))),
+            trailers,
+            limits: limits.collect(),
+            config: config.clone(),
+        }
     }
 
     /// The bounds of its tunnels that came through a listener.
@@ -98,6 +112,11 @@ impl Snapshot {
             routes: config.routes.iter().map(|route| Route::new(route, &config.listeners)).collect(),
             pools: config.upstreams.iter().map(|upstream| pool(upstream, place)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Whether passwords have to be checked.
+    pub fn has_users(&self) -> bool {
+        self.routes.iter().any(|route| route.users.is_some())
     }
 
     /// The pools, for their counts.

@@ -1,6 +1,6 @@
 //! Endings before the 101.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{Phase, Side};
 use crate::proto::{
@@ -72,8 +72,16 @@ pub enum Refusal {
     #[error("address not allowed")]
     AddressDenied,
     /// The request proves nobody whom the route lets in.
-    #[error("not authorised")]
-    Unauthorized,
+    #[error("not authorised: {why}")]
+    Unauthorized {
+        /// What the client is asked to authenticate for: the route's name.
+        realm: Arc<str>,
+        /// What is wrong with its credentials.
+        why: &'static str,
+    },
+    /// More passwords wait to be checked than can be in time.
+    #[error("too many passwords to check")]
+    AuthOverload,
     /// As many connections of this client as `max_connections_per_ip` allows.
     #[error("too many connections of this client")]
     PerIpLimit,
@@ -189,9 +197,9 @@ impl Refusal {
             Self::UpgradeRequired | Self::Handshake(OfferError::Version) => 426,
             Self::Handshake(OfferError::Malformed(_)) => 400,
             Self::OriginDenied(_) | Self::AddressDenied => 403,
-            Self::Unauthorized => 401,
+            Self::Unauthorized { .. } => 401,
             Self::PerIpLimit | Self::HandshakeRate { .. } => 429,
-            Self::Overload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
+            Self::Overload | Self::AuthOverload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
             Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed(_)
@@ -223,7 +231,8 @@ impl Refusal {
             Self::Handshake(OfferError::Version) => "ws_version",
             Self::OriginDenied(_) => "origin_denied",
             Self::AddressDenied => "address_denied",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::AuthOverload => "auth_overload",
             Self::PerIpLimit => "per_ip_limit",
             Self::HandshakeRate { .. } => "handshake_rate",
             Self::RouteLimit => "route_limit",
@@ -274,7 +283,8 @@ impl Refusal {
             | Self::UpgradeRequired
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
             | Self::RouteLimit
             | Self::NoEndpoint
             | Self::ConnectFailed { .. }
@@ -314,7 +324,8 @@ impl Refusal {
             | Self::Handshake(_)
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
             | Self::PerIpLimit
             | Self::HandshakeRate { .. }
             | Self::RouteLimit
@@ -348,7 +359,8 @@ impl Refusal {
             | Self::BadHost(_)
             | Self::BadPath(_) => Phase::Head,
             Self::NoRoute | Self::UpgradeRequired | Self::Handshake(_) | Self::Draining => Phase::Route,
-            Self::OriginDenied(_) | Self::AddressDenied | Self::Unauthorized => Phase::Route,
+            Self::OriginDenied(_) | Self::AddressDenied => Phase::Route,
+            Self::Unauthorized { .. } | Self::AuthOverload => Phase::Route,
             Self::HandshakeRate { .. } | Self::RouteLimit => Phase::Route,
             Self::NoEndpoint
             | Self::ConnectFailed { .. }
