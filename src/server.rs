@@ -32,6 +32,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    listeners: Vec<Arc<Listener>>,
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
@@ -109,6 +110,7 @@ impl Server {
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
+        let listeners = bound.iter().map(|bound| Arc::clone(&bound.listener)).collect();
         let acceptor = accept::Acceptor {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
@@ -118,7 +120,7 @@ impl Server {
         let health = start_checks(&gate).map_err(StartError::Worker)?;
         let verifiers = start_verifiers(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, order, gate, permits, acceptor, workers, names, health, verifiers })
+        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health, verifiers })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -144,6 +146,17 @@ impl Server {
     /// Leases that are out at the upstreams.
     pub fn leases(&self) -> usize {
         self.gate.snapshot.pools().iter().map(Pool::open).sum()
+    }
+
+    /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
+    pub fn places(&self) -> usize {
+        let clients: usize = self.listeners.iter().map(|listener| listener.client_places()).sum();
+        clients + self.gate.snapshot.route_places()
+    }
+
+    /// Connections far over `max_connections_per_ip`, which were cut without an answer, so far.
+    pub fn cut_unanswered(&self) -> u64 {
+        self.listeners.iter().map(|listener| listener.cut()).sum()
     }
 
     /// Waits for the end, which [`Self::order`] begins.

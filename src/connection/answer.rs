@@ -40,9 +40,8 @@ impl Answer {
         let mut answer = Self::text(status, format!("{status} {}\n", reason_phrase(status))).ok()?;
         let headers = &mut answer.head.headers;
         let mut add = |name, value: &str| headers.append(name, value.as_bytes());
-        if refusal.has_retry_after() {
-            // Spread, so that those who were refused together don't come back together.
-            add("Retry-After", &rand::random_range(1..=5).to_string()).ok()?;
+        if let Some(seconds) = refusal.retry_after() {
+            add("Retry-After", &rand::random_range(seconds).to_string()).ok()?;
         }
         match refusal {
             Refusal::UpgradeRequired | Refusal::Handshake(OfferError::Version) => {

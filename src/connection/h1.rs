@@ -14,7 +14,7 @@ use super::{
 use crate::{
     buffered::{Buffered, Stream},
     ending::{Phase, Refusal},
-    lifecycle::Drain,
+    lifecycle::{ClientPlace, Drain},
     proto::{
         framing::BodyFraming,
         head::{HeadError, HeadLimits, HeadProgress, Method, RequestHead, Version},
@@ -36,6 +36,8 @@ pub(super) struct Http1 {
     pub(super) head_began: Instant,
     /// Requests so far.
     served: u64,
+    /// Its place among those of its client; given back after the socket.
+    pub(super) place: Option<ClientPlace>,
 }
 
 /// What follows a request.
@@ -64,24 +66,28 @@ impl Http1 {
         client: Client,
         listener: Arc<Listener>,
         gate: Arc<Gate>,
+        place: Option<ClientPlace>,
     ) -> Self {
-        Self { down, client: Arc::new(client), listener, gate, head_began: Instant::now(), served: 0 }
+        Self { down, client: Arc::new(client), listener, gate, head_began: Instant::now(), served: 0, place }
     }
 
-    /// Serves request after request until the connection closes or becomes a tunnel.
-    pub(super) async fn serve(mut self, is_overload: bool) -> Option<OpenTunnel> {
+    /// Serves request after request until the connection closes or becomes a tunnel. One that is `turned_away` is told so in
+    /// answer to its first request, and ends.
+    pub(super) async fn serve(mut self, turned_away: Option<Refusal>) -> Option<OpenTunnel> {
         loop {
-            let next = match self.next_head(is_overload).await {
+            let next = match self.next_head(turned_away.is_some()).await {
                 Arrival::Quiet => {
                     self.end().await;
                     return None;
                 }
                 Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
-                Arrival::Head(head) if is_overload => {
-                    let mut record = self.record(&head, &self.sender(&head));
-                    self.refuse(&Refusal::Overload, &head, &mut record, BodyFraming::UntilClose).await
-                }
-                Arrival::Head(head) => Request::new(&mut self, *head).answer().await,
+                Arrival::Head(head) => match &turned_away {
+                    Some(refusal) => {
+                        let mut record = self.record(&head, &self.sender(&head));
+                        self.refuse(refusal, &head, &mut record, BodyFraming::UntilClose).await
+                    }
+                    None => Request::new(&mut self, *head).answer().await,
+                },
             };
             match next {
                 Next::Request => {}
@@ -106,8 +112,8 @@ impl Http1 {
     }
 
     /// Waits for the next request, and reads its head.
-    async fn next_head(&mut self, is_overload: bool) -> Arrival {
-        if !self.begins(is_overload).await {
+    async fn next_head(&mut self, is_turned_away: bool) -> Arrival {
+        if !self.begins(is_turned_away).await {
             return Arrival::Quiet;
         }
         self.head_began = Instant::now();
@@ -122,10 +128,10 @@ impl Http1 {
 
     /// Waits for the first byte of a request; `false` when there won't be one. Stray empty lines before it are none of it
     /// (RFC 9112 §2.2), and push nothing back.
-    async fn begins(&mut self, is_overload: bool) -> bool {
+    async fn begins(&mut self, is_turned_away: bool) -> bool {
         let timeout = self.listener.config.timeout;
-        // Whoever is only to be told that there is no room must not keep the reserve for long.
-        let idle = if is_overload { timeout.request_head } else { timeout.keep_alive };
+        // Whoever is only to be told that there is no room must not keep the place for that long.
+        let idle = if is_turned_away { timeout.request_head } else { timeout.keep_alive };
         let idle_until = idle.map(|period| Instant::now() + period);
         let patience = patience(self.gate.drain.clone(), self.served == 0);
         let begins = async {

@@ -20,20 +20,22 @@ mod upgrade;
 
 use std::{
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::time::Instant;
 
 use self::{client::Client, downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
     auth::Verifier,
-    buffered::{Buffered, Socket},
-    ending::{Side, TlsFailure},
-    lifecycle::{Drain, Permit, TlsPermit, TlsPermits},
+    buffered::{Buffered, Socket, Stream},
+    ending::{Refusal, Side, TlsFailure},
+    lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
     tls::{self, Acceptor},
     tunnel::Tunnel,
@@ -77,16 +79,27 @@ struct OpenTunnel {
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
     lease: TunnelLease,
+    /// Last, so that what was taken is given back after the sockets; `None` where nothing is bounded.
+    _taken: Option<Box<Taken>>,
+}
+
+/// Places that a request takes, and its tunnel then for as long as it stands: 32 bytes.
+#[derive(Debug, Default)]
+struct Taken {
+    client: Option<ClientPlace>,
+    route: Option<Permit>,
 }
 
 impl Connection {
-    /// The task for a socket that `listener` accepted. Must be polled on one worker's runtime.
+    /// The task for a socket that `listener` accepted, and what has become of it there, if that is known yet. Must be polled on
+    /// one worker's runtime.
     pub fn new(
         socket: Accepted,
         listener: Arc<Listener>,
         gate: Arc<Gate>,
         permit: Permit,
         tls_permit: Option<TlsPermit>,
+        entrance: Option<Entrance>,
     ) -> Self {
         let is_overload = permit.is_overload();
         let set_up = async move {
@@ -94,7 +107,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = drain.shutdown() => None,
-                tunnel = set_up(socket, listener, gate, tls_permit, is_overload) => tunnel,
+                tunnel = set_up(socket, listener, gate, tls_permit, is_overload, entrance) => tunnel,
             }
         };
         Self { state: State::SetUp(Box::pin(set_up)), _permit: permit }
@@ -137,6 +150,22 @@ pub enum Accepted {
 }
 
 impl Accepted {
+    /// The address of its peer; `None` on a unix socket.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Ends it by a reset, which leaves nothing of it behind in the kernel.
+    pub(crate) fn cut(self) {
+        if let Self::Tcp(stream, _) = &self {
+            // It ends either way.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     /// Registers the socket with the runtime of this thread.
     fn register(self) -> std::io::Result<(Socket, Option<SocketAddr>)> {
         match self {
@@ -165,19 +194,27 @@ async fn shake_hands(
     acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
 }
 
-/// What stands before the first request: the PROXY header, then the TLS handshake. One deadline holds for both.
-async fn begin(
-    mut socket: Socket,
+/// The PROXY header, where the listener expects one.
+async fn introduce(
+    socket: &mut Socket,
+    client: &mut Client,
+    listener: &Listener,
+    due: Option<Instant>,
+) -> Result<(), TlsFailure> {
+    match &listener.config.proxy_protocol {
+        Some(from) => introduction::read(socket, client, from, due).await,
+        None => Ok(()),
+    }
+}
+
+/// The TLS handshake, where the listener speaks TLS.
+async fn secure(
+    socket: Socket,
     client: &mut Client,
     listener: &Listener,
     gate: &Gate,
+    due: Option<Instant>,
 ) -> Result<Downstream, TlsFailure> {
-    let timeout = listener.config.timeout;
-    let timeout = if listener.speaks_tls() { timeout.tls_handshake } else { timeout.request_head };
-    let due = timeout.map(|timeout| Instant::now() + timeout);
-    if let Some(from) = &listener.config.proxy_protocol {
-        introduction::read(&mut socket, client, from, due).await?;
-    }
     let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
     let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
     client.tls = Some(Box::new(accepted.info));
@@ -190,21 +227,36 @@ async fn set_up(
     gate: Arc<Gate>,
     tls_permit: Option<TlsPermit>,
     is_overload: bool,
+    entrance: Option<Entrance>,
 ) -> Option<OpenTunnel> {
     // It goes back until the client begins its TLS handshake.
     drop(tls_permit);
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (socket, peer) =
+    let (mut socket, peer) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
     let mut client = Client::new(peer);
-    let stream = match begin(socket, &mut client, &listener, &gate).await {
-        Ok(stream) => stream,
-        // A port check, which says nothing on a plain listener either.
-        Err(TlsFailure::Silent) => return None,
-        Err(failure) => {
-            record::tls_failure(&gate.access, &listener, &client, &failure);
+    // One deadline for all that stands before the first request.
+    let due = listener.patience().map(|patience| Instant::now() + patience);
+    if let Err(failure) = introduce(&mut socket, &mut client, &listener, due).await {
+        record::tls_failure(&gate.access, &listener, &client, &failure);
+        return None;
+    }
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip())) {
+        Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
+        Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
+        Entrance::Cut => {
+            listener.note_cut(client.ip());
+            socket.reset_on_drop();
             return None;
         }
     };
-    Http1::new(Buffered::new(stream), client, listener, gate).serve(is_overload).await
+    match secure(socket, &mut client, &listener, &gate, due).await {
+        Ok(stream) => {
+            Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
+        }
+        Err(failure) => {
+            record::tls_failure(&gate.access, &listener, &client, &failure);
+            None
+        }
+    }
 }

@@ -404,6 +404,10 @@ fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
 
 /// Writes the record of a connection that failed before its first request.
 pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: &Client, failure: &TlsFailure) {
+    // A port check, which leaves no record on a plain listener either.
+    if matches!(failure, TlsFailure::Silent) {
+        return;
+    }
     let name = name_of(client.address());
     let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name);
     record.peer = peer_beside(client, &record.client);

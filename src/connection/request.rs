@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    Client, Listener,
+    Client, Listener, Taken,
     answer::Answer,
     caller,
     h1::{Http1, Next},
@@ -19,6 +19,7 @@ use crate::{
     config::Action,
     ending::{Phase, Refusal, chain},
     exchange::{Exchange, Plan, Timeouts},
+    lifecycle::Entrance,
     proto::{
         forward::{self, Copied, Kind, RequestContext, ResponseContext, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
@@ -41,6 +42,8 @@ pub(super) struct Request<'a> {
     pub(super) is_offer: bool,
     /// What the server that was asked about it says, for `copy_headers`.
     pub(super) permission: Option<Headers>,
+    /// The places that it takes.
+    pub(super) taken: Taken,
 }
 
 /// What the head says, proven.
@@ -63,8 +66,16 @@ impl<'a> Request<'a> {
     pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
         let sender = connection.sender(&head);
         let record = connection.record(&head, &sender);
-        let body = BodyFraming::UntilClose;
-        Self { connection, head, sender, record, body, is_offer: false, permission: None }
+        Self {
+            connection,
+            head,
+            sender,
+            record,
+            body: BodyFraming::UntilClose,
+            is_offer: false,
+            permission: None,
+            taken: Taken::default(),
+        }
     }
 
     /// Finds who answers, and sees the answer through.
@@ -83,6 +94,7 @@ impl<'a> Request<'a> {
 
     async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
         let ask = self.parse()?;
+        self.enter()?;
         if let Some(port) = self.connection.listener.config.redirect_https
             && !self.sender.https
         {
@@ -153,6 +165,26 @@ impl<'a> Request<'a> {
             return Err(Refusal::Draining);
         }
         Ok(Ask { target, offer })
+    }
+
+    /// Counts it for its client. A connection counts by itself, but one of a trusted proxy has the requests of many clients.
+    fn enter(&mut self) -> Result<(), Refusal> {
+        let listener = &self.connection.listener;
+        let ip = self.sender.ip;
+        if self.connection.client.is_among(&listener.config.trusted_proxies) {
+            match listener.enter(ip) {
+                Entrance::Open(place) => self.taken.client = place,
+                Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
+            }
+        }
+        if self.is_offer { listener.take_handshake(ip) } else { Ok(()) }
+    }
+
+    /// The places that stay taken when it becomes a tunnel, its connection's among them; a box only where there are some.
+    pub(super) fn taken_by_tunnel(&mut self) -> Option<Box<Taken>> {
+        let Taken { client, route } = std::mem::take(&mut self.taken);
+        let client = client.or_else(|| self.connection.place.take());
+        (client.is_some() || route.is_some()).then(|| Box::new(Taken { client, route }))
     }
 
     /// A body that says that it is too large is refused before an upstream hears of it.

@@ -1,12 +1,24 @@
 //! What a connection is served by: all that a reload will swap, built whole from a [`Config`].
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use super::Accepted;
 use crate::{
     auth::Users,
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
+    ending::Refusal,
+    lifecycle::{ClientRates, Clients, Entrance, Permit, Places},
     proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
+    telemetry::RateLimited,
     tls::{self, Acceptor, development},
     tunnel,
     upstream::{Pool, Surroundings},
@@ -32,6 +44,8 @@ pub(super) struct Route {
     pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
     limits: Vec<Arc<tunnel::Limits>>,
+    /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
+    tunnels: Option<Arc<Places>>,
 }
 
 impl Route {
@@ -48,8 +62,15 @@ impl Route {
             users: users.map(|file| Arc::new(Users::new(file))),
             trailers,
             limits: limits.collect(),
+            tunnels: config.max_tunnels.map(|most| Places::new(most.get())),
             config: config.clone(),
         }
+    }
+
+    /// A place for a tunnel; `None` where they are not counted.
+    pub(super) fn take_place(&self) -> Result<Option<Permit>, Refusal> {
+        let Some(tunnels) = &self.tunnels else { return Ok(None) };
+        tunnels.try_take().map(Some).ok_or(Refusal::RouteLimit)
     }
 
     /// The bounds of its tunnels that came through a listener.
@@ -73,6 +94,12 @@ pub struct Listener {
     pub(super) head_limits: HeadLimits,
     /// The value of Strict-Transport-Security.
     pub(super) hsts: Option<String>,
+    /// `max_connections_per_ip`.
+    clients: Option<Clients>,
+    /// `handshake_rate_per_ip`.
+    handshakes: Option<ClientRates>,
+    cut: AtomicU64,
+    cuts: RateLimited,
 }
 
 /// Why a listener's TLS can't be set up.
@@ -123,6 +150,12 @@ impl Snapshot {
     pub fn pools(&self) -> &[Pool] {
         &self.pools
     }
+
+    /// Places for tunnels that are taken, on the routes that bound them.
+    pub fn route_places(&self) -> usize {
+        let bounded = self.routes.iter().filter_map(|route| route.tunnels.as_ref());
+        bounded.map(|tunnels| tunnels.in_use()).sum()
+    }
 }
 
 impl Listener {
@@ -148,11 +181,70 @@ impl Listener {
                 .as_ref()
                 .and_then(|tls| tls.hsts)
                 .map(|max_age| format!("max-age={}", max_age.as_secs())),
+            clients: config.max_connections_per_ip.map(Clients::new),
+            handshakes: config.handshake_rate_per_ip.map(|rate| ClientRates::new(rate.count, rate.period)),
+            cut: AtomicU64::new(0),
+            cuts: RateLimited::new(),
         })
     }
 }
 
 impl Listener {
+    /// What becomes of one more of the client with this address: a connection, or a request that a trusted proxy brings.
+    /// Proxies themselves are not counted, nor is who has no address.
+    pub(super) fn enter(&self, ip: Option<IpAddr>) -> Entrance {
+        match (&self.clients, ip) {
+            (Some(clients), Some(ip)) if !self.trusts(Some(ip)) => clients.enter(ip),
+            _ => Entrance::Open(None),
+        }
+    }
+
+    /// How long a client may take for what stands before its first request.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let timeout = self.config.timeout;
+        if self.speaks_tls() { timeout.tls_handshake } else { timeout.request_head }
+    }
+
+    /// [`Self::enter`] for a connection that was accepted just now; `None` where it has yet to say whose it is.
+    pub(crate) fn enter_accepted(&self, socket: &Accepted) -> Option<Entrance> {
+        self.config.proxy_protocol.is_none().then(|| self.enter(socket.ip()))
+    }
+
+    /// Takes a handshake of the client with this address out of what its rate allows (rule W15).
+    pub(super) fn take_handshake(&self, ip: Option<IpAddr>) -> Result<(), Refusal> {
+        match (&self.handshakes, ip) {
+            (Some(rates), Some(ip)) if !self.trusts(Some(ip)) => {
+                rates.take(ip, Instant::now()).map_err(|wait| Refusal::HandshakeRate { wait })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the peer with this address is a proxy that is believed; `None` is one on a unix socket.
+    pub(super) fn trusts(&self, ip: Option<IpAddr>) -> bool {
+        self.config.trusted_proxies.contains(ip)
+    }
+
+    /// Notes that a connection of this client is cut without an answer.
+    pub(crate) fn note_cut(&self, ip: Option<IpAddr>) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
+        let address = &self.label;
+        let client = ip.map(tracing::field::display);
+        self.cuts.warn(|skipped| {
+            tracing::warn!(%address, client, skipped, "far over max_connections_per_ip: cut without an answer");
+        });
+    }
+
+    /// Connections that were cut without an answer so far.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Places of clients that are taken, those of refusals among them.
+    pub fn client_places(&self) -> usize {
+        self.clients.as_ref().map_or(0, Clients::in_use)
+    }
+
     /// Whether a TLS handshake comes first.
     pub fn speaks_tls(&self) -> bool {
         self.acceptor.is_some()

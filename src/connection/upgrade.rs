@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
-    OpenTunnel,
+    OpenTunnel, Taken,
     h1::{Http1, Next, within},
     record::TunnelRecord,
     request::{Request, Way, note_failure},
@@ -30,6 +30,7 @@ pub(super) struct Established {
     agreed: Agreed,
     limits: Arc<Limits>,
     record: Option<Box<TunnelRecord>>,
+    taken: Option<Box<Taken>>,
 }
 
 impl Established {
@@ -41,6 +42,7 @@ impl Established {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
             lease,
+            _taken: self.taken,
         }
     }
 }
@@ -51,6 +53,7 @@ pub(super) async fn establish(
     way: &Way<'_>,
     offer: &Offer,
 ) -> Result<Next, Refusal> {
+    request.taken.route = way.route.take_place()?;
     let mut attempt = way.pool.attempt(request.caller(way), Instant::now());
     let mut unanswered = None;
     loop {
@@ -133,12 +136,14 @@ async fn offer_to(
     write_upgrade(request.connection, interim, &passed).await?;
     let limits = way.route.tunnel_limits(&request.connection.listener.config);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
+    let taken = request.taken_by_tunnel();
     Ok(Offered::Done(Next::Tunnel(Box::new(Established {
         up: connected.stream,
         lease: connected.lease,
         agreed,
         limits,
         record,
+        taken,
     }))))
 }
 

@@ -1,6 +1,6 @@
 //! Endings before the 101.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{Phase, Side};
 use crate::proto::{
@@ -82,7 +82,8 @@ pub enum Refusal {
     /// More passwords wait to be checked than can be in time.
     #[error("too many passwords to check")]
     AuthOverload,
-    /// As many connections of this client as `max_connections_per_ip` allows.
+    /// As many connections of this client as `max_connections_per_ip` allows. A connection that is one too many ends in any
+    /// case; one of a trusted proxy, on which this client's request is one too many, need not.
     #[error("too many connections of this client")]
     PerIpLimit,
     /// Handshakes of this client over `handshake_rate_per_ip` (rule W15).
@@ -272,7 +273,6 @@ impl Refusal {
             | Self::HttpVersion
             | Self::Method
             | Self::Handshake(_)
-            | Self::PerIpLimit
             | Self::HandshakeRate { .. }
             | Self::Overload
             | Self::Draining
@@ -285,6 +285,7 @@ impl Refusal {
             | Self::AddressDenied
             | Self::Unauthorized { .. }
             | Self::AuthOverload
+            | Self::PerIpLimit
             | Self::RouteLimit
             | Self::NoEndpoint
             | Self::ConnectFailed { .. }
@@ -297,9 +298,18 @@ impl Refusal {
         }
     }
 
-    /// Whether the answer tells when to try again.
-    pub fn has_retry_after(&self) -> bool {
-        matches!(self.status(), Some(429 | 503))
+    /// Between how many and how many seconds after the answer the client may try again; `None` where it is not told. One of
+    /// them is drawn for each answer, so that those who were refused together don't come back together.
+    pub fn retry_after(&self) -> Option<RangeInclusive<u64>> {
+        match self {
+            Self::HandshakeRate { wait } => {
+                let least = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Some(least..=least + 2)
+            }
+            // Whoever takes over is there already, or will be soon.
+            Self::Draining => Some(1..=5),
+            _ => matches!(self.status(), Some(429 | 503)).then_some(1..=10),
+        }
     }
 
     /// Who ended the request.

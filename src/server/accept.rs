@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     connection::{Accepted, Connection, Gate, Listener},
-    lifecycle::{Permits, Tracker},
+    lifecycle::{Entrance, Permits, Tracker},
     telemetry::RateLimited,
 };
 
@@ -111,13 +111,19 @@ impl Acceptor {
     }
 
     /// Waits for the permits of a connection, while those behind it wait in the kernel's queue (rule S2), and hands it to the
-    /// worker with the fewest.
+    /// worker with the fewest. A flood of one client's does not get so far.
     async fn admit(&self, accepted: Accepted, listener: &Arc<Listener>) {
+        let entrance = listener.enter_accepted(&accepted);
+        if let Some(Entrance::Cut) = entrance {
+            listener.note_cut(accepted.ip());
+            accepted.cut();
+            return;
+        }
         let permit = self.permits.acquire().await;
         let tls_permit =
             if listener.speaks_tls() { Some(self.gate.tls_permits.acquire().await) } else { None };
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
-        let connection = Connection::new(accepted, listener, gate, permit, tls_permit);
+        let connection = Connection::new(accepted, listener, gate, permit, tls_permit, entrance);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.spawn(connection);
         }

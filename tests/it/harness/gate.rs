@@ -241,7 +241,7 @@ impl Gate {
         self.order.shutdown();
     }
 
-    /// Waits until the gate holds nothing any more: no connection, no lease.
+    /// Waits until the gate holds nothing any more: no connection, no lease, no place.
     pub async fn at_rest(&self) {
         soon("the gate to be at rest", async {
             while self.is_busy() {
@@ -252,9 +252,7 @@ impl Gate {
     }
 
     fn is_busy(&self) -> bool {
-        self.server
-            .as_ref()
-            .is_some_and(|server| server.connections() + server.leases() + server.tls_handshakes() > 0)
+        self.server.as_ref().is_some_and(|server| open(server) > 0)
     }
 
     /// Waits until so many connections have been accepted and are open.
@@ -280,6 +278,16 @@ impl Gate {
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.server.as_ref().map_or(0, Server::leases)
+    }
+
+    /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
+    pub fn places(&self) -> usize {
+        self.server.as_ref().map_or(0, Server::places)
+    }
+
+    /// Connections that were cut without an answer.
+    pub fn cut_unanswered(&self) -> u64 {
+        self.server.as_ref().map_or(0, Server::cut_unanswered)
     }
 
     /// Drains, waits for the end and tells how long that took, and what was recorded until then.
@@ -309,19 +317,25 @@ impl Drop for Gate {
             return;
         }
         let began = Instant::now();
-        while server.connections() + server.leases() + server.tls_handshakes() > 0 {
+        while open(&server) > 0 {
             assert!(
                 began.elapsed() < PATIENCE,
-                "left behind: {} connections, {} leases, {} TLS handshakes",
+                "left behind: {} connections, {} leases, {} TLS handshakes, {} places",
                 server.connections(),
                 server.leases(),
-                server.tls_handshakes()
+                server.tls_handshakes(),
+                server.places()
             );
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
         let outcome = server.wait();
         assert!(!outcome.failed && outcome.panicked == 0, "{outcome:?}");
     }
+}
+
+/// All that a gate counts and that ends.
+fn open(server: &Server) -> usize {
+    server.connections() + server.leases() + server.tls_handshakes() + server.places()
 }
 
 /// A path for a unix listener in `folder`, as `address` has it.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -78,6 +79,22 @@ impl Peer {
     pub async fn try_dial(address: std::net::SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         soon("connect", socket.connect(address)).await.map(Self::from)
+    }
+
+    /// A connection to `address` from this address of the host.
+    pub async fn dial_from(from: &str, address: std::net::SocketAddr) -> Self {
+        Self::try_dial_from(from, address).await.expect("somebody listens")
+    }
+
+    /// The same, which may fail.
+    pub async fn try_dial_from(from: &str, address: std::net::SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        // The kernel chooses the port when it knows the other side, so that there are enough.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind((from.parse::<std::net::IpAddr>().expect("an address"), 0).into())?;
+        let stream = soon("connect", socket.connect(address)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: Stream::Tcp(stream), tail: Vec::new() })
     }
 
     /// A connection whose kernel holds as little as may be for its reader.

@@ -1,0 +1,233 @@
+//! The order to end.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::Tracker;
+
+/// How far the end of the process has come.
+const RUNNING: u8 = 0;
+const DRAINING: u8 = 1;
+const HURRIED: u8 = 2;
+const SHUTDOWN: u8 = 3;
+
+/// The order to end; all that lives long listens to it.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    order: Arc<Order>,
+}
+
+/// Gives the order to end.
+#[derive(Debug)]
+pub struct DrainHandle {
+    order: Arc<Order>,
+}
+
+#[derive(Debug)]
+struct Order {
+    /// Read on the path of bytes, hence no lock.
+    stage: AtomicU8,
+    /// Set before the stage is.
+    began: OnceLock<Began>,
+    open: Tracker,
+    spread: Duration,
+    /// The order of the whole, which holds for the part as well.
+    whole: Option<Drain>,
+    changed: watch::Sender<()>,
+}
+
+/// How a drain began.
+#[derive(Debug)]
+struct Began {
+    at: Instant,
+    /// So many were open.
+    open: usize,
+}
+
+impl Drain {
+    /// A signal, and who gives it. What is drained leaves spread over `spread`.
+    pub fn new(spread: Duration) -> (DrainHandle, Self) {
+        Self::with(spread, None)
+    }
+
+    /// A signal to a part, which hears of the whole's end too.
+    pub fn part(&self, spread: Duration) -> DrainHandle {
+        Self::with(spread, Some(self.clone())).0
+    }
+
+    fn with(spread: Duration, whole: Option<Self>) -> (DrainHandle, Self) {
+        let order = Arc::new(Order {
+            stage: AtomicU8::new(RUNNING),
+            began: OnceLock::new(),
+            open: Tracker::new(),
+            spread,
+            whole,
+            changed: watch::Sender::new(()),
+        });
+        (DrainHandle { order: Arc::clone(&order) }, Self { order })
+    }
+
+    /// Of the part alone or of the whole.
+    fn stage(&self) -> u8 {
+        let own = self.order.stage.load(Ordering::Acquire);
+        self.order.whole.as_ref().map_or(own, |whole| own.max(whole.stage()))
+    }
+
+    /// The part was told to end before the whole was.
+    pub fn is_removed(&self) -> bool {
+        self.order.whole.as_ref().is_some_and(|whole| !whole.is_draining()) && self.is_draining()
+    }
+
+    /// Nothing new begins, and what is open ends in order.
+    pub fn is_draining(&self) -> bool {
+        self.stage() >= DRAINING
+    }
+
+    /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
+    pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
+        let own = self.order.began.get();
+        let own = own.map(|began| began.at + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)));
+        let whole = self.order.whole.as_ref().and_then(|whole| whole.leaves_at(lot));
+        own.into_iter().chain(whole).min()
+    }
+
+    /// What is still open is cut.
+    pub fn is_shutdown(&self) -> bool {
+        self.stage() >= SHUTDOWN
+    }
+
+    /// Waits until the drain begins.
+    pub async fn draining(&self) {
+        self.reach(DRAINING).await;
+    }
+
+    /// Waits until the drain is to be cut short, or is over.
+    pub async fn hurried(&self) {
+        self.reach(HURRIED).await;
+    }
+
+    /// Waits until the time of the drain is over.
+    pub async fn shutdown(&self) {
+        self.reach(SHUTDOWN).await;
+    }
+
+    /// Tells `on_order` of every order to the whole or to a part of it, until the whole is to be cut.
+    pub async fn orders(&self, mut on_order: impl FnMut()) {
+        let mut changed = self.order.changed.subscribe();
+        while !self.is_shutdown() {
+            // The sender lives as long as this signal, so it can't be closed.
+            let _ = changed.changed().await;
+            on_order();
+        }
+    }
+
+    async fn reach(&self, stage: u8) {
+        let mut changed = self.order.changed.subscribe();
+        while self.order.stage.load(Ordering::Acquire) < stage {
+            // The sender lives as long as this signal, so it can't be closed.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+impl DrainHandle {
+    /// The signal that it gives.
+    pub fn signal(&self) -> Drain {
+        Drain { order: Arc::clone(&self.order) }
+    }
+
+    /// Counts what it drains.
+    pub fn open(&self) -> &Tracker {
+        &self.order.open
+    }
+
+    /// How many were open when the drain began, before any of them knew; how many are, if it has not.
+    pub fn began_with(&self) -> usize {
+        self.order.began.get().map_or_else(|| self.order.open.count(), |began| began.open)
+    }
+
+    /// Begins the drain.
+    pub fn drain(&self) {
+        self.advance(DRAINING);
+    }
+
+    /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
+    pub fn hurry(&self) {
+        self.advance(HURRIED);
+    }
+
+    /// Ends it: what is still open is cut.
+    pub fn shutdown(&self) {
+        self.advance(SHUTDOWN);
+    }
+
+    fn advance(&self, to: u8) {
+        self.order.began.get_or_init(|| Began { at: Instant::now(), open: self.order.open.count() });
+        if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
+            self.order.changed.send_replace(());
+            if let Some(whole) = &self.order.whole {
+                whole.order.changed.send_replace(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_advances_and_never_goes_back() {
+        let (handle, drain) = Drain::new(Duration::from_secs(10));
+        let open = handle.open().track();
+        assert!(!drain.is_draining() && drain.leaves_at(0.5).is_none());
+        let before = Instant::now();
+        handle.drain();
+        drain.draining().await;
+        drop(open);
+        assert_eq!((handle.began_with(), handle.open().count()), (1, 0));
+        let leaves = drain.leaves_at(0.5).expect("a moment");
+        assert!((before..=Instant::now()).contains(&(leaves - Duration::from_secs(5))));
+        assert!(drain.is_draining() && !drain.is_shutdown());
+        handle.hurry();
+        drain.hurried().await;
+        assert!(!drain.is_shutdown(), "that is for whoever counts");
+        handle.shutdown();
+        handle.drain();
+        drain.shutdown().await;
+        assert!(drain.is_shutdown() && drain.is_draining());
+    }
+
+    #[tokio::test]
+    async fn an_order_to_a_part_is_the_parts_alone_and_one_to_the_whole_is_everybodys() {
+        let (handle, whole) = Drain::new(Duration::ZERO);
+        let (part, other) = (whole.part(Duration::from_secs(4)), whole.part(Duration::ZERO));
+        let heard = Arc::new(AtomicUsize::new(0));
+        let listener = tokio::spawn({
+            let (whole, heard) = (whole.clone(), Arc::clone(&heard));
+            async move { whole.orders(|| _ = heard.fetch_add(1, Ordering::Relaxed)).await }
+        });
+        tokio::task::yield_now().await;
+        part.drain();
+        assert!(part.signal().is_draining() && part.signal().is_removed());
+        assert!(part.signal().leaves_at(1.0) > part.signal().leaves_at(0.0));
+        assert!(!whole.is_draining() && !other.signal().is_draining());
+        tokio::task::yield_now().await;
+        assert_eq!(heard.load(Ordering::Relaxed), 1);
+        handle.drain();
+        assert!(other.signal().is_draining() && !other.signal().is_removed());
+        assert!(other.signal().leaves_at(0.5).is_some());
+        handle.shutdown();
+        assert!(part.signal().is_shutdown());
+        listener.await.expect("no panic");
+    }
+}

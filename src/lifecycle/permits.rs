@@ -1,0 +1,173 @@
+//! Permits: the right to exist, out of a bounded number.
+
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// File descriptors kept for what is no connection: listeners, log files, DNS.
+const RESERVED_FDS: u64 = 128;
+/// Connections past the maximum that are told so with a 503, before accept pauses.
+const RESERVE: usize = 64;
+
+/// Bounds the downstream connections of the process (rule S2).
+#[derive(Debug, Clone)]
+pub struct Permits {
+    served: Arc<Places>,
+    reserve: Arc<Places>,
+}
+
+/// Room for a number of connections or tunnels.
+#[derive(Debug)]
+pub struct Places {
+    free: Semaphore,
+    total: usize,
+    is_reserve: bool,
+}
+
+/// The right of one connection or tunnel to exist; given back on drop. Every idle tunnel holds one, so it is a pointer and no more.
+#[derive(Debug)]
+pub struct Permit {
+    places: Arc<Places>,
+}
+
+impl Permit {
+    /// There were too many connections already: this one is answered with 503.
+    pub fn is_overload(&self) -> bool {
+        self.places.is_reserve
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.places.free.add_permits(1);
+    }
+}
+
+impl Places {
+    /// Room for `total`.
+    pub fn new(total: usize) -> Arc<Self> {
+        Self::with(total, false)
+    }
+
+    fn with(total: usize, is_reserve: bool) -> Arc<Self> {
+        let total = total.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self { free: Semaphore::new(total), total, is_reserve })
+    }
+
+    /// Takes a place, if there is one.
+    pub fn try_take(self: &Arc<Self>) -> Option<Permit> {
+        self.free.try_acquire().ok().map(|taken| self.permit(taken))
+    }
+
+    /// Waits for a place.
+    async fn take(self: &Arc<Self>) -> Permit {
+        match self.free.acquire().await {
+            Ok(taken) => self.permit(taken),
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A permit that gives back by itself what was taken.
+    fn permit(self: &Arc<Self>, taken: tokio::sync::SemaphorePermit<'_>) -> Permit {
+        taken.forget();
+        Permit { places: Arc::clone(self) }
+    }
+
+    /// Places that are taken.
+    pub fn in_use(&self) -> usize {
+        self.total - self.free.available_permits()
+    }
+}
+
+impl Permits {
+    /// Permits for `total` connections, and a small reserve for refusals.
+    pub fn new(total: usize) -> Self {
+        Self { served: Places::with(total, false), reserve: Places::with(RESERVE.min(total), true) }
+    }
+
+    /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
+    pub async fn acquire(&self) -> Permit {
+        tokio::select! {
+            biased;
+            permit = self.served.take() => permit,
+            permit = self.reserve.take() => permit,
+        }
+    }
+
+    /// Permits that are out.
+    pub fn in_use(&self) -> usize {
+        self.served.in_use() + self.reserve.in_use()
+    }
+}
+
+/// Bounds the TLS handshakes in flight (rule S2).
+#[derive(Debug, Clone)]
+pub struct TlsPermits {
+    handshakes: Arc<Semaphore>,
+    total: usize,
+}
+
+/// The right to one TLS handshake; given back on drop.
+#[derive(Debug)]
+pub struct TlsPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl TlsPermits {
+    /// Permits for `total` TLS handshakes at once.
+    pub fn new(total: usize) -> Self {
+        let total = total.min(Semaphore::MAX_PERMITS);
+        Self { handshakes: Arc::new(Semaphore::new(total)), total }
+    }
+
+    /// Waits for a permit.
+    pub async fn acquire(&self) -> TlsPermit {
+        match Arc::clone(&self.handshakes).acquire_owned().await {
+            Ok(permit) => TlsPermit { _permit: permit },
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// TLS handshakes in flight.
+    pub fn in_use(&self) -> usize {
+        self.total - self.handshakes.available_permits()
+    }
+}
+
+/// Raises the soft limit of file descriptors to the hard one, and returns how many connections fit: each needs one
+/// descriptor downstream and one upstream.
+pub fn raise_fd_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    let Some(current) = current else { return usize::MAX };
+    usize::try_from(current.saturating_sub(RESERVED_FDS) / 2).unwrap_or(usize::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn s2_past_the_maximum_the_reserve_serves_refusals() {
+        let permits = Permits::new(2);
+        let first = permits.acquire().await;
+        let second = permits.acquire().await;
+        let third = permits.acquire().await;
+        assert!(!first.is_overload() && !second.is_overload() && third.is_overload());
+        let fourth = permits.acquire().await;
+        assert!(fourth.is_overload());
+        assert_eq!(permits.in_use(), 4);
+        let waits = tokio::spawn({
+            let permits = permits.clone();
+            async move { permits.acquire().await }
+        });
+        drop(first);
+        assert!(!waits.await.expect("a permit").is_overload());
+        drop((second, third, fourth));
+        assert_eq!(permits.in_use(), 0);
+    }
+}
