@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 /// What is meant by a letter and its numbers. CONTRIBUTING.md says what the letters stand for.
 const RULES: [(char, &[u32]); 5] = [
-    ('w', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
+    ('w', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
     ('t', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
     ('h', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
     ('s', &[1, 2, 3, 4, 5, 6, 7, 10]),
