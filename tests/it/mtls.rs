@@ -88,6 +88,47 @@ async fn b11_the_subject_is_in_both_records_of_a_tunnel() {
     }
 }
 
+#[tokio::test]
+async fn b11_backends_are_told_who_the_certificate_says_and_nothing_that_a_client_says() {
+    let (pki, clients) = (Pki::new(), Pki::new());
+    let backend = Backend::listen().await;
+    let keys = format!("client_ca = \"{}\", client_auth = \"optional\"", clients.ca_file().display());
+    let gate = Setup::to(backend.address())
+        .tls(&pki, &keys)
+        .route(
+            "request_headers.set = { X-Subject = \"{tls.client.subject}\", X-Serial = \"{tls.client.serial}\", \
+             X-Print = \"{tls.client.fingerprint}\" }",
+        )
+        .start();
+    let leaf = clients.leaf_with("alice", |params| {
+        for_clients(params);
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x0a, 0xbc]));
+    });
+    let forged = OFFER.replacen("\r\n\r\n", "\r\nX-Subject: CN=root\r\nX-Serial: 1\r\nX-Print: 2\r\n\r\n", 1);
+    for version in BOTH {
+        // The second is of a resumed session.
+        let shows = pki.client_config_with(&leaf, &[], &[version]);
+        for (config, shown) in [(&shows, true), (&shows, true), (&pki.client_config_of(&[version]), false)] {
+            let mut client = pki.client(gate.address(), "localhost", config).await;
+            client.send(&forged).await;
+            let mut server = backend.accept().await;
+            let head = server.read_head().await;
+            let told = ["x-subject", "x-serial", "x-print"].map(|name| head.get(name).map(ToOwned::to_owned));
+            let print = Some(fingerprint(&leaf.der));
+            let expected = [Some("CN=alice,O=Example".to_owned()), Some("0ABC".to_owned()), print];
+            assert_eq!(told, if shown { expected } else { [None, None, None] }, "{version:?}");
+            server.send(AGREED).await;
+            client.read_head().await;
+        }
+    }
+}
+
+/// The SHA-256 in hex.
+fn fingerprint(der: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    hash.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 /// Certificates that are refused, with the alert and a word of the error for each.
 fn wrong_ones(
     clients: &Pki,

@@ -185,7 +185,7 @@ impl Pki {
     ) -> ClientConfig {
         let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
         let signer = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("a key");
-        let certified = CertifiedKey::new([&[leaf.der.clone()], issuers].concat(), signer);
+        let certified = CertifiedKey::new([std::slice::from_ref(&leaf.der), issuers].concat(), signer);
         let mut config = self.client_config_of(versions);
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         config
