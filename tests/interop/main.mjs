@@ -9,10 +9,11 @@ import mutualTls from "./suites/mutual_tls.mjs";
 import names from "./suites/names.mjs";
 import node from "./suites/node.mjs";
 import python from "./suites/python.mjs";
+import slow from "./suites/slow.mjs";
 import socketio from "./suites/socketio.mjs";
 import tls from "./suites/tls.mjs";
 
-const suites = { hello, command_line: commandLine, tls, mutual_tls: mutualTls, names, node, socketio, python, browser };
+const suites = { hello, command_line: commandLine, tls, mutual_tls: mutualTls, names, node, slow, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
 if (unknown.length > 0) {

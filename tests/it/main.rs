@@ -21,6 +21,7 @@ mod namespace;
 mod overload;
 mod refusals;
 mod retries;
+mod slow;
 mod storm;
 mod tls;
 mod tunnel;
