@@ -13,7 +13,7 @@ mod tunnel;
 use std::fmt;
 
 pub use refusal::{Refusal, UpstreamFault};
-pub use tls::TlsFailure;
+pub use tls::{Introduction, TlsFailure};
 pub use tunnel::{Death, TunnelEnd};
 
 /// A side of the gate, or the gate itself, as the one who ended something.

@@ -7,10 +7,11 @@
 //! |---|---|
 //! | L0, pure | [`proto`], [`route`] |
 //! | L1 | [`config`], [`ending`] |
-//! | L2 | [`buffered`], [`tls`], [`upstream`], [`tunnel`], [`exchange`], [`lifecycle`], [`telemetry`] |
+//! | L2 | [`buffered`], [`tls`], [`upstream`], [`tunnel`], [`exchange`], [`auth`], [`lifecycle`], [`telemetry`] |
 //! | L3 | [`connection`] |
 //! | L4 | [`server`], [`demo`] |
 
+pub mod auth;
 pub mod buffered;
 pub mod config;
 pub mod connection;

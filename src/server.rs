@@ -7,13 +7,14 @@ mod accept;
 mod bind;
 mod worker;
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
 use crate::{
+    auth::Verifier,
     config::{self, Config, ListenAddress},
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
@@ -41,6 +42,8 @@ pub struct Server {
     names: Option<JoinHandle<()>>,
     /// `None` where no server is checked.
     health: Option<JoinHandle<()>>,
+    /// Check passwords, where there are any.
+    verifiers: Vec<JoinHandle<()>>,
 }
 
 /// Why a gate does not start.
@@ -95,6 +98,7 @@ impl Server {
             drain,
             access,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
+            verifier: Verifier::default(),
             redact: config.log.redact.clone().into(),
         });
         let open = order.open().clone();
@@ -114,8 +118,9 @@ impl Server {
             open,
         };
         let health = start_checks(&gate).map_err(StartError::Worker)?;
+        let verifiers = start_verifiers(&gate).map_err(StartError::Worker)?;
         let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health })
+        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health, verifiers })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -165,6 +170,8 @@ impl Server {
         }
         panicked += usize::from(self.names.is_some_and(|names| names.join().is_err()));
         panicked += self.health.map_or(0, |health| usize::from(health.join().is_err()));
+        self.gate.verifier.stop();
+        panicked += self.verifiers.into_iter().filter_map(|verifier| verifier.join().err()).count();
         for pool in self.gate.snapshot.pools() {
             pool.close_idle();
         }
@@ -249,6 +256,16 @@ fn start_checks(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
         runtime.shutdown_timeout(CUT);
     };
     std::thread::Builder::new().name("wsgate-health".into()).spawn(run).map(Some)
+}
+
+/// Starts the threads that check passwords, if there are some to check: one for every two CPUs, so that guesses leave the
+/// others to those who are in.
+fn start_verifiers(gate: &Gate) -> io::Result<Vec<JoinHandle<()>>> {
+    if !gate.snapshot.has_users() {
+        return Ok(Vec::new());
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    gate.verifier.start((cpus / 2).max(1))
 }
 
 /// The window of a drain's Close frames: within the grace there must be time left for their answers.

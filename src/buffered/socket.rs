@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvFlags, recv},
+};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -41,13 +44,30 @@ impl Socket {
 }
 
 impl Socket {
-    /// Waits until there is something to read, or an end.
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+    /// Waits until there is something to read, and shows as much of it as fits without taking it. `Ok(0)` is the end of the
+    /// stream.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let seen = match self {
+                Self::Tcp(stream) => {
+                    stream.readable().await?;
+                    stream.try_io(Interest::READABLE, || glance(stream, buf))
+                }
+                Self::Unix(stream) => {
+                    stream.readable().await?;
+                    stream.try_io(Interest::READABLE, || glance(stream, buf))
+                }
+            };
+            match seen {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                seen => return seen,
+            }
         }
     }
+}
+
+fn glance(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket, buf, RecvFlags::PEEK)?.0)
 }
 
 impl AsFd for Socket {

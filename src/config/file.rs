@@ -341,31 +341,42 @@ impl<'r> Value<'r> {
 
     /// Replaces `${NAME}` by the environment variable and `$${` by `${`.
     fn expand(self, text: &'r str) -> Result<Cow<'r, str>, Finding> {
-        if !text.contains("${") {
-            return Ok(Cow::Borrowed(text));
+        match &self.pieces_of(text)?[..] {
+            [Piece::Written(text)] => Ok(Cow::Borrowed(text)),
+            pieces => Ok(pieces.iter().map(Piece::text).collect::<String>().into()),
         }
-        let mut expanded = String::with_capacity(text.len());
+    }
+
+    /// A string in the pieces that stand in the file, and those that came in for a `${NAME}`.
+    pub(super) fn pieces(self) -> Result<Vec<Piece<'r>>, Finding> {
+        match self.node.get_ref() {
+            DeValue::String(text) => self.pieces_of(text),
+            // Which says what is wrong with it.
+            _ => self.text().map(|text| vec![Piece::Literal(text.into_owned())]),
+        }
+    }
+
+    fn pieces_of(self, text: &'r str) -> Result<Vec<Piece<'r>>, Finding> {
+        let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, reference) = rest.split_at(at);
             if let Some(before) = before.strip_suffix('$') {
-                expanded.push_str(before);
-                expanded.push_str("${");
+                pieces.extend([Piece::Written(before), Piece::Literal("${".to_owned())]);
                 rest = &reference[2..];
                 continue;
             }
-            expanded.push_str(before);
             let Some((name, after)) = reference[2..].split_once('}') else {
                 return Err(self
                     .finding("`${` without its `}`")
                     .label("`${NAME}` stands for an environment variable")
                     .help("write `$${` for `${` itself"));
             };
-            expanded.push_str(&self.variable(name)?);
+            pieces.extend([Piece::Written(before), Piece::Literal(self.variable(name)?)]);
             rest = after;
         }
-        expanded.push_str(rest);
-        Ok(Cow::Owned(expanded))
+        pieces.push(Piece::Written(rest));
+        Ok(pieces)
     }
 
     fn variable(self, name: &str) -> Result<String, Finding> {
@@ -392,4 +403,23 @@ pub(super) struct Entry<'r> {
     pub(super) name: &'r str,
     pub(super) name_span: Range<usize>,
     pub(super) value: Value<'r>,
+}
+
+/// A piece of a string.
+#[derive(Debug)]
+pub(super) enum Piece<'r> {
+    /// As it stands in the file.
+    Written(&'r str),
+    /// The value of an environment variable, or the `${` that `$${` stands for: whatever is in it, it means just that.
+    Literal(String),
+}
+
+impl Piece<'_> {
+    /// Its text.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Written(text) => text,
+            Self::Literal(text) => text,
+        }
+    }
 }

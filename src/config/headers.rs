@@ -5,18 +5,18 @@ use std::{collections::HashMap, ops::Range};
 use toml::de::DeValue;
 
 use super::{
-    file::{Entry, Table, Value},
-    report::{Finding, shown},
+    file::{Entry, Piece, Table, Value},
+    report::{Finding, nearest, shown},
 };
 use crate::proto::{
-    forward::{HeaderEdits, may_edit},
+    forward::{HeaderEdits, Template, TemplateError, may_edit},
     head::is_token,
 };
 
 /// Reads `set` and `remove`.
 pub(super) fn edits(table: &Table<'_>) -> HeaderEdits {
     let edits = HeaderEdits {
-        set: table.get("set", Vec::new(), |value| set(value, may_be_edited)),
+        set: table.get("set", Vec::new(), |value| set(value, may_be_edited, template)),
         remove: table.get("remove", Vec::new(), |value| value.list(removed)),
     };
     if let Some(value) = table.value("remove") {
@@ -36,10 +36,15 @@ type Judge = fn(&str, Range<usize>) -> Result<(), Finding>;
 
 /// The headers that are sent with a health check.
 pub(super) fn of_a_check(value: Value<'_>) -> Result<Vec<(String, String)>, Finding> {
-    set(value, may_be_sent)
+    set(value, may_be_sent, |entry| Ok(entry.value.text()?.into_owned()))
 }
 
-fn set(value: Value<'_>, judge: Judge) -> Result<Vec<(String, String)>, Finding> {
+/// Names with their values, as `read` makes them.
+fn set<T>(
+    value: Value<'_>,
+    judge: Judge,
+    read: fn(&Entry<'_>) -> Result<T, Finding>,
+) -> Result<Vec<(String, T)>, Finding> {
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     let mut headers = Vec::new();
     for entry in value.entries()? {
@@ -50,12 +55,16 @@ fn set(value: Value<'_>, judge: Judge) -> Result<Vec<(String, String)>, Finding>
                 .context(earlier, "first here");
             value.reader.record(finding);
         }
-        headers.extend(value.reader.recorded(header(&entry, judge)));
+        headers.extend(value.reader.recorded(header(&entry, judge, read)));
     }
     Ok(headers)
 }
 
-fn header(entry: &Entry<'_>, judge: Judge) -> Result<(String, String), Finding> {
+fn header<T>(
+    entry: &Entry<'_>,
+    judge: Judge,
+    read: fn(&Entry<'_>) -> Result<T, Finding>,
+) -> Result<(String, T), Finding> {
     check_name(entry.name, entry.name_span.clone())?;
     judge(entry.name, entry.name_span.clone())?;
     let text = entry.value.text()?;
@@ -66,7 +75,34 @@ fn header(entry: &Entry<'_>, judge: Judge) -> Result<(String, String), Finding> 
             .finding(format!("the value of `{}` has a control character", entry.name))
             .label("a line break would begin another header"));
     }
-    Ok((entry.name.to_owned(), text.into_owned()))
+    Ok((entry.name.to_owned(), read(entry)?))
+}
+
+/// A value with placeholders. In what an environment variable says there are none.
+fn template(entry: &Entry<'_>) -> Result<Template, Finding> {
+    let mut template = Template::default();
+    for piece in entry.value.pieces()? {
+        match piece {
+            Piece::Literal(text) => template.push_literal(&text),
+            Piece::Written(text) => {
+                template.push_written(text).map_err(|error| bad_template(entry, &error))?;
+            }
+        }
+    }
+    Ok(template)
+}
+
+fn bad_template(entry: &Entry<'_>, error: &TemplateError) -> Finding {
+    const DOUBLED: &str = "write `{{` for `{` itself";
+    match error {
+        TemplateError::Unknown(name) => {
+            let meant = nearest(name, Template::names()).map(|name| format!("did you mean `{{{name}}}`?"));
+            let name = if name.is_empty() { String::new() } else { shown(name) };
+            let finding = entry.value.finding(format!("unknown placeholder `{{{name}}}`"));
+            finding.maybe_help(meant).help(DOUBLED)
+        }
+        TemplateError::Open => entry.value.finding("`{` without its `}`").help(DOUBLED),
+    }
 }
 
 fn removed(value: Value<'_>) -> Result<String, Finding> {

@@ -82,8 +82,22 @@ pub(super) fn load_ca(value: Value<'_>) -> Result<Option<Arc<[CertificateDer<'st
                 .finding("a certificate of this file cannot be used")
                 .label("it is malformed, or not one of X.509 version 3")
         })?;
+        warn_of_expired_ca(value, certificate);
     }
     Ok(Some(certificates.into()))
+}
+
+/// rustls does not look at the dates of what it is told to trust, while other programs do.
+fn warn_of_expired_ca(value: Value<'_>, certificate: &CertificateDer<'_>) {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return };
+    let not_after = certificate.validity().not_after.to_datetime();
+    if not_after < value.reader.now {
+        let finding = value
+            .finding(format!("a certificate of this file expired on {}", date(not_after)))
+            .label("what it signed is trusted all the same")
+            .help("take it out of the file, unless that is meant");
+        value.reader.record(finding.warning());
+    }
 }
 
 fn path(value: Value<'_>) -> Result<PathBuf, Finding> {

@@ -517,6 +517,13 @@ pub struct Route {
     pub websocket: WebSocket,
 }
 
+impl Route {
+    /// Names of headers that come from the answer of a server that is asked about a request, and never from a client.
+    pub fn copied_headers(&self) -> &[String] {
+        self.auth.as_ref().map_or(&[], |auth| &auth.copy_headers)
+    }
+}
+
 /// `[route.auth]`: at least one of `basic` and `forward`.
 #[derive(Debug, Clone)]
 pub struct Auth {

@@ -48,6 +48,9 @@ impl Answer {
                 add("Upgrade", "websocket").ok()?;
                 add("Sec-WebSocket-Version", "13").ok()?;
             }
+            Refusal::Unauthorized { realm, .. } => {
+                add("WWW-Authenticate", &format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")).ok()?;
+            }
             Refusal::Method => add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE").ok()?,
             _ => {}
         }

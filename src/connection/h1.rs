@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     Client, Gate, Listener, OpenTunnel, answer::Answer, downstream::Downstream, record::ExchangeRecord,
-    request::Request,
+    request::Request, sender::Sender,
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -83,7 +83,7 @@ impl Http1 {
                 Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
                 Arrival::Head(head) => match &turned_away {
                     Some(refusal) => {
-                        let mut record = self.record(&head);
+                        let mut record = self.record(&head, &self.sender(&head));
                         self.refuse(refusal, &head, &mut record, BodyFraming::UntilClose).await
                     }
                     None => Request::new(&mut self, *head).answer().await,
@@ -102,8 +102,13 @@ impl Http1 {
     }
 
     /// The record of an exchange that begins now.
-    pub(super) fn record(&self, head: &RequestHead) -> ExchangeRecord {
-        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some(head), self.head_began)
+    pub(super) fn record(&self, head: &RequestHead, sender: &Sender) -> ExchangeRecord {
+        ExchangeRecord::new(&self.gate, &self.listener, &self.client, Some((head, sender)), self.head_began)
+    }
+
+    /// Whom a request comes from.
+    pub(super) fn sender(&self, head: &RequestHead) -> Sender {
+        Sender::of(&self.client, head, &self.listener.config)
     }
 
     /// Waits for the next request, and reads its head.
@@ -173,6 +178,22 @@ impl Http1 {
         };
         let close = refusal.closes() || !self.may_keep(head, body);
         self.send(answer, Some(&head.method), head.version, close, record).await
+    }
+
+    /// Waits until the client leaves, while nothing is read of it elsewhere. What it sends waits in the tail, within bounds.
+    pub(super) async fn gone(&mut self) -> Option<std::io::Error> {
+        let early_bytes = self.listener.config.limits.early_bytes;
+        loop {
+            let room = early_bytes.saturating_sub(self.down.tail().len());
+            if room == 0 {
+                std::future::pending::<()>().await;
+            }
+            match self.down.fill(room).await {
+                Ok(1..) => {}
+                Ok(0) => return None,
+                Err(error) => return Some(error),
+            }
+        }
     }
 
     /// Whether another request may follow an answer that did not read the request's body.

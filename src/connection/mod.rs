@@ -4,10 +4,14 @@
 //! request heads, exchanges) and, if that ends in a verified 101, becomes the tunnel, in the same task and with the same
 //! permit. So nothing escapes a limit, a count or the drain, and an idle tunnel keeps nothing of its set-up.
 
+mod admission;
 mod answer;
 mod caller;
+mod client;
 mod downstream;
+mod forward_auth;
 mod h1;
+mod introduction;
 mod record;
 mod request;
 mod sender;
@@ -26,13 +30,14 @@ use std::{
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use self::{downstream::Downstream, h1::Http1, record::TunnelRecord};
+use self::{client::Client, downstream::Downstream, h1::Http1, record::TunnelRecord};
 use crate::{
+    auth::Verifier,
     buffered::{Buffered, Socket, Stream},
     ending::{Refusal, Side, TlsFailure},
     lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
     telemetry::AccessSink,
-    tls::{self, Acceptor, TlsInfo},
+    tls::{self, Acceptor},
     tunnel::Tunnel,
     upstream::{Transport, TunnelLease},
 };
@@ -50,17 +55,10 @@ pub struct Gate {
     pub access: AccessSink,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
+    /// Checks passwords.
+    pub verifier: Verifier,
     /// Query parameters whose values are masked in logs.
     pub redact: Arc<[String]>,
-}
-
-/// Who a client is.
-#[derive(Debug)]
-pub(crate) struct Client {
-    /// `None` on a unix listener.
-    address: Option<SocketAddr>,
-    /// Boxed, as the record of a tunnel keeps a client for hours, and many have none.
-    tls: Option<Box<TlsInfo>>,
 }
 
 /// The task of one downstream connection.
@@ -179,23 +177,48 @@ impl Accepted {
     }
 }
 
-/// The TLS handshake, within `timeout` in all. The permit that came with the socket goes back until the client says something:
-/// those that are silent must not keep others out (rule S2).
+/// The TLS handshake, until `due`. A permit for it is taken only when the client says something: those that are silent must not
+/// keep others out (rule S2).
 async fn shake_hands(
     acceptor: &Acceptor,
     socket: Socket,
     permits: &TlsPermits,
-    permit: Option<TlsPermit>,
-    timeout: Option<Duration>,
+    due: Option<Instant>,
 ) -> Result<tls::Accepted<Socket>, TlsFailure> {
-    let due = timeout.map(|timeout| Instant::now() + timeout);
-    drop(permit);
     let heard = async {
-        socket.readable().await.map_err(TlsFailure::Io)?;
-        Ok(permits.acquire().await)
+        // Whatever ends the wait, the TLS handshake finds it again, and an error as an end.
+        let _ = socket.peek(&mut [0]).await;
+        permits.acquire().await
     };
-    let _permit = h1::within(due, heard).await.unwrap_or(Err(TlsFailure::Timeout))?;
+    let _permit = h1::within(due, heard).await.ok_or(TlsFailure::Timeout)?;
     acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
+}
+
+/// The PROXY header, where the listener expects one.
+async fn introduce(
+    socket: &mut Socket,
+    client: &mut Client,
+    listener: &Listener,
+    due: Option<Instant>,
+) -> Result<(), TlsFailure> {
+    match &listener.config.proxy_protocol {
+        Some(from) => introduction::read(socket, client, from, due).await,
+        None => Ok(()),
+    }
+}
+
+/// The TLS handshake, where the listener speaks TLS.
+async fn secure(
+    socket: Socket,
+    client: &mut Client,
+    listener: &Listener,
+    gate: &Gate,
+    due: Option<Instant>,
+) -> Result<Downstream, TlsFailure> {
+    let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
+    let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
+    client.tls = Some(Box::new(accepted.info));
+    Ok(Downstream::Tls(accepted.stream))
 }
 
 async fn set_up(
@@ -206,34 +229,34 @@ async fn set_up(
     is_overload: bool,
     entrance: Option<Entrance>,
 ) -> Option<OpenTunnel> {
+    // It goes back until the client begins its TLS handshake.
+    drop(tls_permit);
     // Only a client that is gone already, or a process without file descriptors, fails here.
-    let (mut socket, address) =
+    let (mut socket, peer) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
-    let ip = address.map(|address| address.ip());
-    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(ip)) {
+    let mut client = Client::new(peer);
+    // One deadline for all that stands before the first request.
+    let due = listener.patience().map(|patience| Instant::now() + patience);
+    if let Err(failure) = introduce(&mut socket, &mut client, &listener, due).await {
+        record::tls_failure(&gate.access, &listener, &client, &failure);
+        return None;
+    }
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip())) {
         Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
         Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
         Entrance::Cut => {
-            listener.note_cut(ip);
+            listener.note_cut(client.ip());
             socket.reset_on_drop();
             return None;
         }
     };
-    let (stream, tls) = match &listener.acceptor {
-        None => (Downstream::Plain(socket), None),
-        Some(acceptor) => {
-            let timeout = listener.config.timeout.tls_handshake;
-            match shake_hands(acceptor, socket, &gate.tls_permits, tls_permit, timeout).await {
-                Ok(accepted) => (Downstream::Tls(accepted.stream), Some(Box::new(accepted.info))),
-                // A port check, which says nothing on a plain listener either.
-                Err(TlsFailure::Silent) => return None,
-                Err(failure) => {
-                    record::tls_failure(&gate.access, &listener, address, &failure);
-                    return None;
-                }
-            }
+    match secure(socket, &mut client, &listener, &gate, due).await {
+        Ok(stream) => {
+            Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
         }
-    };
-    let client = Client { address, tls };
-    Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
+        Err(failure) => {
+            record::tls_failure(&gate.access, &listener, &client, &failure);
+            None
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{Client, Gate, Listener};
+use super::{Client, Gate, Listener, client::name_of, sender::Sender};
 use crate::{
     ending::{Phase, Refusal, Side, TlsFailure, chain},
     exchange::Traffic,
@@ -26,34 +26,39 @@ use crate::{
 pub(super) struct ExchangeRecord {
     access: AccessSink,
     record: Option<Box<AccessRecord>>,
-    request_id: Box<str>,
+    request_id: Arc<str>,
     redact: Arc<[String]>,
     began: Instant,
     phase: Phase,
+    /// What goes wrong now does so at the server that is asked about the request.
+    asks: bool,
 }
 
 impl ExchangeRecord {
-    /// A record that begins now. Without a `head`, it is of bytes that were none.
+    /// A record that begins now. Without a request, it is of bytes that were none.
     pub(super) fn new(
         gate: &Gate,
         listener: &Listener,
         client: &Client,
-        head: Option<&RequestHead>,
+        request: Option<(&RequestHead, &Sender)>,
         began: Instant,
     ) -> Self {
-        let request_id: Box<str> = format!("{:032x}", rand::random::<u128>()).into();
+        let told = request.and_then(|(head, sender)| sender.request_id(head));
+        let request_id: Arc<str> =
+            told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
         let record = gate.access.is_on().then(|| {
-            let mut record =
-                AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name_of(client.address));
-            if let Some(head) = head {
-                record.request_id.clone_from(&request_id);
+            let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
+            let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
+            record.peer = peer_beside(client, &record.client);
+            if let Some((head, _)) = request {
+                record.request_id = (&*request_id).into();
                 record.method = head.method.as_str().into();
                 record.target = mask_target(&head.target, &gate.redact).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
         });
-        let phase = if head.is_some() { Phase::Route } else { Phase::Head };
+        let phase = if request.is_some() { Phase::Route } else { Phase::Head };
         Self {
             access: gate.access.clone(),
             record,
@@ -61,6 +66,7 @@ impl ExchangeRecord {
             redact: Arc::clone(&gate.redact),
             began,
             phase,
+            asks: false,
         }
     }
 
@@ -77,8 +83,8 @@ impl ExchangeRecord {
     }
 
     /// What X-Request-Id says.
-    pub(super) fn request_id(&self) -> &str {
-        &self.request_id
+    pub(super) fn request_id(&self) -> Arc<str> {
+        Arc::clone(&self.request_id)
     }
 
     fn set(&mut self, set: impl FnOnce(&mut AccessRecord)) {
@@ -91,6 +97,23 @@ impl ExchangeRecord {
         let Some(record) = &mut self.record else { return };
         record.host = target.host().into();
         record.target = mask_target(target.origin_form(), &self.redact).into();
+    }
+
+    /// Who the client has proven to be.
+    pub(super) fn user(&mut self, name: &str) {
+        self.set(|record| record.user = Some(name.into()));
+    }
+
+    /// A server is asked about the request before anything else happens with it.
+    pub(super) fn begin_to_ask(&mut self) {
+        self.asks = true;
+    }
+
+    /// It said yes, and the request goes on as if nobody had been asked.
+    pub(super) fn has_asked(&mut self) {
+        self.asks = false;
+        self.phase = Phase::Route;
+        self.set(|record| record.endpoint = None);
     }
 
     pub(super) fn route(&mut self, name: &Arc<str>) {
@@ -117,11 +140,14 @@ impl ExchangeRecord {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
+        let is_of_auth = self.asks && refusal.ended_by() != Side::Downstream;
         self.set(|record| {
             record.ending = Some(refusal.label());
             record.ended_by = Some(refusal.ended_by().label());
             record.phase = Some(refusal.phase().label());
-            record.error = Some(chain(refusal).into());
+            record.error = Some(
+                if is_of_auth { format!("auth server: {}", chain(refusal)) } else { chain(refusal) }.into(),
+            );
         });
     }
 
@@ -151,8 +177,17 @@ impl ExchangeRecord {
 
     /// An offer was answered by something else than a 101 (rule W10).
     pub(super) fn upgrade_refused(&mut self, status: u16) {
+        self.refused_by_answer("upgrade_refused", status);
+    }
+
+    /// The server that was asked about the request did not let it through, and its answer was passed.
+    pub(super) fn access_refused(&mut self, status: u16) {
+        self.refused_by_answer("unauthorized", status);
+    }
+
+    fn refused_by_answer(&mut self, label: &'static str, status: u16) {
         self.set(|record| {
-            record.ending = Some("upgrade_refused");
+            record.ending = Some(label);
             record.ended_by = Some(Side::Upstream.label());
             record.phase = Some(Phase::Response.label());
         });
@@ -210,10 +245,13 @@ impl ExchangeRecord {
             access: self.access.clone(),
             client: Arc::clone(client),
             words: [
+                // The connection's own is kept already.
+                if record.client == name_of(client.address()) { "" } else { &*record.client },
                 &*record.host,
                 &record.target,
                 record.subprotocol.as_deref().unwrap_or_default(),
                 &record.request_id,
+                record.user.as_deref().unwrap_or_default(),
             ]
             .join(TunnelRecord::BETWEEN)
             .into(),
@@ -248,7 +286,7 @@ pub(super) struct TunnelRecord {
     client: Arc<Client>,
     route: Option<Arc<str>>,
     endpoint: Option<Arc<str>>,
-    /// Host, target, subprotocol and request id.
+    /// Client, if it is not the connection's, host, target, subprotocol, request id and user.
     words: Box<str>,
     opened: Instant,
     ended: bool,
@@ -289,15 +327,20 @@ impl TunnelRecord {
 
     /// The record as far as it does not depend on the end.
     fn record(&self) -> AccessRecord {
-        let client = name_of(self.client.address);
-        let mut record = AccessRecord::new(Kind::TunnelEnd, Arc::clone(&self.listener), client);
         let mut words = self.words.split(Self::BETWEEN);
         let mut word = || words.next().unwrap_or_default();
+        let client = match word() {
+            "" => name_of(self.client.address()),
+            client => client.into(),
+        };
+        let mut record = AccessRecord::new(Kind::TunnelEnd, Arc::clone(&self.listener), client);
+        record.peer = peer_beside(&self.client, &record.client);
         record.method = Method::GET.as_str().into();
         record.host = word().into();
         record.target = word().into();
         record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.request_id = word().into();
+        record.user = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.route.clone_from(&self.route);
         record.endpoint.clone_from(&self.endpoint);
         record.status = Some(101);
@@ -314,6 +357,7 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
         cipher: tls.cipher_suite,
         sni: tls.sni.clone(),
         resumed: tls.resumed,
+        client: tls.client.as_ref().map(|client| client.subject.clone()),
     })
 }
 
@@ -358,14 +402,15 @@ fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
     Some((close.code.map(|code| code.0), String::from_utf8_lossy(&close.reason).into()))
 }
 
-/// Writes the record of a TLS handshake that failed.
-pub(super) fn tls_failure(
-    access: &AccessSink,
-    listener: &Listener,
-    client: Option<SocketAddr>,
-    failure: &TlsFailure,
-) {
-    let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name_of(client));
+/// Writes the record of a connection that failed before its first request.
+pub(super) fn tls_failure(access: &AccessSink, listener: &Listener, client: &Client, failure: &TlsFailure) {
+    // A port check, which leaves no record on a plain listener either.
+    if matches!(failure, TlsFailure::Silent) {
+        return;
+    }
+    let name = name_of(client.address());
+    let mut record = AccessRecord::new(Kind::TlsFailure, Arc::clone(&listener.label), name);
+    record.peer = peer_beside(client, &record.client);
     record.ending = Some(failure.label());
     record.ended_by = Some(failure.ended_by().label());
     record.phase = Some(Phase::Tls.label());
@@ -373,8 +418,9 @@ pub(super) fn tls_failure(
     access.record(&record);
 }
 
-fn name_of(client: Option<SocketAddr>) -> Box<str> {
-    client.map_or_else(|| "unix".into(), |address| address.to_string().into())
+/// Who connected, where that is another than the client.
+fn peer_beside(connection: &Client, client: &str) -> Option<Box<str>> {
+    Some(name_of(connection.peer())).filter(|peer| **peer != *client)
 }
 
 fn is_private(address: &SocketAddr) -> bool {
@@ -395,14 +441,14 @@ mod tests {
     use super::*;
     use crate::ending::TunnelEnd;
 
-    fn open(access: &AccessSink) -> TunnelRecord {
+    fn open(access: &AccessSink, client: &str) -> TunnelRecord {
         TunnelRecord {
             access: access.clone(),
             listener: "127.0.0.1:443".into(),
-            client: Arc::new(Client { address: Some(SocketAddr::from(([192, 0, 2, 1], 5))), tls: None }),
+            client: Arc::new(Client::new(Some(SocketAddr::from(([192, 0, 2, 1], 5))))),
             route: Some("main".into()),
             endpoint: Some("127.0.0.1:9000".into()),
-            words: ["a.example", "/chat", "graphql", "id"].join(TunnelRecord::BETWEEN).into(),
+            words: [client, "a.example", "/chat", "graphql", "id", "ali"].join(TunnelRecord::BETWEEN).into(),
             opened: Instant::now(),
             ended: false,
         }
@@ -411,7 +457,7 @@ mod tests {
     #[test]
     fn t11_a_tunnel_that_is_dropped_with_its_task_leaves_its_record() {
         let (access, records) = AccessSink::memory();
-        drop(open(&access));
+        drop(open(&access, ""));
         let all = records.all();
         assert_eq!(all.len(), 1);
         let record = &all[0];
@@ -419,7 +465,9 @@ mod tests {
         assert_eq!((record.ended_by, record.phase), (Some("gate"), Some("tunnel")));
         assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
         assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
+        assert_eq!(record.user.as_deref(), Some("ali"));
         assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
+        assert_eq!(record.peer, None);
         assert_eq!(
             (record.route.as_deref(), record.endpoint.as_deref()),
             (Some("main"), Some("127.0.0.1:9000"))
@@ -428,9 +476,18 @@ mod tests {
     }
 
     #[test]
+    fn h7_a_tunnels_record_names_its_client_and_the_proxy() {
+        let (access, records) = AccessSink::memory();
+        drop(open(&access, "198.51.100.7"));
+        let all = records.all();
+        assert_eq!((&*all[0].client, all[0].peer.as_deref()), ("198.51.100.7", Some("192.0.2.1:5")));
+        assert_eq!((&*all[0].host, &*all[0].request_id), ("a.example", "id"));
+    }
+
+    #[test]
     fn t11_a_tunnel_that_has_ended_has_one_record() {
         let (access, records) = AccessSink::memory();
-        let mut open = open(&access);
+        let mut open = open(&access, "");
         open.end(&Report {
             own_close: None,
             end: TunnelEnd::Idle,

@@ -1,11 +1,11 @@
 //! One request: what it asks for, and who answers it.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use tokio::time::Instant;
 
 use super::{
-    Listener, Taken,
+    Client, Listener, Taken,
     answer::Answer,
     caller,
     h1::{Http1, Next},
@@ -21,10 +21,10 @@ use crate::{
     exchange::{Exchange, Plan, Timeouts},
     lifecycle::Entrance,
     proto::{
-        forward::{self, Kind, RequestContext, ResponseContext},
+        forward::{self, Copied, Kind, RequestContext, ResponseContext, Values},
         framing::{self, BodyFraming, FramingError, request_framing},
         handshake::Offer,
-        head::{HeadError, InvalidHeader, RequestHead, ResponseHead, Version},
+        head::{HeadError, Headers, InvalidHeader, RequestHead, ResponseHead, Version},
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
@@ -40,13 +40,15 @@ pub(super) struct Request<'a> {
     /// What its body is delimited by; until that is known, nothing after the head can be read.
     pub(super) body: BodyFraming,
     pub(super) is_offer: bool,
+    /// What the server that was asked about it says, for `copy_headers`.
+    pub(super) permission: Option<Headers>,
     /// The places that it takes.
     pub(super) taken: Taken,
 }
 
 /// What the head says, proven.
 pub(super) struct Ask {
-    target: Target,
+    pub(super) target: Target,
     pub(super) offer: Option<Offer>,
 }
 
@@ -55,15 +57,15 @@ pub(super) struct Way<'a> {
     pub(super) route: &'a Route,
     pub(super) pool: &'a Pool,
     /// What the request is about, as it came.
-    asked: &'a Target,
+    pub(super) asked: &'a Target,
     /// What goes upstream.
-    target: String,
+    pub(super) target: String,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(connection: &'a mut Http1, head: RequestHead) -> Self {
-        let sender = Sender::of(&connection.client);
-        let record = connection.record(&head);
+        let sender = connection.sender(&head);
+        let record = connection.record(&head, &sender);
         Self {
             connection,
             head,
@@ -71,6 +73,7 @@ impl<'a> Request<'a> {
             record,
             body: BodyFraming::UntilClose,
             is_offer: false,
+            permission: None,
             taken: Taken::default(),
         }
     }
@@ -92,7 +95,9 @@ impl<'a> Request<'a> {
     async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
         let ask = self.parse()?;
         self.enter()?;
-        if let Some(port) = self.connection.listener.config.redirect_https {
+        if let Some(port) = self.connection.listener.config.redirect_https
+            && !self.sender.https
+        {
             let location = https_location(&ask.target, port)?;
             let answer = Answer::redirect(308, &location).map_err(bad_config)?;
             return Ok(self.send(answer).await);
@@ -106,16 +111,19 @@ impl<'a> Request<'a> {
             Found::None => return Err(Refusal::NoRoute),
         };
         self.record.route(&route.name);
+        if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
+            return Ok(next);
+        }
         match &route.config.action {
             Action::Redirect { to, status } => {
                 let mut answer =
                     Answer::redirect(*status, &location(to, &ask.target)?).map_err(bad_config)?;
-                edit(&mut answer, route)?;
+                self.edit(&mut answer, route, &ask.target)?;
                 Ok(self.send(answer).await)
             }
             Action::Respond { status, body } => {
                 let mut answer = Answer::text(*status, body.clone()).map_err(bad_config)?;
-                edit(&mut answer, route)?;
+                self.edit(&mut answer, route, &ask.target)?;
                 Ok(self.send(answer).await)
             }
             Action::Upstream(place) => {
@@ -163,7 +171,7 @@ impl<'a> Request<'a> {
     fn enter(&mut self) -> Result<(), Refusal> {
         let listener = &self.connection.listener;
         let ip = self.sender.ip;
-        if listener.trusts(self.connection.client.address.map(|address| address.ip())) {
+        if self.connection.client.is_among(&listener.config.trusted_proxies) {
             match listener.enter(ip) {
                 Entrance::Open(place) => self.taken.client = place,
                 Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
@@ -187,6 +195,24 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// What headers may tell of it.
+    pub(super) fn facts(&self) -> Facts {
+        let Http1 { listener, client, .. } = &*self.connection;
+        Facts {
+            listener: Arc::clone(listener),
+            client: Arc::clone(client),
+            request_id: self.record.request_id(),
+            sender: self.sender,
+        }
+    }
+
+    /// Makes the route's edits in an answer of wsgate's own.
+    fn edit(&self, answer: &mut Answer, route: &Route, asked: &Target) -> Result<(), Refusal> {
+        let (edits, facts) = (&route.config.response_headers, self.facts());
+        let edited = edits.apply(&mut answer.head_mut().headers, &facts.values(route, asked));
+        edited.map_err(bad_config)
+    }
+
     async fn send(&mut self, answer: Answer) -> Next {
         let close = self.is_offer || !self.connection.may_keep(&self.head, self.body);
         self.connection
@@ -197,7 +223,7 @@ impl<'a> Request<'a> {
     /// A plain exchange with the pool.
     async fn exchange(&mut self, way: &Way<'_>) -> Result<Next, Refusal> {
         let mut attempt = way.pool.attempt(self.caller(way), Instant::now());
-        let secure = self.connection.client.tls.is_some();
+        let secure = self.sender.https;
         let mut want = Want::Reuse;
         let mut stale = None;
         loop {
@@ -209,11 +235,12 @@ impl<'a> Request<'a> {
                 }
                 (connected, _) => connected?,
             };
-            let listener = Arc::clone(&self.connection.listener);
             let kind = Kind::Plain { framing: self.body };
-            let head = self.forwarded(way, &connected, kind)?;
+            let facts = self.facts();
+            let values = facts.values(way.route, way.asked);
+            let head = self.forwarded(way, &connected, kind, values)?;
             let set_cookie = attempt.set_cookie(secure);
-            let plan = way.plan(&listener, &self.head, kind, head, set_cookie.as_deref());
+            let plan = way.plan(&facts.listener, &self.head, kind, head, set_cookie.as_deref(), values);
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
             let answer = exchange.response_head().await;
@@ -265,12 +292,15 @@ impl<'a> Request<'a> {
 
     /// What the choice of an endpoint may know of it.
     pub(super) fn caller(&self, way: &Way<'_>) -> Caller {
-        let client = self.connection.client.address;
         let mut caller = caller::of(way.pool.config(), &self.head, way.asked, self.sender.ip);
         if way.pool.config().proxy_protocol.is_some() {
-            let destination = self.connection.down.get_ref().local_address();
-            caller.addresses =
-                client.zip(destination).map(|(source, destination)| Addresses { source, destination });
+            let told = self.connection.client.destination();
+            let destination = told.or_else(|| self.connection.down.get_ref().local_address());
+            caller.addresses = self
+                .sender
+                .address()
+                .zip(destination)
+                .map(|(source, destination)| Addresses { source, destination });
         }
         caller
     }
@@ -283,21 +313,7 @@ impl<'a> Request<'a> {
         want: Want,
     ) -> Result<Connected, Refusal> {
         self.record.enter(Phase::Connect);
-        let early_bytes = self.connection.listener.config.limits.early_bytes;
-        let down = &mut self.connection.down;
-        let gone = async {
-            loop {
-                let room = early_bytes.saturating_sub(down.tail().len());
-                if room == 0 {
-                    std::future::pending::<()>().await;
-                }
-                match down.fill(room).await {
-                    Ok(1..) => {}
-                    Ok(0) => return None,
-                    Err(error) => return Some(error),
-                }
-            }
-        };
+        let gone = self.connection.gone();
         let connected = tokio::select! {
             biased;
             connected = way.pool.connect(attempt, want) => match connected {
@@ -320,26 +336,65 @@ impl<'a> Request<'a> {
         way: &Way<'_>,
         connected: &Connected,
         kind: Kind,
+        values: Values<'_>,
     ) -> Result<Vec<u8>, Refusal> {
-        let Http1 { listener, client, .. } = &*self.connection;
-        let route = &way.route.config;
-        let cx = RequestContext {
-            client_ip: self.sender.ip,
-            tls: self.sender.https,
-            listener_port: listener.port,
-            upstream_authority: connected.lease.authority(),
-            host_header: &route.host_header,
-            via: route.via.as_deref(),
-            edits: &route.request_headers,
-            underscore_headers: listener.config.underscore_headers,
-            request_id: self.record.request_id(),
-            target: &way.target,
-        };
+        let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, client.address);
+        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
+    }
+
+    /// What the head that goes upstream depends on.
+    pub(super) fn context<'c>(
+        &'c self,
+        way: &'c Way<'_>,
+        connected: &'c Connected,
+        values: Values<'c>,
+    ) -> RequestContext<'c> {
+        let Http1 { listener, client, .. } = &*self.connection;
+        let route = &way.route.config;
+        RequestContext {
+            client_ip: self.sender.ip,
+            https: self.sender.https,
+            listener_port: values.listener_port,
+            proxy: self.sender.proxy(client, &listener.config),
+            client_ip_header: self.sender.client_ip_header(&listener.config),
+            upstream_authority: connected.lease.authority(),
+            host_header: &route.host_header,
+            via: route.via.as_deref(),
+            copied: Copied { names: route.copied_headers(), from: self.permission.as_ref() },
+            edits: &route.request_headers,
+            underscore_headers: listener.config.underscore_headers,
+            request_id: values.request_id,
+            target: &way.target,
+            values,
+        }
+    }
+}
+
+/// What headers may tell of a request, held apart from it: while an answer is relayed, the rest is in use.
+pub(super) struct Facts {
+    pub(super) listener: Arc<Listener>,
+    client: Arc<Client>,
+    request_id: Arc<str>,
+    sender: Sender,
+}
+
+impl Facts {
+    /// What the edits of this route may fill in.
+    pub(super) fn values<'a>(&'a self, route: &'a Route, asked: &'a Target) -> Values<'a> {
+        Values {
+            client_ip: self.sender.ip,
+            client_port: self.sender.port(),
+            request_id: &self.request_id,
+            host: asked.host(),
+            https: self.sender.https,
+            listener_port: self.client.destination().map(|to| to.port()).or(self.listener.port),
+            route: &route.name,
+            tls: self.client.tls_values(),
+        }
     }
 }
 
@@ -352,22 +407,25 @@ impl Way<'_> {
         kind: Kind,
         head: Vec<u8>,
         set_cookie: Option<&'p str>,
+        values: Values<'p>,
     ) -> Plan<'p> {
         let route = &self.route.config;
         let config = self.pool.config();
         Plan {
             head,
             method: &request.method,
+            about: None,
             client: request.version,
             kind,
             body_limit: route.request_body,
-            request_edits: &route.request_headers,
+            request_edits: &self.route.trailers,
             takes_trailers: request.headers.has_token("te", "trailers"),
             response: ResponseContext {
                 edits: &route.response_headers,
                 via: route.via.as_deref(),
                 hsts: listener.hsts.as_deref(),
                 set_cookie,
+                values,
             },
             expects_continue: request.headers.has_token("expect", "100-continue"),
             early_bytes: listener.config.limits.early_bytes,
@@ -422,18 +480,6 @@ fn redirect_path(target: &Target) -> &str {
     }
 }
 
-fn edit(answer: &mut Answer, route: &Route) -> Result<(), Refusal> {
-    let edits = &route.config.response_headers;
-    let headers = &mut answer.head_mut().headers;
-    for name in &edits.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &edits.set {
-        headers.set(name, value.as_bytes()).map_err(bad_config)?;
-    }
-    Ok(())
-}
-
 /// What the configuration check let through can't be written: a defect of wsgate's, and no fault of the client's.
 fn bad_config(_: InvalidHeader) -> Refusal {
     debug_assert!(false, "the configuration check lets no unwritable header through");
@@ -441,7 +487,7 @@ fn bad_config(_: InvalidHeader) -> Refusal {
 }
 
 /// Only Connection can make a head that was parsed unfit to be forwarded.
-fn bad_request_header(_: InvalidHeader) -> Refusal {
+pub(super) fn bad_request_header(_: InvalidHeader) -> Refusal {
     Refusal::BadHead(HeadError::Malformed("Connection names too many headers"))
 }
 

@@ -12,10 +12,11 @@ use std::{
 
 use super::Accepted;
 use crate::{
+    auth::Users,
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
     ending::Refusal,
     lifecycle::{ClientRates, Clients, Entrance, Permit, Places},
-    proto::head::HeadLimits,
+    proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
     telemetry::RateLimited,
     tls::{self, Acceptor, development},
@@ -37,6 +38,10 @@ pub struct Snapshot {
 pub(super) struct Route {
     pub(super) name: Arc<str>,
     pub(super) config: config::Route,
+    /// Whose passwords let a request through, if that is asked for.
+    pub(super) users: Option<Arc<Users>>,
+    /// What trailers of requests are judged by: the route's edits, and what no client may say.
+    pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
     limits: Vec<Arc<tunnel::Limits>>,
     /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
@@ -49,8 +54,13 @@ impl Route {
         writes.sort_unstable();
         writes.dedup();
         let limits = writes.into_iter().map(|write| Arc::new(tunnel_limits(&config.websocket, write)));
+        let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
+        let mut trailers = config.request_headers.clone();
+        trailers.remove.extend_from_slice(config.copied_headers());
         Self {
             name: config.name.as_str().into(),
+            users: users.map(|file| Arc::new(Users::new(file))),
+            trailers,
             limits: limits.collect(),
             tunnels: config.max_tunnels.map(|most| Places::new(most.get())),
             config: config.clone(),
@@ -131,6 +141,11 @@ impl Snapshot {
         })
     }
 
+    /// Whether passwords have to be checked.
+    pub fn has_users(&self) -> bool {
+        self.routes.iter().any(|route| route.users.is_some())
+    }
+
     /// The pools, for their counts.
     pub fn pools(&self) -> &[Pool] {
         &self.pools
@@ -182,6 +197,12 @@ impl Listener {
             (Some(clients), Some(ip)) if !self.trusts(Some(ip)) => clients.enter(ip),
             _ => Entrance::Open(None),
         }
+    }
+
+    /// How long a client may take for what stands before its first request.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let timeout = self.config.timeout;
+        if self.speaks_tls() { timeout.tls_handshake } else { timeout.request_head }
     }
 
     /// [`Self::enter`] for a connection that was accepted just now; `None` where it has yet to say whose it is.
@@ -239,7 +260,7 @@ fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
             made.as_slice()
         }
     };
-    Ok(tls::acceptor(identities, tls.min_version, &tls::Tickets::new()?)?)
+    Ok(tls::acceptor(identities, tls.min_version, tls.client_auth.as_ref(), &tls::Tickets::new()?)?)
 }
 
 fn development_identity(names: &[String], folder: &Path) -> Result<Identity, TlsSetupError> {

@@ -88,10 +88,11 @@ async fn offer_to(
     attempt: &Attempt,
     mut connected: Connected,
 ) -> Result<Offered, Refusal> {
-    let set_cookie = attempt.set_cookie(request.connection.client.tls.is_some());
-    let listener = Arc::clone(&request.connection.listener);
-    let head = request.forwarded(way, &connected, Kind::Handshake)?;
-    let plan = way.plan(&listener, &request.head, Kind::Handshake, head, set_cookie.as_deref());
+    let set_cookie = attempt.set_cookie(request.sender.https);
+    let facts = request.facts();
+    let values = facts.values(way.route, way.asked);
+    let head = request.forwarded(way, &connected, Kind::Handshake, values)?;
+    let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
     let answer = exchange.response_head().await;

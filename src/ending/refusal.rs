@@ -1,6 +1,6 @@
 //! Endings before the 101.
 
-use std::{io, ops::RangeInclusive, time::Duration};
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{Phase, Side};
 use crate::proto::{
@@ -72,8 +72,16 @@ pub enum Refusal {
     #[error("address not allowed")]
     AddressDenied,
     /// The request proves nobody whom the route lets in.
-    #[error("not authorised")]
-    Unauthorized,
+    #[error("not authorised: {why}")]
+    Unauthorized {
+        /// What the client is asked to authenticate for: the route's name.
+        realm: Arc<str>,
+        /// What is wrong with its credentials.
+        why: &'static str,
+    },
+    /// More passwords wait to be checked than can be in time.
+    #[error("too many passwords to check")]
+    AuthOverload,
     /// As many connections of this client as `max_connections_per_ip` allows. A connection that is one too many ends in any
     /// case; one of a trusted proxy, on which this client's request is one too many, need not.
     #[error("too many connections of this client")]
@@ -190,9 +198,9 @@ impl Refusal {
             Self::UpgradeRequired | Self::Handshake(OfferError::Version) => 426,
             Self::Handshake(OfferError::Malformed(_)) => 400,
             Self::OriginDenied(_) | Self::AddressDenied => 403,
-            Self::Unauthorized => 401,
+            Self::Unauthorized { .. } => 401,
             Self::PerIpLimit | Self::HandshakeRate { .. } => 429,
-            Self::Overload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
+            Self::Overload | Self::AuthOverload | Self::RouteLimit | Self::Draining | Self::NoEndpoint => 503,
             Self::ConnectFailed { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed(_)
@@ -224,7 +232,8 @@ impl Refusal {
             Self::Handshake(OfferError::Version) => "ws_version",
             Self::OriginDenied(_) => "origin_denied",
             Self::AddressDenied => "address_denied",
-            Self::Unauthorized => "unauthorized",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::AuthOverload => "auth_overload",
             Self::PerIpLimit => "per_ip_limit",
             Self::HandshakeRate { .. } => "handshake_rate",
             Self::RouteLimit => "route_limit",
@@ -274,7 +283,8 @@ impl Refusal {
             | Self::UpgradeRequired
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
             | Self::PerIpLimit
             | Self::RouteLimit
             | Self::NoEndpoint
@@ -324,7 +334,8 @@ impl Refusal {
             | Self::Handshake(_)
             | Self::OriginDenied(_)
             | Self::AddressDenied
-            | Self::Unauthorized
+            | Self::Unauthorized { .. }
+            | Self::AuthOverload
             | Self::PerIpLimit
             | Self::HandshakeRate { .. }
             | Self::RouteLimit
@@ -358,7 +369,8 @@ impl Refusal {
             | Self::BadHost(_)
             | Self::BadPath(_) => Phase::Head,
             Self::NoRoute | Self::UpgradeRequired | Self::Handshake(_) | Self::Draining => Phase::Route,
-            Self::OriginDenied(_) | Self::AddressDenied | Self::Unauthorized => Phase::Route,
+            Self::OriginDenied(_) | Self::AddressDenied => Phase::Route,
+            Self::Unauthorized { .. } | Self::AuthOverload => Phase::Route,
             Self::HandshakeRate { .. } | Self::RouteLimit => Phase::Route,
             Self::NoEndpoint
             | Self::ConnectFailed { .. }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io, time::Duration};
 
 use rustls::Error;
 
-use super::{Death, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
+use super::{Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
 use crate::proto::{
     frame::{Excess, FrameError},
     framing::{ChunkError, FramingError},
@@ -54,8 +54,9 @@ fn next(refusal: &Refusal) -> Option<Refusal> {
         R::Handshake(OfferError::Malformed(_)) => R::Handshake(OfferError::Version),
         R::Handshake(OfferError::Version) => R::OriginDenied(String::new()),
         R::OriginDenied(_) => R::AddressDenied,
-        R::AddressDenied => R::Unauthorized,
-        R::Unauthorized => R::PerIpLimit,
+        R::AddressDenied => R::Unauthorized { realm: "main".into(), why: "" },
+        R::Unauthorized { .. } => R::AuthOverload,
+        R::AuthOverload => R::PerIpLimit,
         R::PerIpLimit => R::HandshakeRate { wait: Duration::ZERO },
         R::HandshakeRate { .. } => R::RouteLimit,
         R::RouteLimit => R::Overload,
@@ -137,7 +138,8 @@ fn next_failure(failure: &TlsFailure) -> Option<TlsFailure> {
         F::ClientCertificate(_) => F::Protocol(Error::DecryptError),
         F::Protocol(_) => F::Io(io::ErrorKind::UnexpectedEof.into()),
         F::Io(_) => F::Silent,
-        F::Silent => return None,
+        F::Silent => F::ProxyProtocol(Introduction::Timeout),
+        F::ProxyProtocol(_) => return None,
     })
 }
 

@@ -5,12 +5,16 @@ use std::io;
 use rustls::Error;
 
 use super::Side;
+use crate::proto::proxy_protocol::HeaderError;
 
-/// Why a downstream connection ended in its TLS handshake.
+/// Why a downstream connection ended before TLS stood, or before its first request where there is none.
 ///
 /// It has no answer of HTTP: where TLS knows an alert for it, that was sent before the connection was cut.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFailure {
+    /// The connection does not begin with the PROXY header that its listener requires (rule S5).
+    #[error("PROXY header refused")]
+    ProxyProtocol(#[source] Introduction),
     /// The TLS handshake was not complete in time, however much of it came.
     #[error("TLS handshake not complete in time")]
     Timeout,
@@ -32,10 +36,34 @@ pub enum TlsFailure {
     Silent,
 }
 
+/// Why a PROXY header does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum Introduction {
+    /// The peer is none of those that may send one.
+    #[error("the peer is not in proxy_protocol_from")]
+    Stranger,
+    /// It was not complete in time.
+    #[error("not complete in time")]
+    Timeout,
+    /// What came is no such header.
+    #[error(transparent)]
+    Malformed(#[from] HeaderError),
+    /// The connection ended within it.
+    #[error("the connection ended within it")]
+    CutShort(#[source] Option<io::Error>),
+}
+
+impl From<Introduction> for TlsFailure {
+    fn from(why: Introduction) -> Self {
+        Self::ProxyProtocol(why)
+    }
+}
+
 impl TlsFailure {
     /// The stable name in logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
+            Self::ProxyProtocol(_) => "proxy_protocol",
             Self::Timeout => "tls_timeout",
             Self::Alpn => "tls_alpn",
             Self::ClientCertificate(_) => "tls_client_cert",
@@ -47,6 +75,8 @@ impl TlsFailure {
     /// Who ended the connection.
     pub fn ended_by(&self) -> Side {
         match self {
+            Self::ProxyProtocol(Introduction::CutShort(_)) => Side::Downstream,
+            Self::ProxyProtocol(_) => Side::Gate,
             Self::Timeout | Self::Alpn | Self::ClientCertificate(_) => Side::Gate,
             // Whatever the client said or did, it was not a TLS handshake.
             Self::Protocol(Error::AlertReceived(_)) | Self::Io(_) | Self::Silent => Side::Downstream,

@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWrite, time::Instant};
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, timeout},
+};
 
 use self::{
     body::{Body, BodyError, WaitsFor},
@@ -35,6 +38,9 @@ use crate::{
 
 /// Interim responses that are passed on before the final one.
 const MAX_INTERIM: usize = 16;
+/// Bytes of a body that nobody wants that are read for the sake of the connection, and for how long.
+const MOST_DISCARDED: u64 = 64 * 1024;
+const LONGEST_DISCARDED: Duration = Duration::from_secs(1);
 /// Quiet time of a server-sent event stream, where the ordinary time-out is shorter (rule H15).
 const EVENT_STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -58,6 +64,9 @@ pub struct Plan<'a> {
     pub head: Vec<u8>,
     /// The request's method, which decides about the response's framing.
     pub method: &'a Method,
+    /// The method of the client's request, where the one that is sent is not that, but is about it. Interim responses to such a
+    /// one are not the client's business.
+    pub about: Option<&'a Method>,
     /// What the client speaks.
     pub client: Version,
     /// The request, with the framing of its body on both sides. Behind an opening handshake, bytes wait for the 101 (rule W7).
@@ -346,7 +355,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         if self.interims > MAX_INTERIM {
             return Err(Refusal::BadResponse(UpstreamFault::Interim));
         }
-        if self.plan.client == Version::Http11 {
+        if self.plan.client == Version::Http11 && self.plan.about.is_none() {
             forward::response(head, ResponseKind::Interim, &self.plan.response)
                 .map_err(bad_header)?
                 .encode(&mut self.interim);
@@ -399,7 +408,10 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     pub async fn relay(&mut self, head: &ResponseHead, keep_alive: bool) -> Result<Answered, Refusal> {
         let framing = response_framing(head, self.plan.method)
             .map_err(|error| Refusal::BadResponse(UpstreamFault::Framing(error)))?;
-        let to_client = framing.for_client(self.plan.client);
+        // The client takes an answer for one to its own method: a body that HEAD has none of would be read as the next answer.
+        let passes_body = !self.plan.about.is_some_and(Method::is_head);
+        let passed_framing = if passes_body { framing } else { BodyFraming::Empty };
+        let to_client = passed_framing.for_client(self.plan.client);
         // An answer before the end of the request leaves a body on the connection that nobody will read (rule H11).
         let close = !keep_alive || self.request == Request::Refused || !self.body.has_ended();
         let close = close || to_client == BodyFraming::UntilClose;
@@ -408,7 +420,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let begun = std::mem::take(&mut self.interim_begun);
         let mut out = self.take_interim();
         passed.encode(&mut out);
-        let mut body = Body::new(out, framing, to_client);
+        let mut body = Body::new(out, passed_framing, to_client);
         if self.plan.takes_trailers {
             body = body.with_trailers(self.plan.response.edits);
         }
@@ -422,11 +434,32 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         self.status = (body.given > 0 || begun).then_some(head.status);
         self.until_close &= result.is_err() && self.status.is_some();
         result?;
-        let is_through = matches!(self.request, Request::Sent(_));
         Ok(Answered {
             status: head.status,
             keeps_downstream: !close,
-            keeps_upstream: is_through && self.up.tail().is_empty() && response_persists(head, framing),
+            keeps_upstream: passed_framing == framing && self.keeps_upstream(head, framing),
+            max_idle: keep_alive_timeout(head),
+        })
+    }
+
+    /// Whether the upstream's connection is free for another request, after the whole response.
+    fn keeps_upstream(&self, head: &ResponseHead, framing: BodyFraming) -> bool {
+        let is_through = matches!(self.request, Request::Sent(_));
+        is_through && self.up.tail().is_empty() && response_persists(head, framing)
+    }
+
+    /// Drops the body of the final response, whose head was all that it was about. Whether it comes to its end matters to the
+    /// upstream's connection alone.
+    pub async fn discard(&mut self, head: &ResponseHead) -> Result<Answered, Refusal> {
+        let framing = response_framing(head, self.plan.method)
+            .map_err(|error| Refusal::BadResponse(UpstreamFault::Framing(error)))?;
+        let mut body = Body::new(Vec::new(), framing, BodyFraming::UntilClose).limit(Some(MOST_DISCARDED));
+        let mut nowhere = Buffered::new(tokio::io::sink());
+        let read = timeout(LONGEST_DISCARDED, poll_fn(|cx| body.poll_relay(cx, self.up, &mut nowhere))).await;
+        Ok(Answered {
+            status: head.status,
+            keeps_downstream: true,
+            keeps_upstream: matches!(read, Ok(Ok(()))) && self.keeps_upstream(head, framing),
             max_idle: keep_alive_timeout(head),
         })
     }

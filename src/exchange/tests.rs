@@ -5,11 +5,15 @@ mod endings;
 mod heads;
 mod progress;
 mod property;
+mod questions;
 
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::buffered::wire::{Pace, Peer, wire};
+use crate::{
+    buffered::wire::{Pace, Peer, wire},
+    proto::forward::Values,
+};
 
 pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
@@ -28,12 +32,15 @@ pub(super) const TIMEOUTS: Timeouts = Timeouts {
 /// What is exchanged, and over which wires.
 pub(super) struct SetUp {
     pub(super) method: Method,
+    pub(super) about: Option<Method>,
     pub(super) client: Version,
     pub(super) kind: Kind,
     pub(super) body_limit: Option<u64>,
     pub(super) takes_trailers: bool,
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
+    /// A 2xx is not relayed.
+    pub(super) discards: bool,
     pub(super) timeouts: Timeouts,
     pub(super) response_limits: HeadLimits,
     pub(super) edits: HeaderEdits,
@@ -46,12 +53,14 @@ impl Default for SetUp {
     fn default() -> Self {
         Self {
             method: Method::GET,
+            about: None,
             client: Version::Http11,
             kind: PLAIN,
             body_limit: None,
             takes_trailers: false,
             expects_continue: false,
             keep_alive: true,
+            discards: false,
             timeouts: TIMEOUTS,
             response_limits: HeadLimits::default(),
             edits: HeaderEdits::default(),
@@ -115,12 +124,19 @@ impl SetUp {
             expects_continue: self.expects_continue,
             head: REQUEST.to_vec(),
             method: &self.method,
+            about: self.about.as_ref(),
             client: self.client,
             kind: self.kind,
             body_limit: self.body_limit,
             request_edits: &self.edits,
             takes_trailers: self.takes_trailers,
-            response: ResponseContext { edits: &self.edits, via: None, hsts: None, set_cookie: None },
+            response: ResponseContext {
+                edits: &self.edits,
+                via: None,
+                hsts: None,
+                set_cookie: None,
+                values: Values::default(),
+            },
             early_bytes: EARLY,
             response_limits: self.response_limits,
             timeouts: self.timeouts,
@@ -128,6 +144,10 @@ impl SetUp {
         let mut exchange = Exchange::new(down, up, plan);
         let (head, result) = match exchange.response_head().await {
             Ok(head) if head.status == 101 => (Some(head), Ok(None)),
+            Ok(head) if self.discards && head.status < 300 => {
+                let result = exchange.discard(&head).await.map(Some);
+                (Some(head), result)
+            }
             Ok(head) => {
                 let result = exchange.relay(&head, self.keep_alive).await.map(Some);
                 (Some(head), result)

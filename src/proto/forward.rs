@@ -4,15 +4,25 @@
 //! made, then framing and upgrade are written: so nothing that a peer or a route writes can replace what
 //! comes later.
 
-use std::fmt;
-use std::io::Write as _;
-use std::net::IpAddr;
-
-use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
-use super::head::{Headers, InvalidHeader, RequestHead, ResponseHead, Version, is_token};
-
+mod chain;
+mod edits;
+mod forwarding;
+mod template;
 #[cfg(test)]
 mod tests;
+
+use std::net::IpAddr;
+
+use self::forwarding::{append_display, is_forwarding, is_rebuilt};
+use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
+use super::head::{Headers, InvalidHeader, Method, RequestHead, ResponseHead, Version};
+
+pub use self::{
+    chain::{Hop, Told, told, told_request_id},
+    edits::{HeaderEdits, may_edit},
+    forwarding::{ClientIpHeader, Proxy},
+    template::{CertificateValues, Template, TemplateError, TlsValues, Values},
+};
 
 /// What becomes of request headers with `_` in their names, which many backends can't tell from `-` (H6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,56 +44,6 @@ pub enum HostHeader {
     Upstream,
     /// This one.
     Literal(String),
-}
-
-/// A route's edits of one kind of head. A name that [`may_edit`] refuses is left alone.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct HeaderEdits {
-    /// Name and value of headers that replace what is there.
-    pub set: Vec<(String, String)>,
-    /// Names of headers that are taken out.
-    pub remove: Vec<String>,
-}
-
-impl HeaderEdits {
-    fn removed(&self) -> impl Iterator<Item = &str> {
-        self.remove.iter().map(String::as_str).filter(|name| may_edit(name))
-    }
-
-    fn set(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pairs = self.set.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        pairs.filter(|(name, _)| may_edit(name))
-    }
-
-    /// Whether an edit decides about this name or one that a backend takes for it.
-    fn touch(&self, name: &str) -> bool {
-        let set = self.set.iter().map(|(name, _)| name);
-        self.remove.iter().chain(set).any(|edited| alike(edited, name)) && may_edit(name)
-    }
-
-    fn apply(&self, headers: &mut Headers) -> Result<(), InvalidHeader> {
-        for name in self.removed() {
-            headers.remove(name);
-        }
-        for (name, value) in self.set() {
-            headers.set(name, value.as_bytes())?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for HeaderEdits {
-    /// Names alone: what is set is often a credential of the backend's.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set: Vec<_> = self.set.iter().map(|(name, _)| name).collect();
-        f.debug_struct("HeaderEdits").field("set", &set).field("remove", &self.remove).finish()
-    }
-}
-
-/// Whether a route may set or remove this header: not what frames, routes or upgrades a message, which wsgate
-/// writes itself (Host has its own setting), nor what the opening handshake is judged by (W13).
-pub fn may_edit(name: &str) -> bool {
-    !is_hop_by_hop(name) && !alike(name, "host") && !alike(name, "content-length") && !is_handshake(name)
 }
 
 /// What a request head becomes part of.
@@ -108,21 +68,54 @@ impl Kind {
     }
 }
 
+/// Headers that go from another answer into a request, such as the name of a user.
+#[derive(Clone, Copy, Default)]
+pub struct Copied<'a> {
+    /// Their names. What a client sends under one of them, or under an alias, is dropped in any case.
+    pub names: &'a [String],
+    /// The answer's headers; `None` has none of them.
+    pub from: Option<&'a Headers>,
+}
+
+impl Copied<'_> {
+    fn touch(&self, name: &str) -> bool {
+        self.names.iter().any(|copied| alike(copied, name))
+    }
+
+    /// Adds what the answer has, in place of what is there.
+    fn apply(&self, out: &mut Headers) -> Result<(), InvalidHeader> {
+        let Some(from) = self.from else { return Ok(()) };
+        for name in self.names.iter().filter(|name| may_edit(name) && from.contains(name)) {
+            out.retain(|each, _| !alike(each, name));
+            for value in from.get_all(name) {
+                out.append(name, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All that a request head depends on but the head. No `Debug`, as the target may carry a token.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
-    /// Who sent it; `None` on a unix listener.
+    /// The client; `None` on a unix listener.
     pub client_ip: Option<IpAddr>,
-    /// Whether it came over TLS.
-    pub tls: bool,
+    /// Whether the client came by https.
+    pub https: bool,
     /// The port it came to.
     pub listener_port: Option<u16>,
+    /// The proxy that sent it, if its word counts.
+    pub proxy: Option<Proxy<'a>>,
+    /// In which header proxies tell the client.
+    pub client_ip_header: Option<ClientIpHeader<'a>>,
     /// The endpoint's host, with the port where it is not the scheme's own.
     pub upstream_authority: &'a str,
     /// Which Host goes upstream.
     pub host_header: &'a HostHeader,
     /// The pseudonym for Via; `None` adds no line.
     pub via: Option<&'a str>,
+    /// What another answer says of the request; the route's edits come after it.
+    pub copied: Copied<'a>,
     /// The route's edits.
     pub edits: &'a HeaderEdits,
     /// What becomes of names with `_`.
@@ -131,6 +124,8 @@ pub struct RequestContext<'a> {
     pub request_id: &'a str,
     /// The target that goes upstream, in origin form or `*`.
     pub target: &'a str,
+    /// What the edits may fill in.
+    pub values: Values<'a>,
 }
 
 /// A request head as it goes upstream, and what a log should know of it.
@@ -168,9 +163,10 @@ pub fn request(
             Fate::Keep => headers.push(name, value),
         }
     }
-    append_forwarding(&mut headers, head.headers.get("host"), cx)?;
+    forwarding::append(&mut headers, &head.headers, cx)?;
     append_via(&mut headers, head.version, cx.via)?;
-    cx.edits.apply(&mut headers)?;
+    cx.copied.apply(&mut headers)?;
+    cx.edits.apply(&mut headers, &cx.values)?;
     match kind {
         Kind::Plain { framing } => {
             append_framing(&mut headers, framing)?;
@@ -187,6 +183,32 @@ pub fn request(
     Ok(ForwardedRequest { head: forwarded, dropped_underscore, dropped_forwarded })
 }
 
+/// A GET that asks a server whether to let the request through that came for `uri`: its headers, but for those of its body, of its
+/// opening handshake and of what the client has of the resource, with X-Forwarded-Method and X-Forwarded-Uri. The target and
+/// the Host are those of `cx`.
+///
+/// Fails as [`request`] does.
+pub fn question(
+    head: &RequestHead,
+    uri: &str,
+    cx: &RequestContext<'_>,
+) -> Result<RequestHead, InvalidHeader> {
+    let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, cx)?.head;
+    asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name));
+    asked.headers.set("X-Forwarded-Method", head.method.as_str().as_bytes())?;
+    asked.headers.set("X-Forwarded-Uri", uri.as_bytes())?;
+    asked.method = Method::GET;
+    Ok(asked)
+}
+
+/// Headers about a body, or about what of a resource is wanted; with TE goes the Connection that names it.
+fn is_of_content(name: &str) -> bool {
+    const NAMES: [&str; 4] = ["expect", "range", "te", "connection"];
+    let families = ["content-", "if-"];
+    NAMES.iter().any(|of_content| alike(of_content, name))
+        || families.iter().any(|start| begins_alike(name, start))
+}
+
 /// What becomes of a client's header.
 enum Fate {
     Keep,
@@ -196,13 +218,21 @@ enum Fate {
 }
 
 fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
-    let ours = is_rewritten(name) || is_forwarding(name) || cx.edits.touch(name);
-    if name.contains('_') && (ours || is_handshake(name) || cx.underscore_headers == UnderscoreHeaders::Drop)
-    {
+    let tells_client = cx.client_ip_header.is_some_and(|header| alike(header.name, name));
+    let tells = tells_client || is_forwarding(name);
+    let is_copied = cx.copied.touch(name);
+    let ours = is_rewritten(name) || is_copied || cx.edits.touch(name);
+    let drops_underscores = cx.underscore_headers == UnderscoreHeaders::Drop;
+    if name.contains('_') && (ours || tells || is_handshake(name) || drops_underscores) {
         return Fate::Underscore;
     }
-    if is_forwarding(name) {
-        return Fate::Forwarding;
+    // What a trusted proxy tells of the client was read, and is written anew; what else it tells passes.
+    if tells {
+        return match cx.proxy {
+            None => Fate::Forwarding,
+            Some(_) if tells_client || is_copied || is_rebuilt(name) => Fate::Drop,
+            Some(_) => Fate::Keep,
+        };
     }
     // HTTP/1.0 knows no interim answer to wait for, and the backend would take it for 1.1 (RFC 9110 §10.1.1).
     let expects = version == Version::Http10 && name.eq_ignore_ascii_case("expect");
@@ -232,11 +262,6 @@ fn is_hop_by_hop(name: &str) -> bool {
         "proxy-authentication-info",
     ];
     NAMES.iter().any(|hop| alike(hop, name))
-}
-
-/// Headers that tell of proxies before this one (H7).
-fn is_forwarding(name: &str) -> bool {
-    begins_alike(name, "x-forwarded-") || alike(name, "forwarded") || alike(name, "x-real-ip")
 }
 
 fn is_handshake(name: &str) -> bool {
@@ -290,62 +315,6 @@ fn append_host(out: &mut Headers, head: &RequestHead, cx: &RequestContext<'_>) -
         HostHeader::Literal(host) => host.as_bytes(),
     };
     out.append("Host", host)
-}
-
-/// Who the client is and how it came (H7). What clients sent of these has been dropped: nobody is trusted.
-/// For a trusted proxy its own lines would be an argument here, to be appended to.
-fn append_forwarding(
-    out: &mut Headers,
-    host: Option<&[u8]>,
-    cx: &RequestContext<'_>,
-) -> Result<(), InvalidHeader> {
-    let host = host.filter(|host| !host.is_empty());
-    let proto = if cx.tls { "https" } else { "http" };
-    let client = cx.client_ip.map(|ip| ip.to_canonical());
-    if let Some(ip) = client {
-        append_display(out, "X-Forwarded-For", &ip)?;
-    }
-    out.append("X-Forwarded-Proto", proto.as_bytes())?;
-    if let Some(host) = host {
-        out.append("X-Forwarded-Host", host)?;
-    }
-    if let Some(port) = cx.listener_port {
-        append_display(out, "X-Forwarded-Port", &port)?;
-    }
-    if let Some(ip) = client {
-        append_display(out, "X-Real-IP", &ip)?;
-    }
-    out.append_with("Forwarded", |text| write_forwarded(text, client, proto, host))?;
-    out.append("X-Request-Id", cx.request_id.as_bytes())
-}
-
-fn append_display(out: &mut Headers, name: &str, value: &dyn fmt::Display) -> Result<(), InvalidHeader> {
-    // Writing to a Vec can't fail.
-    out.append_with(name, |text| drop(write!(text, "{value}")))
-}
-
-/// One element of Forwarded (RFC 7239 §4): an IPv6 address and a host with a port are no tokens and stand in
-/// quotes.
-fn write_forwarded(text: &mut Vec<u8>, client: Option<IpAddr>, proto: &str, host: Option<&[u8]>) {
-    let _ = match client {
-        Some(IpAddr::V4(ip)) => write!(text, "for={ip};proto={proto}"),
-        Some(IpAddr::V6(ip)) => write!(text, "for=\"[{ip}]\";proto={proto}"),
-        None => write!(text, "for=unknown;proto={proto}"),
-    };
-    let Some(host) = host else { return };
-    text.extend_from_slice(b";host=");
-    if is_token(host) {
-        text.extend_from_slice(host);
-        return;
-    }
-    text.push(b'"');
-    for &byte in host {
-        if matches!(byte, b'"' | b'\\') {
-            text.push(b'\\');
-        }
-        text.push(byte);
-    }
-    text.push(b'"');
 }
 
 /// A line of our own after those that came (RFC 9110 §7.6.3), with the version in which the message came.
@@ -423,6 +392,8 @@ pub struct ResponseContext<'a> {
     /// The value of a Set-Cookie of wsgate's own, which the route's edits have no say in: a route that takes the backend's
     /// cookies out, or sets its own, still keeps its clients at their servers.
     pub set_cookie: Option<&'a str>,
+    /// What the edits may fill in.
+    pub values: Values<'a>,
 }
 
 /// The head that goes to the client, as HTTP/1.1 whatever the client speaks (RFC 9110 §6.2).
@@ -453,7 +424,7 @@ pub fn response(
         if let Some(hsts) = cx.hsts {
             headers.set("Strict-Transport-Security", hsts.as_bytes())?;
         }
-        cx.edits.apply(&mut headers)?;
+        cx.edits.apply(&mut headers, &cx.values)?;
         if let Some(cookie) = cx.set_cookie {
             headers.append("Set-Cookie", cookie.as_bytes())?;
         }

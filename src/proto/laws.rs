@@ -7,13 +7,14 @@ pub mod handshake;
 use std::fmt::Debug;
 
 use super::framing::{ChunkError, ChunkLimits, ChunkPart, ChunkScanner};
-use super::head::{HeadError, HeadLimits, Headers, RequestHead, ResponseHead};
+use super::head::{HeadLimits, Headers, RequestHead, ResponseHead};
+use super::proxy_protocol;
 
 /// What `parse` says of any prefix is `None` or what it says of the whole; what it takes is needed to the
 /// last byte. Returns what it says of the whole.
-fn prefixes_agree<T: PartialEq + Debug>(
+fn prefixes_agree<T: PartialEq + Debug, E: PartialEq + Debug>(
     input: &[u8],
-    parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, HeadError>,
+    parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, E>,
 ) -> Option<T> {
     let whole = parse(input);
     for end in 0..input.len() {
@@ -47,6 +48,11 @@ pub fn response_head(input: &[u8], limits: &HeadLimits) {
     let unlimited = HeadLimits { bytes: usize::MAX, ..*limits };
     let length = written.len();
     assert_eq!(ResponseHead::parse(&written, &unlimited), Ok(Some((head, length))));
+}
+
+/// A PROXY header is parsed alike in any split, whatever follows it.
+pub fn proxy_header(input: &[u8]) {
+    prefixes_agree(input, proxy_protocol::parse);
 }
 
 /// All that a chunked body was scanned to.

@@ -112,6 +112,12 @@ fn is_host(host: &str) -> bool {
     !host.is_empty() && !host.starts_with('.') && !host.contains("..") && host.chars().all(is_label_character)
 }
 
+/// Whether this is a host, perhaps with a port.
+pub(in crate::proto) fn is_authority(value: &[u8]) -> bool {
+    let host = std::str::from_utf8(value).ok().and_then(|text| split_port(text).ok());
+    host.is_some_and(|(host, _)| is_host(host))
+}
+
 impl FromStr for OriginPattern {
     type Err = OriginError;
 

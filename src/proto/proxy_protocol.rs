@@ -1,6 +1,10 @@
 //! The PROXY protocol's headers, by which a proxy tells a server whom it speaks for (HAProxy's specification, versions 1 and 2).
 
+mod parse;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+pub use parse::{Header, HeaderError, LONGEST, parse};
 
 /// Begins every header of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

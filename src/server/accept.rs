@@ -153,6 +153,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Verifier,
         connection::Snapshot,
         lifecycle::{Drain, DrainHandle, TlsPermits},
         telemetry::AccessSink,
@@ -171,6 +172,7 @@ mod tests {
             drain,
             access: AccessSink::memory().0,
             tls_permits: TlsPermits::new(1),
+            verifier: Verifier::default(),
             redact: Arc::new([]),
         });
         let acceptor = Acceptor { gate, permits: Permits::new(1), workers: Vec::new(), open: Tracker::new() };

@@ -129,6 +129,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Verifier,
         connection::{Connection, Snapshot},
         lifecycle::{Clients, Drain, DrainHandle, Places, TlsPermits},
         telemetry::AccessSink,
@@ -143,6 +144,7 @@ mod tests {
             drain,
             access: AccessSink::memory().0,
             tls_permits: TlsPermits::new(1),
+            verifier: Verifier::default(),
             redact: Arc::new([]),
         });
         let open = Tracker::new();

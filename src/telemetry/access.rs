@@ -23,7 +23,7 @@ pub enum Kind {
     TunnelOpen,
     /// A tunnel has ended.
     TunnelEnd,
-    /// A TLS handshake failed.
+    /// A TLS handshake failed, or what stands before it.
     TlsFailure,
 }
 
@@ -50,6 +50,9 @@ pub struct TlsFields {
     pub sni: Option<Box<str>>,
     /// Whether a session was resumed.
     pub resumed: bool,
+    /// The subject of the client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<str>>,
 }
 
 /// What went one way of a tunnel.
@@ -129,8 +132,11 @@ pub struct AccessRecord {
     pub kind: Kind,
     /// The listener's address as configured.
     pub listener: Arc<str>,
-    /// The client's address and port, or `unix`.
+    /// The client's address, with the port where it is known, or `unix`.
     pub client: Box<str>,
+    /// Who connected, where that is another: a proxy's address and port, or `unix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Box<str>>,
     /// Shared by the records of one request and by X-Request-Id.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: Box<str>,
@@ -143,6 +149,9 @@ pub struct AccessRecord {
     /// The request's target, with secrets masked.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub target: Box<str>,
+    /// Who has proven to be whom, by a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Box<str>>,
     /// The route that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Arc<str>>,
@@ -211,10 +220,12 @@ impl AccessRecord {
             kind,
             listener,
             client,
+            peer: None,
             request_id: Box::default(),
             method: Box::default(),
             host: Box::default(),
             target: Box::default(),
+            user: None,
             route: None,
             endpoint: None,
             status: None,
@@ -263,6 +274,7 @@ impl AccessRecord {
         field("by", self.ended_by.as_ref().map(display))?;
         field("phase", self.phase.as_ref().map(display))?;
         field("error", self.error.as_deref().map(Quoted).as_ref().map(display))?;
+        field("user", self.user.as_deref().map(Quoted).as_ref().map(display))?;
         field("route", self.route.as_deref().map(Escaped).as_ref().map(display))?;
         field("endpoint", self.endpoint.as_ref().map(display))?;
         field("duration", self.duration.map(Seconds).as_ref().map(display))?;
@@ -276,6 +288,7 @@ impl AccessRecord {
         field("close", self.close.as_ref().map(display))?;
         field("truncated", self.truncated.then_some(&true).map(display))?;
         field("tls", self.tls.as_ref().map(display))?;
+        field("peer", self.peer.as_ref().map(display))?;
         field("listener", Some(&self.listener))?;
         field("id", (!self.request_id.is_empty()).then_some(&self.request_id).map(display))
     }
@@ -333,7 +346,13 @@ impl fmt::Display for TlsFields {
         if let Some(sni) = &self.sni {
             write!(f, "/{}", Escaped(sni))?;
         }
-        if self.resumed { f.write_str("/resumed") } else { Ok(()) }
+        if self.resumed {
+            f.write_str("/resumed")?;
+        }
+        match &self.client {
+            Some(subject) => write!(f, "/client:{}", Quoted(subject)),
+            None => Ok(()),
+        }
     }
 }
 

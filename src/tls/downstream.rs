@@ -18,13 +18,18 @@ use std::{
 };
 
 use rustls::{
-    CipherSuite, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig,
-    server::UnbufferedServerConnection,
+    AlertDescription, ContentType, Error, HandshakeKind, InvalidMessage, ServerConfig,
+    pki_types::UnixTime,
+    server::{UnbufferedServerConnection, danger::ClientCertVerifier},
     unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::store;
+use super::{
+    client_certificate::ClientCertificate,
+    info::{TlsInfo, suite_name, version_name},
+    store,
+};
 use crate::{
     buffered::{SCRATCH, Stream},
     ending::TlsFailure,
@@ -46,6 +51,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
+    /// Judges clients' certificates; `None` asks for none.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// A stream whose TLS handshake is complete.
@@ -58,26 +65,10 @@ pub struct Accepted<S> {
     pub info: TlsInfo,
 }
 
-/// What a TLS handshake agreed on. Names are those of the IANA registries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsInfo {
-    /// `TLSv1.3` or `TLSv1.2`.
-    pub version: &'static str,
-    /// Such as `TLS_AES_128_GCM_SHA256`.
-    pub cipher_suite: &'static str,
-    /// Such as `X25519MLKEM768`; `None` when a TLS 1.2 session was resumed.
-    pub key_exchange_group: Option<&'static str>,
-    /// The name that the client asked for, in lower case.
-    pub sni: Option<Box<str>>,
-    /// The protocol agreed by ALPN; `None` when the client offered none.
-    pub alpn: Option<&'static str>,
-    /// Whether an earlier session was resumed.
-    pub resumed: bool,
-}
-
 impl Acceptor {
-    pub(super) fn new(config: ServerConfig) -> Self {
-        Self { config: Arc::new(config) }
+    /// `clients` is what `config` judges clients' certificates by.
+    pub(super) fn new(config: ServerConfig, clients: Option<Arc<dyn ClientCertVerifier>>) -> Self {
+        Self { config: Arc::new(config), clients }
     }
 
     /// Takes `socket` through the TLS handshake, for which `timeout` is the time in all (rule S1).
@@ -90,7 +81,8 @@ impl Acceptor {
     ) -> Result<Accepted<S>, TlsFailure> {
         let mut stream = Box::new(TlsStream::new(socket, Arc::clone(&self.config))?);
         let mut heard = Heard::default();
-        let handshake = std::future::poll_fn(|cx| stream.poll_handshake(cx, &mut heard));
+        let clients = self.clients.as_deref();
+        let handshake = std::future::poll_fn(|cx| stream.poll_handshake(cx, &mut heard, clients));
         let outcome = match timeout {
             Some(timeout) => {
                 tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsFailure::Timeout))
@@ -98,7 +90,12 @@ impl Acceptor {
             None => handshake.await,
         };
         match outcome {
-            Ok(()) => Ok(Accepted { info: stream.session.info(heard.sni), stream }),
+            Ok(()) => {
+                let mut info = stream.session.info(heard.sni);
+                // A session from before nobody was asked any more may still know a certificate.
+                info.client = clients.and_then(|_| stream.session.client_certificate());
+                Ok(Accepted { stream, info })
+            }
             Err(failure) => {
                 stream.dismiss().await;
                 Err(failure)
@@ -114,6 +111,8 @@ struct Heard {
     anything: bool,
     /// The name in its `ClientHello`.
     sni: Option<Box<str>>,
+    /// A session to resume, which has been judged.
+    session: bool,
 }
 
 /// A TLS stream over `S`, on the server's side.
@@ -165,7 +164,12 @@ impl<S: Stream> TlsStream<S> {
 
     /// Reads and answers until the TLS handshake is complete. Of its last flight, with the session ticket, a
     /// part may still wait for the socket; the next read or write sends it.
-    fn poll_handshake(&mut self, cx: &mut Context<'_>, heard: &mut Heard) -> Poll<Result<(), TlsFailure>> {
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        heard: &mut Heard,
+        clients: Option<&dyn ClientCertVerifier>,
+    ) -> Poll<Result<(), TlsFailure>> {
         loop {
             // A client may send, too, before it has taken all of a flight; so what is left does not hold up
             // reads.
@@ -173,8 +177,13 @@ impl<S: Stream> TlsStream<S> {
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
+            let unsent = self.sealed.len();
             let read = ready!(self.poll_fill(cx, &mut ReadBuf::new(&mut [])));
             heard.sni = store::take_sni().or(heard.sni.take());
+            if let (false, true, Some(clients)) = (heard.session, self.session.resumes(), clients) {
+                heard.session = true;
+                self.judge_session(clients, unsent);
+            }
             let lost = match (read, &self.end) {
                 (Ok(()), End::Failed(error)) => return Poll::Ready(Err(Error::clone(error).into())),
                 (Ok(()), End::Open | End::Closed) => {
@@ -187,6 +196,19 @@ impl<S: Stream> TlsStream<S> {
             let failure = if heard.anything { TlsFailure::Io(lost) } else { TlsFailure::Silent };
             return Poll::Ready(Err(failure));
         }
+    }
+
+    /// Refuses a session that is about to be resumed, if its client would not be let in by a full TLS handshake: rustls looks
+    /// at a certificate once, while sessions are good for hours (rule S6). Then nothing goes out but the alert, in place
+    /// of the answer that has just been put behind the first `unsent` bytes of `sealed`.
+    ///
+    /// A client forgets a session that ended in a fatal alert (RFC 8446 §6.2, RFC 5246 §7.2.2), so its next attempt is a full
+    /// TLS handshake with the certificate that it has by then.
+    fn judge_session(&mut self, clients: &dyn ClientCertVerifier, unsent: usize) {
+        let Err(error) = self.session.judge(clients) else { return };
+        self.sealed.truncate(unsent);
+        self.sealed.extend(&plain_alert(&error));
+        self.end = End::Failed(Box::new(error));
     }
 
     /// Sends out the alert of a failed TLS handshake and closes the socket, in bounded time.
@@ -388,7 +410,7 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     fn unsent(&self) -> usize {
-        self.sealed.bytes().len()
+        self.sealed.len()
     }
 }
 
@@ -425,6 +447,15 @@ impl Pending {
 
     fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Drops all but the first `len` bytes that are left.
+    fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(self.gone + len);
     }
 
     fn extend(&mut self, more: &[u8]) {
@@ -610,31 +641,45 @@ impl Session {
             sni,
             alpn: self.0.alpn_protocol().map(|_| store::ALPN),
             resumed: self.0.handshake_kind() == Some(HandshakeKind::Resumed),
+            client: None,
         }
     }
+
+    /// Whether an earlier session is about to be resumed: the client has asked for it and not yet been answered.
+    fn resumes(&self) -> bool {
+        self.0.is_handshaking() && self.0.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Whether the client of this session may come in now.
+    fn judge(&self, clients: &dyn ClientCertVerifier) -> Result<(), Error> {
+        match self.0.peer_certificates().and_then(<[_]>::split_first) {
+            Some((leaf, issuers)) => {
+                clients.verify_client_cert(leaf, issuers, UnixTime::now()).map(|_verified| ())
+            }
+            None if clients.client_auth_mandatory() => Err(Error::NoCertificatesPresented),
+            None => Ok(()),
+        }
+    }
+
+    fn client_certificate(&self) -> Option<Box<ClientCertificate>> {
+        let leaf = self.0.peer_certificates()?.first()?;
+        Some(Box::new(ClientCertificate::describe(leaf)))
+    }
+}
+
+/// The record of a fatal alert from before there are keys, with what rustls itself says of a certificate.
+fn plain_alert(error: &Error) -> [u8; 7] {
+    let description = match error {
+        Error::InvalidCertificate(error) => AlertDescription::from(error.clone()),
+        Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
+        _ => AlertDescription::HandshakeFailure,
+    };
+    [ContentType::Alert.into(), 3, 3, 0, 2, 2, description.into()]
 }
 
 /// A state of rustls that this file's way of driving it excludes.
 fn unexpected(what: &str) -> Error {
     Error::General(what.into())
-}
-
-fn version_name(version: ProtocolVersion) -> &'static str {
-    match version {
-        ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        ProtocolVersion::TLSv1_2 => "TLSv1.2",
-        _ => "",
-    }
-}
-
-/// The IANA name; rustls spells those of TLS 1.3 in its own way.
-fn suite_name(suite: CipherSuite) -> &'static str {
-    match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
-        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
-        suite => suite.as_str().unwrap_or_default(),
-    }
 }
 
 type Scratch = RefCell<Vec<u8>>;

@@ -7,15 +7,18 @@ use std::{
 };
 
 use rustls::{
-    Error, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    Error, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
     crypto::aws_lc_rs,
-    server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
+    server::{
+        ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
 
 use super::downstream::Acceptor;
-use crate::config::{Identity, TlsVersion};
+use crate::config::{ClientAuth, Identity, TlsVersion};
 
 /// The one protocol that is offered by ALPN.
 pub(super) const ALPN: &str = "http/1.1";
@@ -38,10 +41,12 @@ impl Tickets {
 /// (rule S6).
 ///
 /// It speaks TLS 1.3 and, if `min_version` says so, 1.2; http/1.1 alone by ALPN; no 0-RTT. The client's order
-/// of cipher suites decides, for it knows whether it has AES in hardware.
+/// of cipher suites decides, for it knows whether it has AES in hardware. Clients are asked for a certificate if
+/// `client_auth` says by whom it must be signed.
 pub fn acceptor(
     identities: &[Identity],
     min_version: TlsVersion,
+    client_auth: Option<&ClientAuth>,
     tickets: &Tickets,
 ) -> Result<Acceptor, Error> {
     let certificates = Certificates::new(identities)?;
@@ -49,16 +54,35 @@ pub fn acceptor(
         TlsVersion::Tls12 => &[&TLS13, &TLS12],
         TlsVersion::Tls13 => &[&TLS13],
     };
+    let clients = client_auth.map(verifier).transpose()?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.clone().unwrap_or_else(|| Arc::new(NoClientAuth)))
         .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![ALPN.into()];
     config.ticketer = Arc::clone(&tickets.0);
     config.send_tls13_tickets = 1;
     // Tickets resume without memory or a lock here; the few clients without them do full handshakes.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Acceptor::new(config))
+    Ok(Acceptor::new(config, clients))
+}
+
+/// Bytes of the certificates of a `client_ca` whose subjects clients are told, so that they can choose what to show. TLS has
+/// room for 64 KiB of them, and without any a client chooses freely.
+const MOST_NAMED: usize = 32 * 1024;
+
+/// Judges clients' certificates: signed by one of the CA, valid now, and made for clients. Revocation is not looked at.
+fn verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in client_auth.ca.iter() {
+        roots.add(certificate.clone())?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if client_auth.required { builder } else { builder.allow_unauthenticated() };
+    let bytes: usize = client_auth.ca.iter().map(|certificate| certificate.len()).sum();
+    let builder = if bytes > MOST_NAMED { builder.clear_root_hint_subjects() } else { builder };
+    builder.build().map_err(|error| Error::General(error.to_string()))
 }
 
 thread_local! {

@@ -12,8 +12,21 @@ import python from "./suites/python.mjs";
 import slow from "./suites/slow.mjs";
 import socketio from "./suites/socketio.mjs";
 import tls from "./suites/tls.mjs";
+import tlsPosture from "./suites/tls_posture.mjs";
 
-const suites = { hello, command_line: commandLine, tls, mutual_tls: mutualTls, names, node, slow, socketio, python, browser };
+const suites = {
+  hello,
+  command_line: commandLine,
+  tls,
+  tls_posture: tlsPosture,
+  mutual_tls: mutualTls,
+  names,
+  node,
+  slow,
+  socketio,
+  python,
+  browser,
+};
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
 if (unknown.length > 0) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Every module of the crate's root and its layer.
-const LAYERS: [(&str, u8); 14] = [
+const LAYERS: [(&str, u8); 15] = [
     ("proto", 0),
     ("route", 0),
     ("config", 1),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, u8); 14] = [
     ("upstream", 2),
     ("tunnel", 2),
     ("exchange", 2),
+    ("auth", 2),
     ("lifecycle", 2),
     ("telemetry", 2),
     ("connection", 3),

@@ -3,24 +3,33 @@
 #![allow(unreachable_pub, reason = "a binary of tests has nobody outside")]
 #![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
+mod admission;
+mod auth;
 mod balancing;
 mod cli;
 mod dialing;
 mod drain;
 mod draining;
 mod faults;
+mod field;
 mod flapping;
+mod forward_auth;
 mod handshake;
 mod harness;
 mod health;
 mod http;
+mod identity;
 mod keepalive;
 mod layers;
 mod limits;
+mod mtls;
 mod namespace;
+mod origins;
 mod overload;
+mod proxy_protocol;
 mod refusals;
 mod retries;
+mod rules;
 mod slow;
 mod storm;
 mod tls;

@@ -130,6 +130,20 @@ async fn s6_no_early_data_is_offered() {
 }
 
 #[tokio::test]
+async fn s6_x25519mlkem768_is_spoken_and_preferred() {
+    use rustls::{NamedGroup, crypto::aws_lc_rs::kx_group};
+    let (pki, _backend, gate) = gate("").await;
+    let preferred = pki.client(gate.address(), "localhost", &pki.client_config()).await;
+    let group = |client: &Peer| client.tls().negotiated_key_exchange_group().map(|group| group.name());
+    assert_eq!(group(&preferred), Some(NamedGroup::X25519MLKEM768));
+    // And to whoever speaks nothing else, or nothing of it.
+    for only in [kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1] {
+        let client = pki.client(gate.address(), "localhost", &pki.client_config_of_group(only)).await;
+        assert_eq!(group(&client), Some(only.name()));
+    }
+}
+
+#[tokio::test]
 async fn alpn_is_http_1_1_or_nothing() {
     let (pki, _backend, gate) = gate("").await;
     for (offered, agreed) in

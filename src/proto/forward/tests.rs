@@ -1,5 +1,8 @@
 //! Rules H5, H6, H7, H8, H13, W6 and W13: what changes in a head, and what must not.
 
+mod copied;
+mod trusted;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
@@ -13,15 +16,19 @@ static NO_EDITS: HeaderEdits = HeaderEdits { set: Vec::new(), remove: Vec::new()
 fn context() -> RequestContext<'static> {
     RequestContext {
         client_ip: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7))),
-        tls: true,
+        https: true,
         listener_port: Some(443),
+        proxy: None,
+        client_ip_header: None,
         upstream_authority: "10.0.0.2:8080",
         host_header: &HostHeader::Client,
         via: None,
+        copied: Copied::default(),
         edits: &NO_EDITS,
         underscore_headers: UnderscoreHeaders::Drop,
         request_id: "id-1",
         target: "/path?q",
+        values: Values::default(),
     }
 }
 
@@ -35,9 +42,20 @@ fn answer(status: u16, lines: &str) -> ResponseHead {
     ResponseHead::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap().0
 }
 
+fn template(value: &str) -> Template {
+    let mut template = Template::default();
+    template.push_written(value).unwrap();
+    template
+}
+
+/// What an answer depends on, with these edits.
+fn answering(edits: &HeaderEdits) -> ResponseContext<'_> {
+    ResponseContext { edits, via: None, hsts: None, set_cookie: None, values: Values::default() }
+}
+
 fn edits(set: &[(&str, &str)], remove: &[&str]) -> HeaderEdits {
     HeaderEdits {
-        set: set.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        set: set.iter().map(|&(name, value)| (name.to_owned(), template(value))).collect(),
         remove: remove.iter().map(|&name| name.to_owned()).collect(),
     }
 }
@@ -85,7 +103,7 @@ fn h5_hop_by_hop_headers_are_taken_out() {
         Proxy-Connection: x\r\nTE: gzip\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\
         Upgrade: h2c\r\nHTTP2-Settings: AAA\r\nProxy-Authorization: Basic x\r\nProxy-Authenticate: Basic\r\nX-Kept: 1\r\n";
     assert_eq!(lines(&forwarded(hops, GET)), ["X-Kept: 1"]);
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
+    let cx = answering(&NO_EDITS);
     let kind = ResponseKind::Plain { body: BodyFraming::UntilClose, close: false, client: Version::Http11 };
     assert_eq!(lines(&response(&answer(200, hops), kind, &cx).unwrap().headers), ["X-Kept: 1"]);
 }
@@ -168,7 +186,7 @@ fn h7_what_a_client_says_of_proxies_is_dropped_and_rebuilt() {
 #[test]
 fn h7_addresses_are_written_as_their_headers_want_them() {
     let with = |client_ip| {
-        let cx = RequestContext { client_ip, tls: false, listener_port: None, ..context() };
+        let cx = RequestContext { client_ip, https: false, listener_port: None, ..context() };
         let mut head = received("");
         head.headers.set("Host", b"example.com").unwrap();
         request(&head, GET, &cx).unwrap().head.headers
@@ -248,7 +266,7 @@ fn h13_nothing_with_a_line_break_is_written() {
     ] {
         assert_eq!(request(&received(""), GET, &cx), Err(InvalidHeader::Value));
     }
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: Some(split), set_cookie: None };
+    let cx = ResponseContext { hsts: Some(split), ..answering(&NO_EDITS) };
     let kind = ResponseKind::Plain { body: BodyFraming::Empty, close: false, client: Version::Http11 };
     assert_eq!(response(&answer(200, ""), kind, &cx), Err(InvalidHeader::Value));
 }
@@ -309,7 +327,7 @@ fn edits_come_after_forwarding_headers_and_before_framing() {
         &[("X-Forwarded-Proto", "https"), ("Content-Length", "9"), ("Connection", "x"), ("Host", "evil")],
         &["X-Real-IP", "Transfer-Encoding", "cookie", "Sec-WebSocket-Key", "host"],
     );
-    let cx = RequestContext { tls: false, edits: &edits, ..context() };
+    let cx = RequestContext { https: false, edits: &edits, ..context() };
     let head = received("Cookie: a\r\nSec-WebSocket-Key: k\r\n");
     let headers = request(&head, Kind::Plain { framing: BodyFraming::Chunked }, &cx).unwrap().head.headers;
     assert_eq!(lines(&headers), ["Sec-WebSocket-Key: k", "Transfer-Encoding: chunked"]);
@@ -333,7 +351,7 @@ fn the_proxy_header_never_reaches_a_cgi_backend() {
 }
 
 fn plain(head: &ResponseHead, body: BodyFraming, close: bool, client: Version) -> Vec<String> {
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
+    let cx = answering(&NO_EDITS);
     let answer = response(head, ResponseKind::Plain { body, close, client }, &cx).unwrap();
     assert_eq!((answer.version, answer.status, &answer.reason), (Version::Http11, head.status, &head.reason));
     lines(&answer.headers)
@@ -401,7 +419,7 @@ fn w13_a_101_keeps_what_was_agreed() {
         Sec-WebSocket-Protocol: chat\r\nsec-websocket-extensions: permessage-deflate\r\nSet-Cookie: a\r\n\
         Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
     );
-    let cx = ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: None };
+    let cx = answering(&NO_EDITS);
     let expected = [
         "Sec-WebSocket-Accept: x=",
         "Sec-WebSocket-Protocol: chat",
@@ -416,7 +434,7 @@ fn w13_a_101_keeps_what_was_agreed() {
 #[test]
 fn w11_an_interim_answer_has_no_framing_and_nothing_set() {
     let edits = edits(&[("X-Set", "1")], &["X-Gone"]);
-    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1"), set_cookie: None };
+    let cx = ResponseContext { via: Some("gate"), hsts: Some("max-age=1"), ..answering(&edits) };
     let head = answer(103, "Link: </a>\r\nX-Gone: 1\r\nContent-Length: 5\r\nConnection: close\r\n");
     assert_eq!(lines(&response(&head, ResponseKind::Interim, &cx).unwrap().headers), ["Link: </a>"]);
 }
@@ -424,7 +442,7 @@ fn w11_an_interim_answer_has_no_framing_and_nothing_set() {
 #[test]
 fn a_response_is_edited_by_its_route() {
     let edits = edits(&[("X-Set", "1")], &["Server"]);
-    let cx = ResponseContext { edits: &edits, via: Some("gate"), hsts: Some("max-age=1"), set_cookie: None };
+    let cx = ResponseContext { via: Some("gate"), hsts: Some("max-age=1"), ..answering(&edits) };
     let kind = ResponseKind::Plain { body: BodyFraming::Length(1), close: false, client: Version::Http11 };
     let head = answer(200, "Server: x\r\nx-set: 0\r\nStrict-Transport-Security: max-age=0\r\n");
     let expected = ["Via: 1.1 gate", "Strict-Transport-Security: max-age=1", "X-Set: 1", "Content-Length: 1"];
@@ -483,7 +501,7 @@ fn a_cookie_of_wsgates_own_stands_beside_those_of_the_backend() {
     let own = "srv=1; Path=/";
     let plain = ResponseKind::Plain { body: BodyFraming::Empty, close: false, client: Version::Http11 };
     let cookies = |status, lines, kind, edits| {
-        let cx = ResponseContext { edits, via: None, hsts: None, set_cookie: Some(own) };
+        let cx = ResponseContext { set_cookie: Some(own), ..answering(edits) };
         let passed = response(&answer(status, lines), kind, &cx).unwrap().headers;
         let values = passed.get_all("set-cookie").map(|value| String::from_utf8_lossy(value).into_owned());
         values.collect::<Vec<_>>()
@@ -497,7 +515,6 @@ fn a_cookie_of_wsgates_own_stands_beside_those_of_the_backend() {
 
 #[test]
 fn h13_a_cookie_that_cannot_be_written_is_an_error() {
-    let cx =
-        ResponseContext { edits: &NO_EDITS, via: None, hsts: None, set_cookie: Some("srv=1\r\nX: injected") };
+    let cx = ResponseContext { set_cookie: Some("srv=1\r\nX: injected"), ..answering(&NO_EDITS) };
     assert!(response(&answer(101, ""), ResponseKind::Upgraded, &cx).is_err());
 }

@@ -1,6 +1,7 @@
 //! Tests of the stream against rustls' own client: over pipes, where every segment is chosen, and over
 //! sockets.
 
+mod clients;
 mod handshake;
 mod stream;
 
@@ -101,7 +102,7 @@ impl Gate {
     fn with_min_version(min_version: TlsVersion) -> Self {
         let authority = Authority::new();
         let identities = [authority.identity(&["localhost"])];
-        let acceptor = acceptor(&identities, min_version, &Tickets::new().unwrap()).unwrap();
+        let acceptor = acceptor(&identities, min_version, None, &Tickets::new().unwrap()).unwrap();
         Self { authority, acceptor }
     }
 

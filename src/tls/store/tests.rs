@@ -67,7 +67,7 @@ struct Listener {
 
 impl Listener {
     fn new(identities: Vec<Identity>) -> Self {
-        let acceptor = acceptor(&identities, TlsVersion::Tls12, &Tickets::new().unwrap()).unwrap();
+        let acceptor = acceptor(&identities, TlsVersion::Tls12, None, &Tickets::new().unwrap()).unwrap();
         Self { identities, acceptor }
     }
 
@@ -179,5 +179,22 @@ async fn a_client_without_a_fitting_signature_is_refused() {
 
 #[test]
 fn a_listener_needs_a_certificate() {
-    assert!(acceptor(&[], TlsVersion::Tls13, &Tickets::new().unwrap()).is_err());
+    assert!(acceptor(&[], TlsVersion::Tls13, None, &Tickets::new().unwrap()).is_err());
+}
+
+#[test]
+fn s7_debug_shows_no_private_key() {
+    let authority = Authority::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let identities = [authority.identity_with(&["localhost"], &key)];
+    let rule = authority.client_auth(true);
+    let acceptor = acceptor(&identities, TlsVersion::Tls12, Some(&rule), &Tickets::new().unwrap()).unwrap();
+    let shown = format!("{acceptor:?} {acceptor:#?} {identities:?}").replace([' ', '\n'], "").to_lowercase();
+    assert!(shown.contains("certifiedkey"), "the key's own Debug is among it");
+    // In PKCS #8 the scalar of a P-256 key is here.
+    for part in key.serialize_der()[36..68].windows(6) {
+        let decimal: Vec<_> = part.iter().map(ToString::to_string).collect();
+        let hex: Vec<_> = part.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!shown.contains(&decimal.join(",")) && !shown.contains(&hex.concat()), "{part:?}");
+    }
 }

@@ -1,4 +1,5 @@
-// A wss server that wants a certificate of its peer's, both by a CA of their own that has nothing to do with the clients'.
+// Certificates of clients: a wss server that wants one of wsgate, by a CA that has nothing to do with the clients', and a wsgate
+// that wants one of its clients.
 
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
@@ -8,6 +9,7 @@ import WebSocket from "ws";
 import * as clients from "../clients.mjs";
 import { startEchoServer } from "../echo_server.mjs";
 import { command, everythingTo, freshFolder, makeCertificate, startGate, tlsAndPlain } from "../gate.mjs";
+import { run } from "../programs.mjs";
 import { contains, equal, scenario, suite } from "../scenarios.mjs";
 
 const shown = 'tls = { ca = "internal/ca.crt", cert = "internal/client-gate.crt", key = "internal/client-gate.key" }';
@@ -29,6 +31,7 @@ export default () =>
     await through(folder, server, `${shown}\n${health}`, checksWithIt);
     await refusals(folder, server);
     await server.end();
+    await ofClients(folder, ca);
   });
 
 async function makeClientCertificate(folder, into, name) {
@@ -115,4 +118,56 @@ async function refusals(folder, server) {
       }),
     );
   }
+}
+
+const asking = (clientAuth) => `
+[[listener]]
+address = "127.0.0.1:0"
+tls = { cert = "certs/server.crt", key = "certs/server.key", client_ca = "internal/ca.crt", client_auth = "${clientAuth}" }
+`;
+
+/** Clients of wsgate, which has to be shown a certificate of the internal CA. */
+async function ofClients(folder, ca) {
+  const server = await startEchoServer();
+  const gate = await startGate(folder, asking("required") + asking("optional") + everythingTo(server.port), 2);
+  const [required, optional] = gate.ports.map((port) => `wss://localhost:${port}/echo`);
+  const read = (name) => readFile(join(folder, name));
+  const identity = async (into) => ({
+    ca,
+    cert: await read(`${into}/client-gate.crt`),
+    key: await read(`${into}/client-gate.key`),
+  });
+  const [right, wrong] = [await identity("internal"), await identity("foreign")];
+
+  await scenario("mutual TLS from clients: ws with its certificate, and the log names it", async () => {
+    await clients.sendsMany(required, right);
+    await gate.logged(/ tunnel_end .*client:"CN=gate,O=wsgate development"/);
+  });
+  await scenario("mutual TLS from clients: 20 connections, one after the other", () => comesOften(required, right), 60);
+  await scenario("mutual TLS from clients: optional lets both in", async () => {
+    await clients.sendsMany(optional, { ca });
+    await clients.sendsMany(optional, right);
+  });
+  const versions = ["TLSv1.2", "TLSv1.3"];
+  for (const version of versions) {
+    const only = { minVersion: version, maxVersion: version };
+    await scenario(`mutual TLS from clients, ${version}: without one`, () => isRefused(gate, required, { ca, ...only }));
+    await scenario(`mutual TLS from clients, ${version}: another CA's`, () => isRefused(gate, optional, { ...wrong, ...only }));
+  }
+  await scenario("mutual TLS from clients: openssl is told whose certificates are wanted", async () => {
+    const address = new URL(required).host.replace("localhost", "127.0.0.1");
+    const { output } = await run("openssl", ["s_client", "-connect", address], { limit: 10 });
+    contains(output, /Acceptable client certificate CA names\n.*wsgate development CA/, "output");
+  });
+  await gate.end();
+  await server.end();
+}
+
+/** The client is told why, by an alert, and the log says it. */
+async function isRefused(gate, url, options) {
+  const from = gate.program.output.length;
+  const socket = new WebSocket(url, options);
+  const [error] = await once(socket, "error");
+  contains(error.message, /alert/, "what the client is told");
+  await gate.logged(/ tls_failure .*ending=tls_client_cert by=gate/, { from });
 }

@@ -13,6 +13,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tempfile::TempDir;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -63,6 +64,11 @@ impl Pki {
 
     /// A leaf for this name that expires with the beginning of this year.
     pub fn leaf_until(&self, name: &str, year: i32) -> Leaf {
+        self.leaf_with(name, |params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    /// A leaf for this name, changed by `change`.
+    pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let number = {
             let mut made = self.made.lock().expect("no panic");
             *made += 1;
@@ -70,7 +76,7 @@ impl Pki {
         };
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        change(&mut params);
         let cert = params.signed_by(&key, &self.ca).expect("a leaf");
         let path = |end: &str| self.folder.path().join(format!("leaf{number}.{end}"));
         let leaf = Leaf { cert: path("crt"), key: path("key"), der: cert.der().clone() };
@@ -133,6 +139,56 @@ impl Pki {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth()
+    }
+
+    /// A client of TLS 1.3 that trusts the CA and exchanges keys in this way alone.
+    pub fn client_config_of_group(
+        &self,
+        group: &'static dyn rustls::crypto::SupportedKxGroup,
+    ) -> ClientConfig {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups = vec![group];
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("a version")
+            .with_root_certificates(self.roots())
+            .with_no_client_auth()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).expect("a CA");
+        roots
+    }
+
+    /// An authority that this one vouches for, and that may vouch for no further one.
+    pub fn intermediate(&self) -> Arc<Self> {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        let key = KeyPair::generate().expect("a key");
+        let ca = CertifiedIssuer::signed_by(params, key, &self.ca).expect("a CA");
+        Arc::new(Self { ca, folder: tempfile::tempdir().expect("a folder"), made: Mutex::new(0) })
+    }
+
+    /// The certificate of the CA.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        self.ca.der().clone()
+    }
+
+    /// A client of these versions that trusts the CA and shows `leaf`, and these others with it, to whoever asks.
+    pub fn client_config_with(
+        &self,
+        leaf: &Leaf,
+        issuers: &[CertificateDer<'static>],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
+        let signer = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("a key");
+        let certified = CertifiedKey::new([&[leaf.der.clone()], issuers].concat(), signer);
+        let mut config = self.client_config_of(versions);
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        config
     }
 
     /// A client that trusts the CA and speaks TLS 1.2 and 1.3.

@@ -36,6 +36,7 @@ async fn info_tells_what_tls_1_3_agreed() {
         sni: Some("localhost".into()),
         alpn: Some("http/1.1"),
         resumed: false,
+        client: None,
     };
     assert_eq!(accepted.info, expected);
 }
@@ -86,9 +87,9 @@ async fn s6_tickets_do_not_cross_listeners_but_outlive_a_reload() {
     let authority = Authority::new();
     let identities = [authority.identity(&["localhost"])];
     let tickets = Tickets::new().unwrap();
-    let before = acceptor(&identities, TlsVersion::Tls12, &tickets).unwrap();
-    let after = acceptor(&identities, TlsVersion::Tls12, &tickets).unwrap();
-    let other = acceptor(&identities, TlsVersion::Tls12, &Tickets::new().unwrap()).unwrap();
+    let before = acceptor(&identities, TlsVersion::Tls12, None, &tickets).unwrap();
+    let after = acceptor(&identities, TlsVersion::Tls12, None, &tickets).unwrap();
+    let other = acceptor(&identities, TlsVersion::Tls12, None, &Tickets::new().unwrap()).unwrap();
     for version in [&TLS12, &TLS13] {
         assert!(resumes(&authority.client(&[version]), &before, &after).await, "{version:?}");
         assert!(!resumes(&authority.client(&[version]), &before, &other).await, "{version:?}");
