@@ -227,6 +227,14 @@ fn ends_in_number(host: &str) -> bool {
     host.rsplit('.').next().is_some_and(is_number)
 }
 
+/// Whether other machines may reach it.
+pub(super) fn is_of_a_network(address: &ListenAddress) -> bool {
+    match address {
+        ListenAddress::Inet(address) => !address.ip().is_loopback(),
+        ListenAddress::Unix(_) => false,
+    }
+}
+
 /// Whether both cannot be bound at once: the same address, or one that stands for all beside one of them.
 pub(super) fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     match (one, other) {

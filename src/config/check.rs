@@ -2,9 +2,12 @@
 
 mod access;
 mod auth;
+mod effect;
 mod listener;
+mod proxies;
 mod route;
 mod shadow;
+mod together;
 pub(super) mod upstream;
 pub(super) mod websocket;
 
@@ -25,7 +28,8 @@ use super::{
 /// Reads the whole file. `None` only where an error was recorded.
 pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Option<Config> {
     let root = Table::open(reader, &keys::ROOT, root, 0..0);
-    let server = server(&root.table("server", &keys::SERVER));
+    let server_table = root.table("server", &keys::SERVER);
+    let server = server(&server_table);
     let log = log(&root.table("log", &keys::LOG));
     let listener_tables = tables(&root, "listener", &keys::LISTENER);
     let mut addresses = Addresses::default();
@@ -35,7 +39,12 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
     let route_tables = tables(&root, "route", &keys::ROUTE);
     let routes = route::routes(&route_tables, &pools);
     something_to_do(reader, &root);
-    Some(Config { server, log, listeners, upstreams: pools.into_upstreams(), routes: routes? })
+    let config = Config { server, log, listeners, upstreams: pools.into_upstreams(), routes: routes? };
+    together::warn(
+        &config,
+        &together::Tables { server: &server_table, routes: &route_tables, addresses: &addresses },
+    );
+    Some(config)
 }
 
 /// The tables of `[[key]]`.

@@ -159,6 +159,12 @@ impl<'r> Table<'r> {
         Some(Value { reader: self.reader, key, node, is_element: false })
     }
 
+    /// The values of a sub-table that the file has, its keys not judged again.
+    pub(super) fn values_of(&self, key: &'static str) -> impl Iterator<Item = Value<'r>> + use<'r> {
+        let entries = self.value(key).and_then(|value| value.entries().ok()).unwrap_or_default();
+        entries.into_iter().map(|entry| entry.value)
+    }
+
     /// The parsed value; `None` where it is absent or wrong.
     pub(super) fn optional<T>(
         &self,
@@ -290,6 +296,9 @@ impl<'r> Value<'r> {
                 Ok(nodes.iter().map(|node| Value { node, is_element: true, ..self }).collect())
             }
             DeValue::Table(_) | DeValue::Datetime(_) => Err(self.wrong_type("a list")),
+            _ if self.is_word("off") || self.is_word("") => {
+                Err(self.wrong_type("a list").help("a list of nothing is `[]`"))
+            }
             _ => Err(self.wrong_type("a list").help(format!("write it in brackets: `[{}]`", self.raw()))),
         }
     }

@@ -1,7 +1,7 @@
 //! Certificates and their keys, from PEM files to what rustls signs with.
 
 use std::{
-    fs, io,
+    fs,
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -23,6 +23,7 @@ use x509_parser::{
 use super::{
     Identity,
     file::Value,
+    named::{self, Kind},
     report::{Finding, shown},
 };
 
@@ -157,28 +158,9 @@ fn not_pem(value: Value<'_>, content: &[u8], what: &str, marker: &str) -> Findin
         .help(help)
 }
 
-/// Reads a regular file of a bounded size, so that no device or pipe can hold the start up.
-fn read(value: Value<'_>, path: &Path, what: &str) -> Result<Vec<u8>, Finding> {
-    let error = |reason: String| {
-        value
-            .finding(format!("cannot read the {what} file `{}`", shown(&value.text().unwrap_or_default())))
-            .label(reason)
-    };
-    let unreadable = |cause: io::Error| match cause.kind() {
-        io::ErrorKind::NotFound => error("there is no such file".to_owned())
-            .help("`wsgate cert` makes certificates for development in certs/")
-            .help("a relative path starts at the folder of the configuration file"),
-        io::ErrorKind::PermissionDenied => error("the user that wsgate runs as may not read it".to_owned()),
-        _ => error(cause.to_string()),
-    };
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(error("this is not a regular file".to_owned()));
-    }
-    if metadata.len() > PEM_MAX {
-        return Err(error("this file is too large for PEM".to_owned()));
-    }
-    fs::read(path).map_err(unreadable)
+fn read(value: Value<'_>, path: &Path, name: &'static str) -> Result<Vec<u8>, Finding> {
+    let made_by = "`wsgate cert` makes certificates for development in certs/";
+    named::read(value, path, &Kind { name, most: PEM_MAX, made_by })
 }
 
 fn certify(

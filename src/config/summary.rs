@@ -1,21 +1,18 @@
 //! What `wsgate check` prints of a configuration that can be used.
 
+mod listener;
+mod route;
+
 use std::{fmt, time::Duration};
 
 use time::OffsetDateTime;
 
 use super::{
-    Action, Balance, CertificateSource, Check, Config, HashKey, Health, Identity, ListenAddress, Listener,
-    OnRemoved, Route, SameSite, ServerAddress, Sticky, Tls, Trust, Upstream, UpstreamServer, UpstreamTls,
-    WebSocket,
-    check::{
-        upstream::{CHECKS, ON_REMOVED, PROXY_PROTOCOLS, SAME_SITES},
-        websocket::{FRAMES, PINGS},
-    },
-    identity::date,
-    values::{show_count, show_duration, show_size},
+    Balance, Check, Config, HashKey, Health, ListenAddress, OnRemoved, SameSite, ServerAddress, Sticky,
+    Trust, Upstream, UpstreamServer, UpstreamTls,
+    check::upstream::{CHECKS, ON_REMOVED, PROXY_PROTOCOLS, SAME_SITES},
+    values::{show_count, show_duration},
 };
-use crate::route::{HostPattern, PathPattern, RouteKind};
 
 /// What wsgate understood, as aligned text without a line break at its end.
 pub fn summary(config: &Config) -> impl fmt::Display + '_ {
@@ -36,13 +33,13 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { listeners, upstreams, routes, .. } = self.config;
         writeln!(f, "Listeners")?;
-        table(f, listeners.iter().map(|listener| listener_rows(listener, self.now)))?;
+        table(f, listeners.iter().map(|listener| listener::rows(listener, self.now)))?;
         if !upstreams.is_empty() {
             writeln!(f, "\n\nUpstreams")?;
             table(f, upstreams.iter().map(upstream_rows))?;
         }
         writeln!(f, "\n\nRoutes (the first that matches wins)")?;
-        table(f, routes.iter().map(|route| route_rows(route, upstreams)))
+        table(f, routes.iter().map(|route| route::rows(route, upstreams)))
     }
 }
 
@@ -70,42 +67,6 @@ fn table(f: &mut fmt::Formatter<'_>, groups: impl Iterator<Item = Vec<Row>>) -> 
         write!(f, "{separator}{}", line.trim_end())?;
     }
     Ok(())
-}
-
-fn listener_rows(listener: &Listener, now: OffsetDateTime) -> Vec<Row> {
-    let address = listener.address.to_string();
-    let row = |address: &str, scheme: &str, what: String| vec![address.to_owned(), scheme.to_owned(), what];
-    match &listener.tls {
-        None => {
-            let what = listener.redirect_https.map(|port| format!("redirects to https at port {port}"));
-            vec![row(&address, "http", what.unwrap_or_default())]
-        }
-        Some(Tls { source: CertificateSource::SelfSigned { names, folder }, .. }) => {
-            let what = format!("development certificate in {} for {}", folder.display(), names.join(", "));
-            vec![row(&address, "https", what)]
-        }
-        Some(Tls { source: CertificateSource::Files(identities), .. }) => {
-            let certificates = identities.iter().map(|identity| certificate(identity, now)).enumerate();
-            let rows = certificates.map(|(index, what)| match index {
-                0 => row(&address, "https", what),
-                _ => row("", "", what),
-            });
-            rows.collect()
-        }
-    }
-}
-
-fn certificate(identity: &Identity, now: OffsetDateTime) -> String {
-    let names = if identity.names.is_empty() { "no name".to_owned() } else { identity.names.join(", ") };
-    let days = (identity.not_after - now).whole_days();
-    let date = date(identity.not_after);
-    let expiry = match days {
-        _ if identity.not_after < now => format!("expired on {date}"),
-        0 => "expires within a day".to_owned(),
-        1 => format!("expires in 1 day, on {date}"),
-        days => format!("expires in {days} days, on {date}"),
-    };
-    format!("{names} ({expiry})")
 }
 
 /// The servers, and below them what differs from the defaults of the pool.
@@ -156,14 +117,21 @@ fn upstream_tls(upstream: &Upstream) -> Option<String> {
     let UpstreamTls { server_name, trust, identity } = upstream.tls.as_ref()?;
     let trust = match trust {
         Trust::System => "trusts the system's roots".to_owned(),
-        Trust::Ca(certificates) if certificates.len() == 1 => "trusts the certificate of `ca`".to_owned(),
-        Trust::Ca(certificates) => format!("trusts the {} certificates of `ca`", certificates.len()),
+        Trust::Ca(certificates) => trusted("ca", certificates.len()),
         Trust::Anybody => "trusts anybody".to_owned(),
     };
     let name = server_name.as_ref().map(|name| format!("as {}", name.to_str()));
     let shown = identity.as_ref().map(|identity| format!("shows {}", identity.cert.display()));
     let parts: Vec<_> = name.into_iter().chain([trust]).chain(shown).collect();
     Some(format!("TLS: {}", parts.join(", ")))
+}
+
+/// The certificates of the file that a key names.
+fn trusted(key: &str, certificates: usize) -> String {
+    match certificates {
+        1 => format!("trusts the certificate of `{key}`"),
+        count => format!("trusts the {count} certificates of `{key}`"),
+    }
 }
 
 fn health(upstream: &Upstream) -> Option<String> {
@@ -237,30 +205,6 @@ fn unusual_of_pool(upstream: &Upstream) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The route, and below its action what differs from the defaults of its tunnels.
-fn route_rows(route: &Route, upstreams: &[Upstream]) -> Vec<Row> {
-    let unusual = match &route.action {
-        Action::Upstream(_) => unusual(&route.websocket),
-        Action::Redirect { .. } | Action::Respond { .. } => String::new(),
-    };
-    let mut rows = vec![route_row(route, upstreams)];
-    if !unusual.is_empty() {
-        let empty = || String::new();
-        rows.push(vec![empty(), empty(), empty(), empty(), format!("   tunnels: {unusual}")]);
-    }
-    rows
-}
-
-/// The keys of `[route.websocket]` with another value than their default.
-fn unusual(websocket: &WebSocket) -> String {
-    let default = values_of(&WebSocket::default());
-    let differs = |((key, value), default): ((&str, String), (&str, String))| {
-        (value != default.1).then(|| format!("{key} {value}"))
-    };
-    let unusual: Vec<_> = values_of(websocket).into_iter().zip(default).filter_map(differs).collect();
-    unusual.join(", ")
-}
-
 fn or_off<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "off".to_owned(), show)
 }
@@ -270,55 +214,14 @@ fn word<T: PartialEq>(words: &[(&str, T)], value: &T) -> String {
     words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| *word).to_owned()
 }
 
-/// The keys of `[route.websocket]` with their values as the file writes them.
-fn values_of(websocket: &WebSocket) -> [(&'static str, String); 12] {
-    let time = |duration| or_off(duration, show_duration);
-    let size = |bytes| or_off(bytes, show_size);
-    [
-        ("frames", word(&FRAMES, &websocket.frames)),
-        ("verify_accept", websocket.verify_accept.to_string()),
-        ("idle_timeout", time(websocket.idle_timeout)),
-        ("ping", word(&PINGS, &websocket.ping)),
-        ("ping_interval", time(websocket.ping_interval)),
-        ("pong_timeout", time(websocket.pong_timeout)),
-        ("half_close_timeout", time(websocket.half_close_timeout)),
-        ("max_frame", size(websocket.max_frame)),
-        ("max_message", size(websocket.max_message)),
-        ("message_rate", or_off(websocket.message_rate, |rate| rate.to_string())),
-        ("max_age", time(websocket.max_age)),
-        ("close_timeout", time(websocket.close_timeout)),
-    ]
-}
-
-fn route_row(route: &Route, upstreams: &[Upstream]) -> Row {
-    let kind = match route.kind {
-        RouteKind::Any => "",
-        RouteKind::Websocket => "WebSocket only",
-        RouteKind::Http => "plain HTTP only",
-    };
-    let action = match &route.action {
-        Action::Upstream(index) => format!("-> upstream {}", upstreams[*index].name),
-        Action::Redirect { to, status } => format!("-> redirect {status} to {to}"),
-        Action::Respond { status, .. } => format!("-> respond {status}"),
-    };
-    let hosts: Vec<_> = route.hosts.iter().map(host).collect();
-    let paths: Vec<_> = route.paths.iter().map(path).collect();
-    vec![route.name.clone(), hosts.join(", "), paths.join(", "), kind.to_owned(), action]
-}
-
-fn host(host: &HostPattern) -> String {
-    match host {
-        HostPattern::Any => "any host".to_owned(),
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Suffix(name) => format!("*.{name}"),
-    }
-}
-
-fn path(path: &PathPattern) -> String {
-    match path {
-        PathPattern::Exact(path) => path.clone(),
-        PathPattern::Prefix(path) => format!("{path}/*"),
-    }
+/// A list as it stands in a line, cut where it is long.
+fn listed(entries: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 8;
+    let mut entries = entries;
+    let mut shown: Vec<_> = entries.by_ref().take(SHOWN).collect();
+    let more = entries.count();
+    shown.extend((more > 0).then(|| format!("and {more} more")));
+    shown.join(" ")
 }
 
 impl fmt::Display for ListenAddress {

@@ -5,6 +5,7 @@
 mod defaults;
 mod example;
 mod properties;
+mod public;
 mod readme;
 
 use std::{
@@ -69,7 +70,33 @@ fn folder_with_certificates() -> tempfile::TempDir {
     write("broken.crt", b"-----BEGIN CERTIFICATE-----\nMAMBAf8=\n-----END CERTIFICATE-----\n");
     let marker = ["-----BEGIN ENCRYPTED PRIVATE", " KEY-----\nAAAA\n"].concat();
     write("encrypted.key", marker.as_bytes());
+    write_users(folder.path());
     folder
+}
+
+/// The htpasswd files that the goldens name.
+fn write_users(folder: &Path) {
+    const BCRYPT: &str = "$2y$10$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dba";
+    let folder = folder.join("users");
+    fs::create_dir(&folder).unwrap();
+    let write = |name: &str, content: &[u8]| fs::write(folder.join(name), content).unwrap();
+    let all_of = |hash: &str| format!("ann:{hash}\n").repeat(11);
+    write("good", format!("# people\nann:{BCRYPT}\n\nbob:{BCRYPT}\n").as_bytes());
+    write("one", format!("ann:{BCRYPT}\n").as_bytes());
+    write("open", format!("ann:{BCRYPT}\n").as_bytes());
+    fs::set_permissions(folder.join("open"), fs::Permissions::from_mode(0o666)).unwrap();
+    write("empty", b"# nobody yet\n\n");
+    write("apr1", all_of("$apr1$lZL6V/ci$eIMz/iKDkbtys/uU7LEK00").as_bytes());
+    write("sha1", b"ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n");
+    write("plain", b"ann:s3cret\n");
+    write("twice", format!("ann:{BCRYPT}\nbob:{BCRYPT}\nann:{BCRYPT}\n").as_bytes());
+    write("latin", b"ann\xe9:x\n");
+    let dear = BCRYPT.replace("$10$", "$17$");
+    let short = &BCRYPT[..50];
+    let mixed = format!(
+        "ann:{dear}\nbob\n:{BCRYPT}\ncat:{short}\ndan:$6$salt$hash\neve:$5$salt$hash\nfay:{BCRYPT}\n"
+    );
+    write("mixed", mixed.as_bytes());
 }
 
 fn write_pair(folder: &Path, name: &str, names: &[&str], validity: (OffsetDateTime, OffsetDateTime)) {

@@ -86,9 +86,13 @@ impl Client {
     }
 }
 
-/// What headers may tell of the client's certificate. No client is asked for one yet.
-fn certificate_values(_: &TlsInfo) -> Option<CertificateValues<'_>> {
-    None
+/// What headers may tell of the client's certificate.
+fn certificate_values(tls: &TlsInfo) -> Option<CertificateValues<'_>> {
+    tls.client.as_ref().map(|certificate| CertificateValues {
+        subject: &certificate.subject,
+        serial: &certificate.serial,
+        fingerprint: &certificate.fingerprint,
+    })
 }
 
 /// An address in logs.

@@ -24,6 +24,16 @@ impl Network {
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
+
+    /// Whether every address of `other` lies in it.
+    pub fn includes(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
+    /// Whether every address of its family lies in it.
+    pub fn is_everyone(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
 }
 
 impl FromStr for Network {
@@ -114,6 +124,15 @@ mod tests {
         assert!(network("::/0").contains("2001:db8::1".parse().unwrap()));
         assert!(network("192.0.2.7").contains("192.0.2.7".parse().unwrap()));
         assert!(!network("192.0.2.7").contains("192.0.2.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_network_includes_those_that_lie_in_it() {
+        assert!(network("10.0.0.0/8").includes(&network("10.1.0.0/16")));
+        assert!(network("10.0.0.0/8").includes(&network("::ffff:10.1.2.3")));
+        assert!(!network("10.1.0.0/16").includes(&network("10.0.0.0/8")));
+        assert!(!network("::/0").includes(&network("10.0.0.0/8")));
+        assert!(network("::/0").is_everyone() && !network("10.0.0.0/8").is_everyone());
     }
 
     #[test]

@@ -2,20 +2,18 @@
 
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroUsize, ops::Range, time::Duration};
 
-use super::access;
-
+use super::proxies::Proxies;
 use crate::{
     config::{
         CertificateSource, ClientAuth, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts,
         Tls, TlsVersion, address,
         file::{Table, Value},
-        headers,
         identity::{self, Role},
         keys, rate,
         report::{Finding, shown},
         values::{self, KIB, MIB, days, timeout},
     },
-    proto::{forward::UnderscoreHeaders, network::Peers},
+    proto::forward::UnderscoreHeaders,
     route::HostPattern,
 };
 
@@ -24,6 +22,7 @@ use crate::{
 pub(super) struct Addresses {
     taken: Vec<(ListenAddress, Range<usize>)>,
     plain: Option<Range<usize>>,
+    exposed: Option<Range<usize>>,
 }
 
 impl Addresses {
@@ -35,6 +34,11 @@ impl Addresses {
     /// The first listener that answers without TLS, and not by a redirect to https.
     pub(super) fn plain(&self) -> Option<Range<usize>> {
         self.plain.clone()
+    }
+
+    /// The first of these that other machines reach, without a proxy in front that may speak TLS.
+    pub(super) fn exposed(&self) -> Option<Range<usize>> {
+        self.exposed.clone()
     }
 
     fn take(&mut self, value: Value<'_>, address: &ListenAddress) {
@@ -62,25 +66,18 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     }
     table.optional("protocols", protocols);
     let tls = table.value("tls").map(tls);
+    let proxies = Proxies::read(table, address.as_ref());
     if tls.is_none() && table.value("redirect_https").is_none_or(|value| value.is_word("off")) {
         addresses.plain.get_or_insert_with(|| table.span.clone());
+        if address.as_ref().is_some_and(address::is_of_a_network) && proxies.is_empty() {
+            addresses.exposed.get_or_insert_with(|| table.span.clone());
+        }
     }
-    let proxy_protocol = proxy_protocol(table);
-    let trusted_proxies = table.get("trusted_proxies", Peers::default(), access::peers);
-    let client_ip_header = table.optional("client_ip_header", headers::name).flatten();
-    if let Some(value) =
-        table.value("client_ip_header").filter(|_| client_ip_header.is_some() && trusted_proxies.is_empty())
-    {
-        let finding = value
-            .finding("`client_ip_header` without `trusted_proxies`")
-            .label("it is believed from nobody")
-            .help("`trusted_proxies` names the networks that set it");
-        table.reader.record(finding);
-    }
+    warn_of_limits_of_nobody(table, address.as_ref(), &proxies);
     Some(Listener {
-        proxy_protocol,
-        trusted_proxies,
-        client_ip_header,
+        proxy_protocol: proxies.proxy_protocol,
+        trusted_proxies: proxies.trusted,
+        client_ip_header: proxies.client_ip_header,
         max_connections_per_ip: table
             .get("max_connections_per_ip", None, values::count_or_off(1..=10_000_000))
             .and_then(NonZeroUsize::new),
@@ -101,29 +98,20 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     })
 }
 
-/// Reads `proxy_protocol` and `proxy_protocol_from`, which go together.
-fn proxy_protocol(table: &Table<'_>) -> Option<Peers> {
-    let is_required =
-        table.get("proxy_protocol", false, values::choice(&[("off", false), ("required", true)]));
-    let from = table.get("proxy_protocol_from", Peers::default(), access::peers);
-    match (table.value("proxy_protocol"), table.value("proxy_protocol_from")) {
-        (Some(value), given) if is_required && given.is_none_or(|from| from.is_empty()) => {
+/// Limits of one client need its address, which a unix socket does not tell.
+fn warn_of_limits_of_nobody(table: &Table<'_>, address: Option<&ListenAddress>, proxies: &Proxies) {
+    if !matches!(address, Some(ListenAddress::Unix(_))) || !proxies.is_empty() {
+        return;
+    }
+    for key in ["max_connections_per_ip", "handshake_rate_per_ip"] {
+        if let Some(value) = table.value(key).filter(|value| !value.is_word("off")) {
             let finding = value
-                .finding("a PROXY header is required of nobody")
-                .label("`proxy_protocol_from` names the networks that may send it")
-                .help("for example `proxy_protocol_from = [\"10.0.0.0/8\"]`, or \"unix\" for a unix socket");
-            table.reader.record(finding.absent());
-        }
-        (_, Some(from)) if !is_required && !from.is_empty() => {
-            let finding = from
-                .finding("`proxy_protocol_from` has no effect here")
-                .label("`proxy_protocol` is off")
-                .help("`proxy_protocol = \"required\"` expects the header from them");
+                .finding(format!("`{key}` has no effect here"))
+                .label("who comes in by a unix socket has no address")
+                .help("`trusted_proxies = [\"unix\"]` believes what the program in front says of it");
             table.reader.record(finding.warning());
         }
-        _ => {}
     }
-    is_required.then_some(from)
 }
 
 /// ALPN has one value yet, so there is nothing to keep.
@@ -208,9 +196,10 @@ fn tls(value: Value<'_>) -> Option<Tls> {
 
 /// Reads `client_ca` and `client_auth`.
 fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
-    let required = table.get("client_auth", true, values::choice(&[("required", true), ("optional", false)]));
+    let required = table.get("client_auth", true, client_auth_word);
     let ca = table.optional("client_ca", identity::load_ca).flatten();
-    if let Some(value) = table.value("client_auth").filter(|_| table.value("client_ca").is_none()) {
+    let is_asked = table.value("client_ca").is_some_and(|value| !value.is_word(""));
+    if let Some(value) = table.value("client_auth").filter(|_| !is_asked) {
         let finding = value
             .finding("`client_auth` has no effect here")
             .label("clients are asked for no certificate")
@@ -218,6 +207,18 @@ fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
         table.reader.record(finding.warning());
     }
     ca.map(|ca| ClientAuth { ca, required })
+}
+
+fn client_auth_word(value: Value<'_>) -> Result<bool, Finding> {
+    if value.node.get_ref().as_bool() == Some(true) {
+        return Err(value.wrong_type("\"required\" or \"optional\"").help("write `\"required\"`"));
+    }
+    let is_no = value.node.get_ref().as_bool() == Some(false);
+    let is_off = is_no || ["off", "none", "no"].into_iter().any(|word| value.is_word(word));
+    values::choice(&[("required", true), ("optional", false)])(value).map_err(|finding| {
+        finding
+            .maybe_help(is_off.then(|| "without `client_ca` clients are asked for no certificate".to_owned()))
+    })
 }
 
 /// Where the certificates come from: exactly one of three ways.

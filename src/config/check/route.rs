@@ -3,7 +3,7 @@
 use std::{collections::HashMap, num::NonZeroUsize, str::FromStr};
 
 use super::{
-    access, auth,
+    access, auth, effect,
     shadow::{self, Selection},
     upstream::{self, Pools},
     websocket,
@@ -16,7 +16,7 @@ use crate::{
         report::{Finding, nearest, shown},
         values,
     },
-    proto::{forward::HostHeader, head::is_token, network::Networks},
+    proto::{forward::HostHeader, head::is_token},
     route::{HostPattern, NormalPath, PathPattern, RouteKind},
 };
 
@@ -62,8 +62,13 @@ impl<'r> Draft<'r> {
             subprotocol: table.optional("subprotocol", subprotocol).flatten(),
             kind: table.get("kind", RouteKind::Any, values::choice(&KINDS)),
         };
-        warn_of_no_offers(table, &selection);
-        let auth = |value: Value<'r>| value.table(&keys::ROUTE_AUTH).map(|table| auth::auth(&table, pools));
+        effect::warn_of_no_offers(table, &selection);
+        let auth = |value: Value<'r>| {
+            let table = value.table(&keys::ROUTE_AUTH);
+            let table =
+                table.map_err(|finding| finding.help("for example `auth = { basic = \"htpasswd\" }`"))?;
+            Ok(auth::auth(&table, pools))
+        };
         Self {
             table,
             name: table.optional("name", name).flatten(),
@@ -92,10 +97,11 @@ impl<'r> Draft<'r> {
         let table = self.table;
         let limits = table.table("limits", &keys::ROUTE_LIMITS);
         let websocket = table.table("websocket", &keys::ROUTE_WEBSOCKET);
+        let (allow, deny) = access::clients(table);
         let route = Route {
             name,
-            allow: table.get("allow", Networks::default(), access::networks),
-            deny: table.get("deny", Networks::default(), access::networks),
+            allow,
+            deny,
             strip_prefix: table
                 .optional("strip_prefix", |value| strip_prefix(value, &self.selection.paths))
                 .flatten(),
@@ -117,9 +123,7 @@ impl<'r> Draft<'r> {
             kind: self.selection.kind,
             action: self.action?,
         };
-        if !matches!(route.action, Action::Upstream(_)) {
-            warn_without_effect(table);
-        }
+        effect::warn(table, &route);
         Some(route)
     }
 }
@@ -164,21 +168,9 @@ fn subprotocol(value: Value<'_>) -> Result<Option<String>, Finding> {
     if text.is_empty() || is_token(text.as_bytes()) {
         return Ok(Some(text.into_owned()).filter(|text| !text.is_empty()));
     }
-    Err(value
-        .finding(format!("`{}` is not a subprotocol", shown(&text)))
-        .label("expected one name without spaces or commas, such as \"graphql-transport-ws\""))
-}
-
-/// Plain HTTP offers no subprotocol.
-fn warn_of_no_offers(table: &Table<'_>, selection: &Selection) {
-    let (Some(value), Some(kind)) = (table.value("subprotocol"), table.value("kind")) else { return };
-    if selection.subprotocol.is_some() && selection.kind == RouteKind::Http {
-        let finding = value
-            .finding("this route never gets a request")
-            .label("WebSocket handshakes alone offer a subprotocol")
-            .context(kind.span(), "and this leaves them out");
-        table.reader.record(finding.warning());
-    }
+    Err(value.finding(format!("`{}` is not a subprotocol", shown(&text))).label(
+        "expected one name without spaces, commas or other separators, such as \"graphql-transport-ws\"",
+    ))
 }
 
 /// A host's or path's pattern.
@@ -258,18 +250,6 @@ fn respond(table: &Table<'_>) -> Option<Action> {
         table.reader.record(value.finding(format!("an answer with status {status} has no body")));
     }
     Some(Action::Respond { status, body })
-}
-
-/// Keys that shape what goes to an upstream do nothing on a route that has none.
-fn warn_without_effect(table: &Table<'_>) {
-    for key in ["strip_prefix", "host_header", "via", "request_headers", "limits", "websocket"] {
-        if let Some(value) = table.value(key) {
-            let finding = value
-                .finding(format!("`{key}` has no effect here"))
-                .label("this route answers by itself and sends nothing to an upstream");
-            table.reader.record(finding.warning());
-        }
-    }
 }
 
 /// A path that is taken off; `""` is none.

@@ -47,11 +47,11 @@ impl<'r> Pools<'r> {
     /// The place of the upstream that a route names. `None` only where an error was recorded.
     pub(super) fn find(&self, value: Value<'_>) -> Option<usize> {
         let text = value.reader.recorded(value.text())?;
-        self.find_named(value, &text)
+        self.find_named(value, &text, "a route leads to an upstream of this file")
     }
 
-    /// The same for a name that is a part of the value.
-    pub(super) fn find_named(&self, value: Value<'_>, text: &str) -> Option<usize> {
+    /// The same for a name that is a part of the value, with what the message says is expected.
+    pub(super) fn find_named(&self, value: Value<'_>, text: &str, expected: &str) -> Option<usize> {
         let names: Vec<_> = self.names.as_ref()?.iter().map(|(name, _)| *name).collect();
         if let Some(index) = names.iter().position(|name| *name == text) {
             return Some(index);
@@ -64,10 +64,8 @@ impl<'r> Pools<'r> {
                 names.into_iter().map(shown).collect::<Vec<_>>().join(", ")
             ),
         };
-        let finding = value
-            .finding(format!("there is no upstream `{}`", shown(text)))
-            .label("a route leads to an upstream of this file")
-            .help(help);
+        let finding =
+            value.finding(format!("there is no upstream `{}`", shown(text))).label(expected).help(help);
         value.reader.record(finding.absent());
         None
     }
@@ -153,7 +151,7 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
         health: table.optional("health", health::health),
         servers: known.iter().map(|placed| placed.server.clone()).collect(),
     };
-    let unused = [unused_retry, unused_refresh, unused_fail_timeout, unused_keep_alive];
+    let unused = [unused_retry, late_retry, unused_refresh, unused_fail_timeout, unused_keep_alive];
     for finding in unused.into_iter().filter_map(|find| find(&table, &upstream)) {
         reader.record(finding.warning());
     }
@@ -196,6 +194,29 @@ fn unused_retry(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
             .label("no other server is tried")
             .context(retries.span(), "because of this")
     })
+}
+
+/// After a handshake that timed out there must be time for another.
+fn late_retry(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {
+    let value =
+        table.value("retry_handshakes").filter(|_| upstream.retry_handshakes && upstream.retries > 0)?;
+    let (timeout, deadline) = (upstream.handshake_timeout?, upstream.retry_deadline?);
+    let mut finding = value
+        .finding("a handshake that times out is not tried elsewhere")
+        .label("one whose connection ends is, but not one without an answer")
+        .help(format!(
+            "`handshake_timeout` is {} and `retry_deadline`, which is over all tries, {}: make the former the shorter one",
+            values::show_duration(timeout),
+            values::show_duration(deadline),
+        ));
+    for (key, label) in
+        [("handshake_timeout", "so long is one waited for"), ("retry_deadline", "by then every try is over")]
+    {
+        if let Some(given) = table.value(key) {
+            finding = finding.context(given.span(), label);
+        }
+    }
+    (timeout >= deadline).then_some(finding)
 }
 
 fn unused_refresh(table: &Table<'_>, upstream: &Upstream) -> Option<Finding> {

@@ -1,6 +1,6 @@
 //! The defaults of the reference, value by value.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{super::*, folder_with_certificates, parse, parse_in};
 use crate::proto::forward::Template;
@@ -154,7 +154,7 @@ fn every_way_to_balance() {
 fn keys_of_a_pool() {
     let (pool, warnings) = upstream(
         "sticky_cookie = \"io\"\nsticky_same_site = \"strict\"\nsource_addresses = [\"10.0.0.5\", \"10.0.0.6\"]\n\
-         retry_handshakes = true\nslow_start = \"30s\"\nmax_fails = \"off\"\n\
+         retry_handshakes = true\nhandshake_timeout = \"4s\"\nslow_start = \"30s\"\nmax_fails = \"off\"\n\
          on_removed = \"close\"\nproxy_protocol = \"v1\"",
     );
     assert_eq!(pool.sticky, Some(Sticky { cookie: "io".to_owned(), same_site: SameSite::Strict }));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{super::Rate, defaults::SMALLEST, parse};
+use crate::proto::network::{Network, NetworkError};
 
 const FILE: &str = include_str!("../../../proxy.toml");
 
@@ -48,6 +49,21 @@ proptest! {
         let rate = Rate { count: count.try_into().unwrap(), period: Duration::from_secs(period) };
         let file = format!("{SMALLEST}websocket.message_rate = \"{rate}\"\n");
         prop_assert_eq!(parse(&file).unwrap().config.routes[0].websocket.message_rate, Some(rate));
+    }
+
+    #[test]
+    fn a_network_is_read_as_it_is_shown(address in any::<std::net::IpAddr>(), prefix in 0..=128_u8) {
+        // A range of IPv6 that is wider than the addresses of IPv4 in it has none of them.
+        let address = address.to_canonical();
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = prefix.min(most);
+        let network = match format!("{address}/{bits}").parse::<Network>() {
+            Ok(network) | Err(NetworkError::HostBits(network)) => network,
+            Err(NetworkError::Malformed) => panic!("{address}/{bits} is a network"),
+        };
+        prop_assert!(network.contains(address) && network.includes(&network));
+        let file = format!("{SMALLEST}allow = [\"{network}\"]\n");
+        prop_assert_eq!(&parse(&file).unwrap().config.routes[0].allow.0, &vec![network]);
     }
 
     #[test]
