@@ -1,6 +1,9 @@
 //! Peers that are slow or hang, each cut by the deadline of its phase: rules S1, S3 and B14.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::task::JoinSet;
@@ -150,6 +153,7 @@ async fn s3_a_lack_of_descriptors_is_waited_out_and_told_at_a_bounded_rate() {
     serves(&mut open).await;
     // Below any descriptor that could be given out, so that accept finds none.
     limit_descriptors(&program, 0);
+    let began = Instant::now();
     let mut waiting = Vec::new();
     for _ in 0..5 {
         waiting.push(Peer::dial(program.address).await);
@@ -159,7 +163,8 @@ async fn s3_a_lack_of_descriptors_is_waited_out_and_told_at_a_bounded_rate() {
     let told = program.says("how often it failed", |event| fails(event) && event["skipped"] != 0).await;
     assert!((1..=8).contains(&told["skipped"].as_u64().unwrap()), "{told}");
     assert!(told["error"].as_str().unwrap().contains("os error 24"), "{told}");
-    assert_eq!(program.said().iter().filter(|event| fails(event)).count(), 2);
+    let lines = program.said().iter().filter(|event| fails(event)).count();
+    assert!(lines as u64 <= began.elapsed().as_secs() + 2, "{lines} in {:?}", began.elapsed());
     serves(&mut open).await;
     limit_descriptors(&program, DESCRIPTORS.into());
     for client in &mut waiting {

@@ -105,7 +105,7 @@ async fn storm(count: usize, room: usize, tls: Option<&Arc<Pki>>) {
     gate.at_rest().await;
     let began = Instant::now();
     assert!(come_back(gate.client().await).await.is_some());
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 /// How much ended how.
