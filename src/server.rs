@@ -38,7 +38,7 @@ pub struct Server {
     permits: Permits,
     acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
-    /// Follows the records of the pools, if there are any.
+    /// Asks for the names and records of the pools, if there are any.
     names: Option<JoinHandle<()>>,
     /// `None` where no server is checked.
     health: Option<JoinHandle<()>>,
@@ -198,8 +198,8 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts the thread that follows the SRV records of all pools, where there are some: the lists belong to no worker, and a busy
-/// one must not keep them from being asked for. It ends with the gate.
+/// Starts the thread that asks for the names and SRV records of all pools, where there are some: the answers belong to no worker,
+/// and a busy one must not keep them from being asked for. It ends with the gate.
 fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
     let records: Vec<_> = gate.snapshot.pools().iter().flat_map(Pool::follow_records).collect();
     if records.is_empty() {
@@ -213,6 +213,8 @@ fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
             }
             drain.shutdown().await;
         });
+        // The C library's look-up of a name, where it is used, can't be called off, and must not keep the process.
+        runtime.shutdown_timeout(CUT);
     };
     std::thread::Builder::new().name("wsgate-names".into()).spawn(run).map(Some)
 }

@@ -4,21 +4,29 @@ use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream, UnixStream},
     time::{Instant, Sleep, sleep, timeout_at},
 };
 
-use super::{Transport, resolve::Name};
+use super::{
+    Transport, is_own_lack,
+    resolve::Unresolved,
+    site::{At, Site},
+};
 use crate::{
     buffered::Socket,
     config::{self, ProxyProtocol, Trust},
@@ -29,6 +37,9 @@ use crate::{
 /// How long one address of a name has before the next is tried beside it (RFC 8305 §5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How long a unix socket whose queue is full is left alone.
+const FULL_QUEUE: Duration = Duration::from_millis(10);
+
 /// How the servers of a pool are spoken to.
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -37,21 +48,25 @@ pub(super) struct Dial {
     proxy_protocol: Option<ProxyProtocol>,
     /// Empty leaves the choice to the system.
     sources: Vec<IpAddr>,
-    /// Whose turn among them it is.
-    turn: AtomicUsize,
 }
 
 /// A connect to one of several addresses.
 type Try<'a> = Pin<Box<dyn Future<Output = Result<Begun, Fault>> + Send + 'a>>;
 
-/// A socket that is connected, and until when TLS must stand on it.
-type Begun = (Socket, Option<Instant>);
+/// A socket that is connected.
+#[derive(Debug)]
+struct Begun {
+    socket: Socket,
+    site: Arc<Site>,
+    /// Until when all must stand that comes before the first request.
+    end: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Tls {
     connector: Connector,
     /// The name that each server must prove; `None` is its own.
-    name: Option<rustls::pki_types::ServerName<'static>>,
+    name: Option<ServerName<'static>>,
 }
 
 impl Dial {
@@ -67,7 +82,6 @@ impl Dial {
             tls: config.tls.as_ref().map(tls).transpose()?,
             proxy_protocol: config.proxy_protocol,
             sources: config.source_addresses.clone(),
-            turn: AtomicUsize::new(0),
         })
     }
 
@@ -76,15 +90,20 @@ impl Dial {
         self.proxy_protocol.is_none()
     }
 
-    /// Connects to `target`, and says there what stands before the first request. `addresses` is whom it is for; `None` for
-    /// wsgate's own.
+    /// Connects to the first of `sites` that takes it, and says there what stands before the first request. `server_name` is
+    /// what its certificate is to prove if none is configured; `addresses` is whom it is for, `None` for wsgate's own. Dropping
+    /// the future closes what was begun.
     pub(super) async fn connect(
         &self,
-        target: &Target,
+        sites: &[Arc<Site>],
+        server_name: Option<&ServerName<'static>>,
         bounds: Bounds,
         addresses: Option<&Addresses>,
-    ) -> Result<Transport, Fault> {
-        let (mut socket, end) = target.connect(self, bounds).await?;
+    ) -> Result<(Transport, Arc<Site>), Fault> {
+        let Begun { mut socket, site, end } = match sites {
+            [site] => self.begin(site, bounds).await?,
+            sites => self.first_of(sites, bounds).await?,
+        };
         if let Some(version) = self.proxy_protocol {
             let mut header = Vec::new();
             match version {
@@ -93,20 +112,32 @@ impl Dial {
             }
             within(end, socket.write_all(&header)).await?;
         }
-        let Some(tls) = &self.tls else { return Ok(socket.into()) };
-        let name = tls.name.clone().or_else(|| target.server_name());
+        let Some(tls) = &self.tls else { return Ok((socket.into(), site)) };
+        let name = tls.name.clone().or_else(|| server_name.cloned());
         let name =
             name.ok_or_else(|| Fault::Failed(io::Error::other("the server has no name to be verified")))?;
         match within(end, tls.connector.connect(socket, name)).await {
-            Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
+            Ok(stream) => Ok((Transport::Tls(Box::new(stream)), site)),
             Err(Fault::Failed(error)) => Err(Fault::Tls(error)),
             Err(fault) => Err(fault),
         }
     }
 
-    /// A connected TCP socket, from the next of the own addresses that are of the server's family.
-    async fn tcp(&self, address: SocketAddr) -> io::Result<Socket> {
-        let stream = self.stream(address).await?;
+    /// A connect to one site; what is left of its time is for what stands before the first request.
+    async fn begin(&self, site: &Arc<Site>, bounds: Bounds) -> Result<Begun, Fault> {
+        let end = bounds.end();
+        let connect = async {
+            match &site.at {
+                At::Inet(address) => self.tcp(*address, &site.turn).await,
+                At::Unix(path) => unix(path).await,
+            }
+        };
+        Ok(Begun { socket: within(end, connect).await?, site: Arc::clone(site), end })
+    }
+
+    /// A connected TCP socket, from the own address whose `turn` it is among those of the server's family.
+    async fn tcp(&self, address: SocketAddr, turn: &AtomicUsize) -> io::Result<Socket> {
+        let stream = self.stream(address, turn).await?;
         // On the own host, the port chosen for a connection to a server that is down can be that server's, and
         // TCP's simultaneous open then connects the socket to itself.
         if stream.local_addr()? == address {
@@ -116,15 +147,14 @@ impl Dial {
     }
 
     #[expect(clippy::disallowed_methods, reason = "called by the place that sets deadline and options")]
-    async fn stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let fitting: Vec<_> =
-            self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4()).collect();
-        let Some(first) = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting.len()) else {
+    async fn stream(&self, address: SocketAddr, turn: &AtomicUsize) -> io::Result<TcpStream> {
+        let fitting = || self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
+        let Some(first) = turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting().count()) else {
             return TcpStream::connect(address).await;
         };
         let mut lack = None;
-        for source in fitting[first..].iter().chain(&fitting[..first]) {
-            match stream_from(**source, address).await {
+        for source in fitting().skip(first).chain(fitting().take(first)) {
+            match stream_from(*source, address).await {
                 // It has no port left for this server, or is no address of this host: another may do.
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => lack = Some(error),
                 made => return made,
@@ -133,10 +163,10 @@ impl Dial {
         Err(lack.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
     }
 
-    /// The first of `addresses` that takes a connection. Each has a head start before the next is tried beside it; one that
+    /// The first of `sites` that takes a connection. Each has a head start before the next is tried beside it; one that
     /// fails hands over at once (RFC 8305).
-    async fn first_of(&self, addresses: &[SocketAddr], bounds: Bounds) -> Result<Begun, Fault> {
-        let mut waiting = interleaved(addresses);
+    async fn first_of(&self, sites: &[Arc<Site>], bounds: Bounds) -> Result<Begun, Fault> {
+        let mut waiting = interleaved(sites);
         let mut tries: Vec<Try<'_>> = Vec::new();
         let mut head_start: Option<Pin<Box<Sleep>>> = None;
         let mut fault = Fault::TimedOut;
@@ -161,8 +191,8 @@ impl Dial {
                 }
                 let next = waiting.pop_front().filter(|_| !bounds.have_passed());
                 match next {
-                    Some(address) => {
-                        tries.push(Box::pin(bounds.begin(self.tcp(address))));
+                    Some(site) => {
+                        tries.push(Box::pin(self.begin(site, bounds)));
                         head_start = Some(Box::pin(sleep(HEAD_START)));
                     }
                     None if tries.is_empty() => {
@@ -187,25 +217,18 @@ async fn stream_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStrea
 }
 
 /// The resolver's order, but the families by turns (RFC 8305 §4).
-fn interleaved(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
-    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+fn interleaved(sites: &[Arc<Site>]) -> VecDeque<&Arc<Site>> {
+    let is_six = |site: &Arc<Site>| matches!(site.at, At::Inet(SocketAddr::V6(_)));
+    let first_is_six = sites.first().is_some_and(is_six);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
-        addresses.iter().partition(|address| address.is_ipv6() == first_is_ipv6);
-    let mut order = VecDeque::with_capacity(addresses.len());
-    while let Some(address) = one.pop_front() {
-        order.push_back(address);
+        sites.iter().partition(|site| is_six(site) == first_is_six);
+    let mut order = VecDeque::with_capacity(sites.len());
+    while let Some(site) = one.pop_front() {
+        order.push_back(site);
         order.extend(other.pop_front());
     }
     order.append(&mut other);
     order
-}
-
-/// Where an endpoint is reached.
-#[derive(Debug)]
-pub(super) enum Target {
-    Inet(SocketAddr),
-    Name(Name),
-    Unix(PathBuf),
 }
 
 /// The time for connecting; `None` is without bound.
@@ -225,31 +248,25 @@ struct BadSource(IpAddr, #[source] io::Error);
 /// Why one endpoint gave no connection.
 #[derive(Debug)]
 pub(super) enum Fault {
+    /// Its name has no address.
+    Unresolved(Unresolved),
+    /// Nobody said in time whether it has one.
+    ResolvedTooLate,
     Failed(io::Error),
     /// The TLS handshake.
     Tls(io::Error),
     TimedOut,
 }
 
-impl Target {
-    /// Connects; to a name at the first of its addresses that takes it. Dropping the future closes what was begun.
-    async fn connect(&self, dial: &Dial, bounds: Bounds) -> Result<Begun, Fault> {
+impl Fault {
+    /// Whether it is the server's, and not a lack of the own host, of an answer to its name, or of time that earlier tries had
+    /// used up.
+    pub(super) fn speaks_against_server(&self, bounds: Bounds, is_first: bool) -> bool {
         match self {
-            Self::Inet(address) => bounds.begin(dial.tcp(*address)).await,
-            Self::Unix(path) => bounds.begin(unix(path)).await,
-            Self::Name(name) => {
-                let addresses = bounds.apply(name.addresses()).await?;
-                dial.first_of(&addresses, bounds).await
-            }
-        }
-    }
-
-    /// The name that a server proves by its certificate, if none is configured; a unix socket has none.
-    fn server_name(&self) -> Option<rustls::pki_types::ServerName<'static>> {
-        match self {
-            Self::Inet(address) => Some(address.ip().into()),
-            Self::Name(name) => name.host().trim_end_matches('.').to_owned().try_into().ok(),
-            Self::Unix(_) => None,
+            Self::Unresolved(_) | Self::ResolvedTooLate => false,
+            Self::Failed(error) => !is_own_lack(error),
+            Self::Tls(_) => true,
+            Self::TimedOut => is_first || !bounds.have_passed(),
         }
     }
 }
@@ -266,15 +283,12 @@ impl Bounds {
         own.into_iter().chain(self.deadline).min()
     }
 
-    /// Does a step within them.
-    pub(super) async fn apply<T>(self, step: impl Future<Output = io::Result<T>>) -> Result<T, Fault> {
-        within(self.end(), step).await
-    }
-
-    /// A connect to one address; what is left of its time is for what stands before the first request.
-    async fn begin(self, connect: impl Future<Output = io::Result<Socket>>) -> Result<Begun, Fault> {
-        let end = self.end();
-        Ok((within(end, connect).await?, end))
+    /// Does a step within them; `None` if it takes longer.
+    pub(super) async fn apply<T>(self, step: impl Future<Output = T>) -> Option<T> {
+        match self.end() {
+            Some(end) => timeout_at(end, step).await.ok(),
+            None => Some(step.await),
+        }
     }
 }
 
@@ -286,8 +300,14 @@ async fn within<T>(end: Option<Instant>, step: impl Future<Output = io::Result<T
     done.map_err(Fault::Failed)
 }
 
+/// A queue that is full is waited for as TCP does: here the kernel does not.
 async fn unix(path: &Path) -> io::Result<Socket> {
-    UnixStream::connect(path).await.map(Socket::from)
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_QUEUE).await,
+            made => return made.map(Socket::from),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -298,19 +318,34 @@ mod tests {
     use super::*;
     use crate::{
         config::ServerAddress,
-        upstream::tests::{refusing, silent, upstream},
+        upstream::{
+            site::Load,
+            tests::{place, refusing, silent, upstream},
+        },
     };
+
+    fn sites(addresses: impl IntoIterator<Item = At>) -> Vec<Arc<Site>> {
+        let site = |at| {
+            let order = place().drain.part(Duration::ZERO);
+            Arc::new(Site::new(at, &Arc::new(Load::new()), order))
+        };
+        addresses.into_iter().map(site).collect()
+    }
+
+    fn turn() -> AtomicUsize {
+        AtomicUsize::new(0)
+    }
 
     #[tokio::test]
     async fn a_source_that_can_not_be_used_is_passed_over() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let some = dial(&["192.0.2.77", "127.0.0.3"]);
+        let (some, turn) = (dial(&["192.0.2.77", "127.0.0.3"]), turn());
         for _ in 0..4 {
-            let Ok(Socket::Tcp(stream)) = some.tcp(address).await else { panic!("a connection") };
+            let Ok(Socket::Tcp(stream)) = some.tcp(address, &turn).await else { panic!("a connection") };
             assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.3");
         }
-        let error = dial(&["192.0.2.77"]).tcp(address).await.unwrap_err();
+        let error = dial(&["192.0.2.77"]).tcp(address, &turn).await.unwrap_err();
         assert!(crate::upstream::is_own_lack(&error), "that is no fault of the server's: {error}");
         let refused: io::Error = io::ErrorKind::ConnectionRefused.into();
         assert!(!crate::upstream::is_own_lack(&refused));
@@ -318,10 +353,11 @@ mod tests {
 
     #[test]
     fn families_take_turns_and_keep_their_order() {
-        let addresses =
-            ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse().unwrap());
-        let order: Vec<_> = interleaved(&addresses).iter().map(ToString::to_string).collect();
-        assert_eq!(order, ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"]);
+        let at = |text: &str| At::Inet(text.parse().unwrap());
+        let given = sites(["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(at));
+        let order: Vec<_> = interleaved(&given).into_iter().map(|site| &site.at).collect();
+        let expected = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"].map(at);
+        assert_eq!(order, expected.iter().collect::<Vec<_>>());
         assert!(interleaved(&[]).is_empty());
     }
 
@@ -341,11 +377,14 @@ mod tests {
     /// Which of `addresses` is connected to, and after how many milliseconds. The clock is to be paused.
     async fn first_of(addresses: &[SocketAddr], bounds: Bounds) -> (Result<SocketAddr, Fault>, u128) {
         let (dial, begun) = (dial(&[]), Instant::now());
-        let found = dial.first_of(addresses, bounds).await.map(|(socket, end)| {
+        let sites = sites(addresses.iter().copied().map(At::Inet));
+        let found = dial.first_of(&sites, bounds).await.map(|Begun { socket, site, end }| {
             // TLS has what is left of the time of this address, not of the first one.
             assert!(end.is_none_or(|end| end > Instant::now()));
             let Socket::Tcp(stream) = socket else { unreachable!() };
-            stream.peer_addr().unwrap()
+            let peer = stream.peer_addr().unwrap();
+            assert_eq!(site.at, At::Inet(peer));
+            peer
         });
         (found, begun.elapsed().as_millis())
     }
@@ -398,11 +437,32 @@ mod tests {
         let dial = dial(&["127.0.0.2", "::1"]);
         for (address, source) in [("127.0.0.1:0", "127.0.0.2"), ("[::1]:0", "::1")] {
             let server = TcpListener::bind(address).await.unwrap();
-            let Socket::Tcp(stream) = dial.tcp(server.local_addr().unwrap()).await.unwrap() else {
+            let Socket::Tcp(stream) = dial.tcp(server.local_addr().unwrap(), &turn()).await.unwrap() else {
                 unreachable!()
             };
             assert_eq!(stream.local_addr().unwrap().ip().to_string(), source);
             assert!(getsockopt(&stream, IpBindAddressNoPort).unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_whose_queue_is_full_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backend.sock");
+        let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        socket.listen(0).unwrap();
+        let sites = sites([At::Unix(path)]);
+        let dial = dial(&[]);
+        let connect = |each| dial.connect(&sites, None, Bounds { each: Some(each), deadline: None }, None);
+        let _first = connect(Duration::from_secs(3)).await.unwrap();
+        let full = connect(Duration::from_millis(50)).await;
+        assert!(matches!(full, Err(Fault::TimedOut)), "{full:?}");
+        let waits = connect(Duration::from_secs(20));
+        let (second, ()) = tokio::join!(waits, async {
+            sleep(FULL_QUEUE * 3).await;
+            socket.accept().unwrap();
+        });
+        second.unwrap();
     }
 }

@@ -61,7 +61,8 @@ pub(super) async fn watch(health: Health, dial: Arc<Dial>, servers: impl Fn() ->
 }
 
 async fn keep_checking(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Health>) {
-    let mut streak = Streak::new(health.rise, health.fall);
+    // One that came back to its record may have been out when it left.
+    let mut streak = Streak::new(health.rise, health.fall, endpoint.status.has_failed_checks());
     let mut lacks = false;
     loop {
         let began = Instant::now();
@@ -115,8 +116,8 @@ enum Turn {
 }
 
 impl Streak {
-    fn new(rise: u32, fall: u32) -> Self {
-        Self { rise, fall, is_out: false, against: 0 }
+    fn new(rise: u32, fall: u32, is_out: bool) -> Self {
+        Self { rise, fall, is_out, against: 0 }
     }
 
     fn add(&mut self, is_good: bool) -> Option<Turn> {
@@ -182,12 +183,14 @@ enum Farewell {
 
 /// One check. The caller bounds its time.
 async fn check(endpoint: &Endpoint, dial: &Dial, health: &Health) -> Result<Passed, Unfit> {
-    let stream = endpoint.dial(dial, Bounds { each: None, deadline: None }, None).await;
-    let mut stream = Buffered::new(stream.map_err(|fault| match fault {
+    let connected = endpoint.dial(dial, Bounds { each: None, deadline: None }, None).await;
+    let (stream, _) = connected.map_err(|fault| match fault {
+        Fault::Unresolved(error) => Unfit::Connect(io::Error::other(error)),
         Fault::Failed(error) => Unfit::Connect(error),
         Fault::Tls(error) => Unfit::Tls(error),
-        Fault::TimedOut => Unfit::TimedOut,
-    })?);
+        Fault::TimedOut | Fault::ResolvedTooLate => Unfit::TimedOut,
+    })?;
+    let mut stream = Buffered::new(stream);
     let farewell = match health.check {
         Check::Tcp => Farewell::None,
         Check::Http => ask(&mut stream, health, endpoint.authority()).await?,
@@ -373,7 +376,7 @@ mod tests {
 
     #[test]
     fn so_many_checks_in_a_row_turn_it() {
-        let mut streak = Streak::new(2, 3);
+        let mut streak = Streak::new(2, 3, false);
         let mut add = |checks: &str| checks.chars().map(|check| streak.add(check == '+')).collect::<Vec<_>>();
         assert_eq!(add("++--+--"), [const { None }; 7]);
         assert_eq!(add("-"), [Some(Turn::Out)]);

@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use rustix::{
 };
 use tokio::time::Instant;
 
-use super::{Transport, lock};
+use super::{Transport, lock, site::Site};
 
 /// The idle connections of one endpoint: a list per worker, and one bound over all of them.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Idle {
 #[derive(Debug)]
 struct Parked {
     stream: Transport,
+    /// Where it leads.
+    site: Arc<Site>,
     /// `None` stays until the server closes it.
     expires: Option<Instant>,
 }
@@ -57,29 +59,36 @@ impl Idle {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Keeps `stream`; `false` if it was closed instead, for there are as many as may be.
-    pub(super) fn put(&self, worker: usize, stream: Transport, expires: Option<Instant>) -> bool {
+    /// Keeps `stream`; `false` if it was closed instead, for there are as many as may be, or the server is not there any more.
+    pub(super) fn put(
+        &self,
+        worker: usize,
+        stream: Transport,
+        site: Arc<Site>,
+        expires: Option<Instant>,
+    ) -> bool {
         self.change(worker, |list| {
             let room = |count: usize| (count < self.bound).then_some(count + 1);
-            // `closed` is read under the lock that `close` takes after it was set, so that nothing stays behind.
+            // Both are read under the lock that `close` and `forget_left` take after they were set, so that nothing stays behind.
             let keeps = !self.closed.load(Ordering::Acquire)
+                && !site.has_left()
                 && self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
             if keeps {
-                list.push(Parked { stream, expires });
+                list.push(Parked { stream, site, expires });
             }
             (keeps, 0)
         })
     }
 
-    /// The one that was used last, as it is the least likely to be closed by the server next. Those that are
+    /// The one that was used last, as it is the least likely to be closed by the server next, and where it leads. Those that are
     /// found to be of no use are closed.
-    pub(super) fn take(&self, worker: usize) -> Option<Transport> {
+    pub(super) fn take(&self, worker: usize) -> Option<(Transport, Arc<Site>)> {
         let now = Instant::now();
         self.change(worker, |list| {
             let before = list.len();
             let found = std::iter::from_fn(|| list.pop())
                 .find_map(|mut parked| parked.is_usable(now).then_some(parked));
-            (found.map(|parked| parked.stream), before - list.len())
+            (found.map(|parked| (parked.stream, parked.site)), before - list.len())
         })
     }
 
@@ -102,6 +111,17 @@ impl Idle {
         }
     }
 
+    /// Closes those to sites that were left; none to them is kept from now on.
+    pub(super) fn forget_left(&self) {
+        for worker in 0..self.by_worker.len() {
+            self.change(worker, |list| {
+                let before = list.len();
+                list.retain(|parked| !parked.site.has_left());
+                ((), before - list.len())
+            });
+        }
+    }
+
     /// Runs `change`, which says how many it took away, on a worker's list.
     fn change<R>(&self, worker: usize, change: impl FnOnce(&mut Vec<Parked>) -> (R, usize)) -> R {
         let mut list = lock(&self.by_worker[worker % self.by_worker.len()]);
@@ -112,9 +132,10 @@ impl Idle {
 }
 
 impl Parked {
-    /// Not expired, not ended, and with nothing on it that was not asked for (rule H14).
+    /// To where the server is, not expired, not ended, and with nothing on it that was not asked for (rule H14).
     fn is_usable(&mut self, now: Instant) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
+        !self.site.has_left()
+            && self.expires.is_none_or(|expires| now < expires)
             && match &mut self.stream {
                 Transport::Plain(socket) => is_quiet(socket.as_fd()),
                 Transport::Tls(stream) => stream.is_quiet(),

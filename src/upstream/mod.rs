@@ -10,9 +10,12 @@ mod connect;
 mod endpoint;
 mod health;
 mod idle;
+mod lease;
+mod names;
 mod pool;
 mod resolve;
 mod set;
+mod site;
 mod srv;
 mod status;
 mod sticky;
@@ -26,7 +29,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-pub use pool::{Attempt, Connected, Lease, Pool, Surroundings, TunnelLease, Want};
+pub use lease::{Lease, TunnelLease};
+pub use pool::{Attempt, Connected, Pool, Surroundings, Want};
 pub use set::Caller;
 pub use sticky::StickyId;
 pub use transport::Transport;
@@ -80,18 +84,6 @@ pub enum ConnectFailure {
     /// `retry_deadline` had passed before a connect could begin.
     #[error("time for retries has passed")]
     Deadline,
-}
-
-impl ConnectFailure {
-    /// Whether it is the server's, and not a lack of the own host or of time that earlier tries had used up.
-    fn speaks_against_server(&self, bounds: connect::Bounds, tried: &[usize]) -> bool {
-        match self {
-            Self::Failed { source, .. } => !is_own_lack(source),
-            Self::Tls { .. } => true,
-            Self::TimedOut { .. } => tried.is_empty() || !bounds.have_passed(),
-            Self::NoEndpoint | Self::Deadline => false,
-        }
-    }
 }
 
 /// File descriptors, ports or memory that ran out here.

@@ -1,7 +1,6 @@
 //! A pool, the tries of one request on it, and the leases it gives.
 
 use std::{
-    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,7 +17,9 @@ use super::{
     budget::Budget,
     connect::{Bounds, Dial},
     endpoint::Endpoint,
-    health, lock,
+    health,
+    lease::{Claim, Lease},
+    lock,
     set::{Caller, Set},
     srv::{self, Servers},
     worker,
@@ -77,7 +78,8 @@ pub enum Want {
 /// The tries of one request: which endpoints it had, how many are left and until when.
 #[derive(Debug)]
 pub struct Attempt {
-    pub(super) set: Arc<Set>,
+    /// As it was at the last try.
+    set: Arc<Set>,
     caller: Caller,
     retries_left: u32,
     deadline: Option<Instant>,
@@ -87,7 +89,7 @@ pub struct Attempt {
     current: Option<usize>,
     /// The next try may go there again.
     stays: bool,
-    tried: Vec<usize>,
+    tried: Vec<Arc<Endpoint>>,
 }
 
 /// A connection to an upstream.
@@ -99,17 +101,6 @@ pub struct Connected {
     pub lease: Lease,
     /// Whether it served another request before: then the server may have closed it just now.
     pub reused: bool,
-}
-
-/// The use of an endpoint while it lasts. Its drop is the end of the use.
-pub struct Lease {
-    pool: Arc<Inner>,
-    held: TunnelLease,
-}
-
-/// What is left of a lease once a tunnel stands. Every idle tunnel holds one, so it is a pointer and no more.
-pub struct TunnelLease {
-    endpoint: Arc<Endpoint>,
 }
 
 impl Pool {
@@ -138,8 +129,8 @@ impl Pool {
         &self.inner.config
     }
 
-    /// Keeps the lists of servers that come from SRV records fresh: a future for each record, to be polled on one runtime. They
-    /// end by themselves after the pool has.
+    /// Keeps the addresses of names, and the lists of servers that come from SRV records, fresh: a future for each, to be spawned
+    /// on one runtime before the first request comes. They end by themselves after the pool has.
     pub fn follow_records(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
         srv::follow(&self.inner)
     }
@@ -159,6 +150,11 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn endpoint_count(&self) -> usize {
         self.inner.set.load().endpoints.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn endpoint(&self, place: usize) -> Arc<Endpoint> {
+        Arc::clone(&self.inner.set.load().endpoints[place])
     }
 
     /// The tries of a request that came at `now`.
@@ -184,27 +180,35 @@ impl Pool {
     pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
         let pool = &self.inner;
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
-        if attempt.set.endpoints.is_empty() && pool.has_records() {
-            pool.await_servers(attempt, bounds).await;
+        if pool.set.load().endpoints.is_empty() && pool.has_records() {
+            pool.await_servers(bounds).await;
         }
         let mut failure = None;
         loop {
             if bounds.have_passed() {
                 return Err(failure.unwrap_or(ConnectFailure::Deadline));
             }
-            let Some(lease) = pool.next_try(attempt, failure.is_none() && want != Want::Elsewhere) else {
+            let Some(claim) = pool.next_try(attempt, failure.is_none() && want != Want::Elsewhere) else {
                 return Err(failure.unwrap_or(ConnectFailure::NoEndpoint));
             };
+            let endpoint = Arc::clone(claim.endpoint());
+            let connected = |(stream, site), reused| Connected {
+                stream: Buffered::new(stream),
+                lease: claim.lease(pool, site),
+                reused,
+            };
             if want == Want::Reuse
-                && let Some(stream) = lease.endpoint().idle.take(worker())
+                && let Some(idle) = endpoint.idle.take(worker())
             {
-                return Ok(Connected { stream: Buffered::new(stream), lease, reused: true });
+                return Ok(connected(idle, true));
             }
-            match lease.endpoint().connect(&pool.dial, bounds, attempt.caller.addresses.as_ref()).await {
-                Ok(stream) => return Ok(Connected { stream: Buffered::new(stream), lease, reused: false }),
-                Err(its_failure) => {
-                    if its_failure.speaks_against_server(bounds, &attempt.tried) {
-                        lease.server_failed(&chain(&its_failure));
+            match endpoint.dial(&pool.dial, bounds, attempt.caller.addresses.as_ref()).await {
+                Ok(made) => return Ok(connected(made, false)),
+                Err(fault) => {
+                    let is_servers = fault.speaks_against_server(bounds, attempt.tried.is_empty());
+                    let its_failure = endpoint.failure(fault);
+                    if is_servers {
+                        pool.server_failed(&endpoint, &chain(&its_failure));
                     }
                     failure = Some(its_failure);
                 }
@@ -268,7 +272,7 @@ impl Attempt {
     fn begin_try(&mut self) -> bool {
         let Some(last) = self.current.take() else { return self.tried.is_empty() };
         if !std::mem::take(&mut self.stays) {
-            self.tried.push(last);
+            self.tried.push(Arc::clone(&self.set.endpoints[last]));
         }
         match self.retries_left.checked_sub(1) {
             Some(left) if self.budget.take() => {
@@ -281,28 +285,33 @@ impl Attempt {
 }
 
 impl Inner {
-    /// The lease of the endpoint to try next. With `again`, it may be one that was tried before, if all were.
-    fn next_try(self: &Arc<Self>, attempt: &mut Attempt, again: bool) -> Option<Lease> {
+    /// A place at the endpoint to try next. With `again`, it may be one that was tried before, if all were.
+    fn next_try(&self, attempt: &mut Attempt, again: bool) -> Option<Claim> {
         if !attempt.begin_try() {
             return None;
         }
+        // Servers may have come and gone since the last try.
+        attempt.set = self.set.load_full();
         loop {
             let mut picked = attempt.set.pick(&attempt.caller, &attempt.tried);
             if picked.is_none() && again {
                 picked = attempt.set.pick(&attempt.caller, &[]);
             }
-            let endpoint = &attempt.set.endpoints[picked?];
             // It may have become full just now; then it is seen to be.
-            if endpoint.lease_begins() {
+            if let Some(claim) = Claim::on(&attempt.set.endpoints[picked?]) {
                 attempt.current = picked;
-                let held = TunnelLease { endpoint: Arc::clone(endpoint) };
-                return Some(Lease { pool: Arc::clone(self), held });
+                return Some(claim);
             }
         }
     }
 
+    /// Counts a failure of `endpoint`, which may take it out.
+    pub(super) fn server_failed(&self, endpoint: &Arc<Endpoint>, reason: &str) {
+        self.set.load().failed(endpoint, reason);
+    }
+
     /// Sees to it that a task of this worker closes what expires.
-    fn watch_idle(self: &Arc<Self>, worker: usize) {
+    pub(super) fn watch_idle(self: &Arc<Self>, worker: usize) {
         let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
         if let (None, Ok(runtime)) = (&*reaper, Handle::try_current()) {
             *reaper = Some(runtime.spawn(reap(Arc::clone(self), worker)).abort_handle());
@@ -328,73 +337,5 @@ impl Inner {
 async fn reap(pool: Arc<Inner>, worker: usize) {
     while let Some(next) = pool.sweep(worker) {
         sleep_until(next).await;
-    }
-}
-
-impl Lease {
-    /// The endpoint as logs name it: `10.0.0.2:80`, `backend:80`, `unix:/run/app.sock`.
-    pub fn endpoint_name(&self) -> &Arc<str> {
-        self.endpoint().name()
-    }
-
-    /// Notes that a try failed by the server's fault: it was not reached, or its answer ended before it began, or was none.
-    pub fn server_failed(&self, reason: &str) {
-        self.pool.set.load().failed(&self.held.endpoint, reason);
-    }
-
-    /// The same use, by a tunnel from now on.
-    pub fn into_tunnel(self) -> TunnelLease {
-        self.held
-    }
-
-    /// The endpoint as a Host header names it: without its scheme's port, and `localhost` for a unix socket.
-    pub fn authority(&self) -> &str {
-        self.endpoint().authority()
-    }
-
-    /// Ends the use and keeps `stream` for another request of this worker, at most for `keep_alive_timeout`
-    /// and `max_idle`.
-    ///
-    /// Only after a whole, good exchange (rule B7). A stream with a tail holds bytes that no request asked
-    /// for and is closed, as one more than `keep_alive` is.
-    pub fn park(self, stream: Buffered<Transport>, max_idle: Option<Duration>) {
-        let (stream, tail) = stream.into_parts();
-        if !tail.is_empty() || !self.pool.dial.may_be_shared() {
-            return;
-        }
-        let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();
-        let expires = stay.and_then(|stay| Instant::now().checked_add(stay));
-        if self.endpoint().idle.put(worker(), stream, expires) {
-            self.pool.watch_idle(worker());
-        }
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        &self.held.endpoint
-    }
-}
-
-impl TunnelLease {
-    /// The signal to the tunnels of this endpoint.
-    pub fn drain(&self) -> Drain {
-        self.endpoint.drain()
-    }
-
-    /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
-    /// fewer of them for a while.
-    pub fn server_ended_tunnel(&self, after: Duration) {
-        self.endpoint.early_ends.ended_after(after);
-    }
-}
-
-impl Drop for TunnelLease {
-    fn drop(&mut self) {
-        self.endpoint.lease_ends();
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(self.endpoint_name()).finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The servers of a pool at one time, and the choice among them.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     balance::{self, Balancer, Candidate, Member},
@@ -17,14 +17,19 @@ const FIRST_SHARE: u64 = 100;
 /// A whole share.
 const WHOLE_SHARE: u64 = 1000;
 
+thread_local! {
+    /// Those of the choice that is being made, so that none allocates.
+    static CANDIDATES: RefCell<Vec<Candidate>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The endpoints of a pool at one time. Places in it are stable.
 #[derive(Debug)]
 pub(super) struct Set {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     /// Of each endpoint, by its place.
     ranks: Vec<Rank>,
-    servers: Balancer,
-    backups: Balancer,
+    /// By their place in the order, the first ones first.
+    groups: Vec<Group>,
     sticky: Option<Stickiness>,
     slow_start: Option<Duration>,
 }
@@ -33,13 +38,21 @@ pub(super) struct Set {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rank {
     pub(super) weight: u32,
-    pub(super) is_backup: bool,
+    /// Servers of a higher one are used while none of a lower one can be.
+    pub(super) group: u32,
+}
+
+/// The servers of one group, and how one of them is chosen.
+#[derive(Debug)]
+struct Group {
+    number: u32,
+    balancer: Balancer,
 }
 
 impl Rank {
     /// What the file says of it.
     pub(super) fn of(server: &UpstreamServer) -> Self {
-        Self { weight: server.weight, is_backup: server.backup }
+        Self { weight: server.weight, group: u32::from(server.backup) }
     }
 }
 
@@ -72,50 +85,51 @@ impl Set {
     /// A set of endpoints, each with its rank.
     pub(super) fn ranked(members: Vec<(Arc<Endpoint>, Rank)>, config: &config::Upstream) -> Self {
         let (endpoints, ranks): (Vec<_>, Vec<_>) = members.into_iter().unzip();
-        let balancer = |is_backup| {
+        let group = |number| {
             let members = endpoints.iter().zip(&ranks).enumerate();
-            let members = members.filter(|(_, (_, rank))| rank.is_backup == is_backup);
+            let members = members.filter(|(_, (_, rank))| rank.group == number);
             let members = members.map(|(index, (endpoint, rank))| Member {
                 index,
                 name: endpoint.name(),
                 weight: rank.weight,
             });
-            Balancer::new(&config.balance, endpoints.len(), members)
+            Group { number, balancer: Balancer::new(&config.balance, endpoints.len(), members) }
         };
-        let (servers, backups) = (balancer(false), balancer(true));
+        let numbers: BTreeSet<_> = ranks.iter().map(|rank| rank.group).collect();
+        let groups = numbers.into_iter().map(group).collect();
         let sticky = config.sticky.as_ref().map(|sticky| Stickiness {
             config: sticky.clone(),
             ids: endpoints.iter().map(|endpoint| StickyId::of(endpoint.name())).collect(),
         });
-        Self { endpoints, ranks, servers, backups, sticky, slow_start: config.slow_start }
+        Self { endpoints, ranks, groups, sticky, slow_start: config.slow_start }
     }
 
     /// The place of the endpoint for a request that was at `tried` already; `None` if none is left.
     ///
     /// The server of its sticky cookie comes first, also if it is a backup: a session that began there lives there.
     /// Else a backup is chosen only while no other can take it.
-    pub(super) fn pick(&self, caller: &Caller, tried: &[usize]) -> Option<usize> {
+    pub(super) fn pick(&self, caller: &Caller, tried: &[Arc<Endpoint>]) -> Option<usize> {
         // If all are out, what failed passively is tried all the same; what failed its checks is not.
         let any_is_in = self.endpoints.iter().any(|endpoint| endpoint.status.is_in());
         let usable = |&index: &usize| {
-            let Endpoint { status, .. } = &*self.endpoints[index];
+            let endpoint = &self.endpoints[index];
+            let status = &endpoint.status;
             let is_eligible = if any_is_in { status.is_in() } else { !status.has_failed_checks() };
-            is_eligible && !tried.contains(&index) && !self.endpoints[index].is_full()
+            is_eligible && !endpoint.is_full() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
         };
         if let Some(index) = self.stuck_to(caller).filter(usable) {
             return Some(index);
         }
-        for (balancer, is_backup) in [(&self.servers, false), (&self.backups, true)] {
-            let candidates: Vec<_> = (0..self.endpoints.len())
-                .filter(|index| self.ranks[*index].is_backup == is_backup)
-                .filter(usable)
-                .map(|index| self.candidate(index))
-                .collect();
-            if let Some(picked) = balancer.pick(caller.hash, &candidates) {
-                return Some(picked);
-            }
-        }
-        None
+        let pick_of = |group: &Group| {
+            CANDIDATES.with_borrow_mut(|candidates| {
+                candidates.clear();
+                let of_group = |index: &usize| self.ranks[*index].group == group.number;
+                let eligible = (0..self.endpoints.len()).filter(of_group).filter(usable);
+                candidates.extend(eligible.map(|index| self.candidate(index)));
+                group.balancer.pick(caller.hash, candidates)
+            })
+        };
+        self.groups.iter().find_map(pick_of)
     }
 
     /// Counts a failure of `endpoint`, which may take it out while others are in.
@@ -150,7 +164,7 @@ impl Set {
             index,
             weight: u64::from(self.ranks[index].weight) * share,
             open: endpoint.open(),
-            early_ends: endpoint.early_ends.count(),
+            early_ends: endpoint.load.early_ends.count(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Servers that SRV records list: endpoints that come and go.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, Weak},
-    time::Duration,
 };
 
 use hickory_resolver::proto::rr::rdata::SRV;
@@ -12,14 +12,15 @@ use super::{
     connect::Bounds,
     endpoint::Endpoint,
     lock,
-    pool::{Attempt, Inner, Surroundings},
+    names::Named,
+    pool::{Inner, Surroundings},
     resolve,
     set::{Rank, Set},
 };
 use crate::config::{self, ServerAddress, UpstreamServer};
 
-/// How long after a failure a record that never had an answer is asked for again.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// So many groups are made of the priorities of a record; servers of further ones are in the last.
+const MOST_GROUPS: u32 = 8;
 
 /// The servers of a pool as its file lists them, some by records.
 #[derive(Debug)]
@@ -27,8 +28,9 @@ pub(super) struct Servers {
     place: Surroundings,
     /// Locked while a list changes, and never on the way of a request.
     lists: Mutex<Vec<List>>,
-    /// Endpoints that left while there was still a use of them, or an attempt that knew them.
-    left: Mutex<Vec<Arc<Endpoint>>>,
+    /// Endpoints that left the list at this place while there was still a use of them, or an attempt that knew them. One that
+    /// comes back meanwhile is the same as before.
+    left: Mutex<Vec<(usize, Listed)>>,
     changed: watch::Sender<()>,
 }
 
@@ -44,6 +46,13 @@ struct Listed {
     address: ServerAddress,
     endpoint: Arc<Endpoint>,
     rank: Rank,
+}
+
+/// What an answer has changed.
+#[derive(Debug)]
+struct Change {
+    came: Vec<Arc<Endpoint>>,
+    left: Vec<Listed>,
 }
 
 impl Servers {
@@ -78,7 +87,7 @@ impl Servers {
 
     /// Leases on endpoints that are not in the pool any more.
     pub(super) fn open_elsewhere(&self) -> usize {
-        lock(&self.left).iter().map(|endpoint| endpoint.open()).sum()
+        lock(&self.left).iter().map(|(_, listed)| listed.endpoint.open()).sum()
     }
 
     /// The places and names of the records.
@@ -95,73 +104,85 @@ impl Servers {
         lock(&self.lists)[place].endpoints.is_empty()
     }
 
-    /// Puts an answer in the place of the last one; returns the endpoints that left, or `None` if nothing has changed.
-    fn relist(&self, place: usize, records: Vec<SRV>, config: &config::Upstream) -> Option<Vec<Listed>> {
+    /// Puts an answer in the place of the last one; `None` if nothing has changed.
+    fn relist(&self, place: usize, records: Vec<SRV>, config: &config::Upstream) -> Option<Change> {
         let mut lists = lock(&self.lists);
         let List { entry, endpoints } = &mut lists[place];
+        let is_first = endpoints.is_empty();
+        let mut came = Vec::new();
         let mut fresh: Vec<Listed> = Vec::with_capacity(records.len());
-        for server in servers(records, entry) {
-            let known = endpoints.iter().find(|listed| listed.address == server.address);
-            let endpoint = known.map(|listed| Arc::clone(&listed.endpoint));
-            fresh.push(Listed {
-                endpoint: endpoint.unwrap_or_else(|| Arc::new(Endpoint::new(&server, config, &self.place))),
-                rank: Rank::of(&server),
-                address: server.address,
+        for (server, rank) in servers(records, entry) {
+            let stays = endpoints.iter().find(|listed| listed.address == server.address);
+            let stays = stays.map(|listed| Arc::clone(&listed.endpoint));
+            let endpoint = stays.unwrap_or_else(|| {
+                let known = self.left_from(place, &server.address);
+                let endpoint = known.unwrap_or_else(|| Arc::new(Endpoint::new(&server, config, &self.place)));
+                came.push(Arc::clone(&endpoint));
+                endpoint
             });
+            fresh.push(Listed { address: server.address, endpoint, rank });
         }
         let same = |(one, other): (&Listed, &Listed)| one.address == other.address && one.rank == other.rank;
         if fresh.len() == endpoints.len() && fresh.iter().zip(&*endpoints).all(same) {
             return None;
         }
+        if !is_first {
+            // For all that is known they were down until now.
+            for endpoint in &came {
+                endpoint.status.is_back();
+            }
+        }
         let mut left = std::mem::replace(endpoints, fresh);
         left.retain(|old| !endpoints.iter().any(|listed| listed.address == old.address));
-        Some(left)
+        Some(Change { came, left })
+    }
+
+    /// The endpoint with this address that left the list at `place` and is still in use.
+    fn left_from(&self, place: usize, address: &ServerAddress) -> Option<Arc<Endpoint>> {
+        let left = lock(&self.left);
+        let found = left.iter().find(|(from, listed)| *from == place && listed.address == *address);
+        found.map(|(_, listed)| Arc::clone(&listed.endpoint))
     }
 }
 
-/// The servers of an answer, those of the lowest priority first and the others as backups, always in the same order.
-fn servers(mut records: Vec<SRV>, entry: &UpstreamServer) -> Vec<UpstreamServer> {
+/// The servers of an answer, a group for each priority, always in the same order.
+fn servers(mut records: Vec<SRV>, entry: &UpstreamServer) -> Vec<(UpstreamServer, Rank)> {
     records.sort_by(|one, other| {
         let order = (one.priority, one.port).cmp(&(other.priority, other.port));
         order.then_with(|| one.target.cmp(&other.target))
     });
-    let lowest = records.first().map(|record| record.priority);
-    let mut servers: Vec<UpstreamServer> = Vec::with_capacity(records.len());
+    let first = u32::from(entry.backup);
+    let (mut group, mut priority) = (first, None);
+    let mut servers: Vec<(UpstreamServer, Rank)> = Vec::with_capacity(records.len());
     for record in records {
+        if priority.replace(record.priority).is_some_and(|last| last != record.priority) {
+            group = (group + 1).min(first + MOST_GROUPS - 1);
+        }
         // With its final dot, which keeps the search domains out.
         let host = record.target.to_lowercase().to_ascii();
         let address = ServerAddress::Name { host, port: record.port };
-        if servers.iter().any(|server| server.address == address) {
+        if servers.iter().any(|(server, _)| server.address == address) {
             continue;
         }
-        servers.push(UpstreamServer {
-            address,
-            // 0 is the least, not nothing (RFC 2782).
-            weight: u32::from(record.weight).max(1),
-            backup: entry.backup || Some(record.priority) != lowest,
-            max_connections: entry.max_connections,
-        });
+        // 0 is the least, not nothing (RFC 2782).
+        let weight = u32::from(record.weight).max(1);
+        servers.push((UpstreamServer { address, weight, ..entry.clone() }, Rank { weight, group }));
     }
     servers
 }
 
 impl Inner {
-    /// Gives the attempt the first servers of a pool that has none yet, if they come in time.
-    pub(super) async fn await_servers(&self, attempt: &mut Attempt, bounds: Bounds) {
+    /// Waits for the first servers of a pool that has none yet, if they come in time.
+    pub(super) async fn await_servers(&self, bounds: Bounds) {
         let mut changed = self.servers.changed.subscribe();
         let listed = async {
-            loop {
-                let set = self.set.load_full();
-                if !set.endpoints.is_empty() {
-                    return Ok(set);
-                }
+            while self.set.load().endpoints.is_empty() {
                 // The sender lives as long as the pool.
                 let _ = changed.changed().await;
             }
         };
-        if let Ok(set) = bounds.apply(listed).await {
-            attempt.set = set;
-        }
+        // If they don't, there is nobody to choose.
+        let _ = bounds.apply(listed).await;
     }
 
     pub(super) fn has_records(&self) -> bool {
@@ -170,54 +191,90 @@ impl Inner {
 
     fn relist(&self, place: usize, name: &str, records: Vec<SRV>) {
         let listed = records.len();
-        let Some(left) = self.servers.relist(place, records, &self.config) else { return };
+        let Some(Change { came, left }) = self.servers.relist(place, records, &self.config) else { return };
         tracing::info!(upstream = %self.config.name, record = name, listed, left = left.len(), "servers of the record have changed");
+        for endpoint in came {
+            endpoint.follow().map(tokio::spawn);
+        }
         // Counted here before they are not counted there.
-        let gone = left.iter().map(|listed| Arc::clone(&listed.endpoint));
-        lock(&self.servers.left).extend(gone);
+        lock(&self.servers.left).extend(left.iter().cloned().map(|listed| (place, listed)));
         self.set.store(Arc::new(self.servers.set(&self.config)));
         self.servers.changed.send_replace(());
         for listed in left {
-            listed.endpoint.leave(self.config.on_removed);
+            listed.endpoint.leave();
         }
         self.forget_left();
     }
 
-    /// Lets go of endpoints that left and that nobody uses.
+    /// Lets go of endpoints that left and that nobody uses, and of those that came back.
     fn forget_left(&self) {
-        lock(&self.servers.left).retain(|endpoint| Arc::strong_count(endpoint) > 1);
+        let set = self.set.load();
+        lock(&self.servers.left).retain(|(_, Listed { endpoint, .. })| {
+            let is_back = set.endpoints.iter().any(|other| Arc::ptr_eq(other, endpoint));
+            !is_back && (endpoint.open() > 0 || Arc::strong_count(endpoint) > 1)
+        });
     }
 }
 
-/// Keeps each list of `pool` that comes from a record fresh, for as long as there is the pool.
-pub(super) fn follow(pool: &Arc<Inner>) -> Vec<impl Future<Output = ()> + Send + use<>> {
-    let records = pool.servers.records();
-    records.into_iter().map(|(place, name)| follow_one(Arc::downgrade(pool), place, name)).collect()
+/// Keeps each list of `pool` that comes from a record, and the addresses of each name, fresh for as long as there is the pool.
+pub(super) fn follow(pool: &Arc<Inner>) -> Vec<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let records = pool.servers.records().into_iter();
+    let mut tasks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
+    for (place, name) in records {
+        tasks.push(Box::pin(follow_one(Arc::downgrade(pool), place, name)));
+    }
+    for name in pool.set.load().endpoints.iter().filter_map(Endpoint::follow) {
+        tasks.push(Box::pin(name));
+    }
+    tasks
 }
 
 async fn follow_one(pool: Weak<Inner>, place: usize, name: String) {
+    let mut fails = false;
     loop {
         let found = resolve::records(&name).await;
         let Some(pool) = pool.upgrade() else { return };
         let refresh = pool.config.dns_refresh;
         let next = match found {
             Ok(records) => {
+                fails = false;
                 pool.relist(place, &name, records);
                 refresh
             }
             Err(error) => {
-                tracing::warn!(upstream = %pool.config.name, record = %name, %error, "record not resolved, its last servers stay in use");
-                let is_unknown = pool.servers.is_unknown(place);
-                if is_unknown {
-                    Some(refresh.map_or(FIRST_ANSWER, |period| FIRST_ANSWER.min(period)))
-                } else {
-                    refresh
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::warn!(upstream = %pool.config.name, record = %name, %error, "record not resolved, its last servers stay in use");
                 }
+                if pool.servers.is_unknown(place) { Some(Named::soon(refresh)) } else { refresh }
             }
         };
         pool.forget_left();
         drop(pool);
         let Some(next) = next else { return };
         sleep(next).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::rr::Name;
+
+    use super::*;
+
+    fn groups(backup: bool, priorities: impl IntoIterator<Item = u16>) -> Vec<u32> {
+        let address = ServerAddress::Srv("_ws._tcp.example.test".into());
+        let entry = UpstreamServer { address, weight: 1, backup, max_connections: None };
+        let target = |index| Name::from_ascii(format!("s{index}.test.")).unwrap();
+        let record = |(index, priority)| SRV::new(priority, 1, 80, target(index));
+        let records = priorities.into_iter().enumerate().map(record).collect();
+        servers(records, &entry).into_iter().map(|(_, rank)| rank.group).collect()
+    }
+
+    #[test]
+    fn each_priority_of_a_record_is_a_group_up_to_a_bound() {
+        assert_eq!(groups(false, [10, 3, 3, 700]), [0, 0, 1, 2]);
+        assert_eq!(groups(true, [5, 4]), [1, 2], "behind the servers of other entries");
+        let many = groups(false, 0..1000);
+        assert_eq!((many[6], many[7], many[999]), (6, 7, 7));
     }
 }

@@ -25,11 +25,15 @@ pub(super) struct Status {
     /// The moments below count from it.
     epoch: Instant,
     failed_checks: AtomicBool,
+    /// Its name has no answer, so that there is nowhere to go.
+    unresolved: AtomicBool,
     /// Until then it is out by its failures; 0 if it is not.
     out_until: AtomicU64,
     /// 0 if it never was out.
     back_since: AtomicU64,
     passive: Option<Passive>,
+    /// What was said of it last: a server that is out for two reasons goes out, and comes back, once.
+    told_out: Mutex<bool>,
 }
 
 /// `max_fails` and `fail_timeout`.
@@ -54,15 +58,17 @@ impl Status {
             endpoint: Arc::clone(endpoint),
             epoch: Instant::now(),
             failed_checks: AtomicBool::new(false),
+            unresolved: AtomicBool::new(false),
             out_until: AtomicU64::new(0),
             back_since: AtomicU64::new(0),
             passive,
+            told_out: Mutex::new(false),
         }
     }
 
     /// Whether nothing speaks against it.
     pub(super) fn is_in(&self) -> bool {
-        !self.has_failed_checks() && !self.is_out_by_failures()
+        !self.has_failed_checks() && !self.unresolved.load(Ordering::Acquire) && !self.is_out_by_failures()
     }
 
     /// Whether active checks took it out.
@@ -81,7 +87,7 @@ impl Status {
         // Nobody watches the clock for it: whoever looks first brings it back.
         if self.out_until.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.back_since.store(until, Ordering::Release);
-            self.tell_in("fail_timeout has passed");
+            self.tell("fail_timeout has passed");
         }
         false
     }
@@ -94,9 +100,8 @@ impl Status {
 
     /// Active checks take it out.
     pub(super) fn checks_failed(&self, reason: &str) {
-        if !self.failed_checks.swap(true, Ordering::AcqRel) {
-            self.tell_out(reason);
-        }
+        self.failed_checks.store(true, Ordering::Release);
+        self.tell(reason);
     }
 
     /// Active checks bring it back. What failed before counts no more.
@@ -105,10 +110,29 @@ impl Status {
             lock(&passive.failures).clear();
         }
         self.out_until.store(0, Ordering::Release);
-        self.back_since.store(self.moment(Instant::now()), Ordering::Release);
-        if self.failed_checks.swap(false, Ordering::AcqRel) {
-            self.tell_in("its checks pass again");
+        self.is_back();
+        self.failed_checks.store(false, Ordering::Release);
+        self.tell("its checks pass again");
+    }
+
+    /// Its name has no answer, and never had one.
+    pub(super) fn name_failed(&self, reason: &impl std::fmt::Display) {
+        self.unresolved.store(true, Ordering::Release);
+        self.tell(&format!("its name is not resolved: {reason}"));
+    }
+
+    /// Its name has an answer.
+    pub(super) fn name_resolved(&self) {
+        if self.unresolved.load(Ordering::Acquire) {
+            self.is_back();
+            self.unresolved.store(false, Ordering::Release);
+            self.tell("its name is resolved");
         }
+    }
+
+    /// It has just come, or come back.
+    pub(super) fn is_back(&self) {
+        self.back_since.store(self.moment(Instant::now()), Ordering::Release);
     }
 
     /// Counts a failure, and takes it out if that is one too many, and others are in.
@@ -129,7 +153,7 @@ impl Status {
         lock(&passive.failures).clear();
         let until = Instant::now() + passive.fail_timeout;
         self.out_until.store(self.moment(until), Ordering::Release);
-        self.tell_out(reason);
+        self.tell(reason);
     }
 
     /// In nanoseconds from the epoch; never 0.
@@ -138,12 +162,20 @@ impl Status {
         u64::try_from(since).unwrap_or(u64::MAX).max(1)
     }
 
-    fn tell_out(&self, reason: &str) {
-        tracing::warn!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is out");
-    }
-
-    fn tell_in(&self, reason: &str) {
-        tracing::info!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is in again");
+    /// Logs whether it is in, if that is not what was said last.
+    fn tell(&self, reason: &str) {
+        let mut told_out = lock(&self.told_out);
+        let is_out = self.has_failed_checks()
+            || self.unresolved.load(Ordering::Acquire)
+            || self.moment(Instant::now()) < self.out_until.load(Ordering::Acquire);
+        if std::mem::replace(&mut *told_out, is_out) == is_out {
+            return;
+        }
+        if is_out {
+            tracing::warn!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is out");
+        } else {
+            tracing::info!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is in again");
+        }
     }
 }
 
@@ -250,6 +282,69 @@ mod tests {
         status.checks_passed();
         assert!(status.is_in());
         assert_eq!(status.back_since(), Some(Instant::now()));
+    }
+
+    /// What is logged meanwhile: the reasons, each with whether it was out by then.
+    async fn told(happens: impl Future<Output = ()>) -> Vec<String> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || Lines(Arc::clone(&lines)))
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        happens.await;
+        let text = String::from_utf8(lock(&log).clone()).unwrap();
+        let line = |line: &str| line.split(" server is ").nth(1).map(|told| told[..3].trim().to_owned());
+        text.lines().filter_map(line).collect()
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            lock(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_out_for_several_reasons_is_told_of_once() {
+        let told = told(async {
+            let status = status(1);
+            status.failed("refused", || true);
+            status.checks_failed("refused");
+            status.name_failed(&"no answer");
+            advance(SECOND * 100).await;
+            assert!(!status.is_in());
+            status.name_failed(&"no answer");
+            status.name_resolved();
+            assert!(!status.is_in());
+            status.checks_passed();
+            assert!(status.is_in());
+            status.checks_passed();
+            status.name_resolved();
+        });
+        assert_eq!(told.await, ["out", "in"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_time_is_over_is_told_of_when_it_is_in() {
+        let told = told(async {
+            let status = status(1);
+            for _ in 0..2 {
+                status.failed("refused", || true);
+                advance(SECOND * 10).await;
+                assert!(status.is_in());
+            }
+            status.checks_failed("refused");
+            status.checks_passed();
+        });
+        assert_eq!(told.await, ["out", "in", "out", "in", "out", "in"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 pub(super) mod names;
+mod sites;
 
 use super::*;
 use crate::{
@@ -60,7 +61,14 @@ pub(super) fn place() -> Surroundings {
 }
 
 fn pool(servers: Vec<ServerAddress>) -> Pool {
-    Pool::new(&upstream(servers), &place()).unwrap()
+    followed(&upstream(servers))
+}
+
+/// A pool whose names are asked for.
+fn followed(config: &config::Upstream) -> Pool {
+    let pool = Pool::new(config, &place()).unwrap();
+    pool.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
+    pool
 }
 
 /// A server that accepts, with its address.

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -34,11 +36,19 @@ fn set(config: &config::Upstream) -> Set {
     set_with(config, |_, _| {})
 }
 
+impl Set {
+    /// As a request that was at those of these places.
+    fn pick_besides(&self, caller: &Caller, tried: &[usize]) -> Option<usize> {
+        let tried: Vec<_> = tried.iter().map(|&index| Arc::clone(&self.endpoints[index])).collect();
+        self.pick(caller, &tried)
+    }
+}
+
 /// Picks and leases, one after the other; how many went to each.
 fn fill(set: &Set, picks: usize) -> Vec<usize> {
     let before: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.open()).collect();
     for _ in 0..picks {
-        let index = set.pick(&Caller::default(), &[]).unwrap();
+        let index = set.pick_besides(&Caller::default(), &[]).unwrap();
         assert!(set.endpoints[index].lease_begins());
     }
     set.endpoints.iter().zip(before).map(|(endpoint, before)| endpoint.open() - before).collect()
@@ -68,11 +78,11 @@ fn b8_full_servers_are_passed_over_and_backups_come_last() {
         let set = set(&config(balance, servers));
         assert_eq!(fill(&set, 30), [10, 20, 0]);
         assert_eq!(fill(&set, 5), [0, 0, 5]);
-        assert_eq!(set.pick(&caller(1), &[]), None, "all are full");
-        set.endpoints[1].lease_ends();
-        set.endpoints[2].lease_ends();
-        assert_eq!(set.pick(&caller(1), &[]), Some(1));
-        assert_eq!(set.pick(&caller(1), &[1]), Some(2), "the backup, where the other was tried");
+        assert_eq!(set.pick_besides(&caller(1), &[]), None, "all are full");
+        set.endpoints[1].load.lease_ends();
+        set.endpoints[2].load.lease_ends();
+        assert_eq!(set.pick_besides(&caller(1), &[]), Some(1));
+        assert_eq!(set.pick_besides(&caller(1), &[1]), Some(2), "the backup, where the other was tried");
     }
 }
 
@@ -81,7 +91,7 @@ fn tried_servers_are_passed_over() {
     for balance in balances() {
         let set = set(&config(balance, (1..=4).map(server).collect()));
         let mut tried = Vec::new();
-        while let Some(index) = set.pick(&caller(7), &tried) {
+        while let Some(index) = set.pick_besides(&caller(7), &tried) {
             assert!(!tried.contains(&index));
             tried.push(index);
         }
@@ -97,7 +107,7 @@ fn a_key_has_its_servers_in_one_order_on_every_replica() {
     for key in 0..1_000 {
         let order = |set: &Set| {
             let (mut tried, mut names) = (Vec::new(), Vec::new());
-            while let Some(index) = set.pick(&caller(key), &tried) {
+            while let Some(index) = set.pick_besides(&caller(key), &tried) {
                 tried.push(index);
                 names.push(Arc::clone(set.endpoints[index].name()));
             }
@@ -116,10 +126,30 @@ fn backups_have_a_table_of_their_own() {
     let with = set(&config(Balance::ConsistentHash(HashKey::Path), servers));
     let mut backups = [0_usize; 4];
     for key in 0..1_000 {
-        assert_eq!(with.pick(&caller(key), &[]), without.pick(&caller(key), &[]));
-        backups[with.pick(&caller(key), &[0, 1]).unwrap()] += 1;
+        assert_eq!(with.pick_besides(&caller(key), &[]), without.pick_besides(&caller(key), &[]));
+        backups[with.pick_besides(&caller(key), &[0, 1]).unwrap()] += 1;
     }
     assert!(backups[2].abs_diff(500) <= 100, "{backups:?}");
+}
+
+#[test]
+fn the_lowest_group_of_which_one_can_be_used_wins() {
+    for balance in balances() {
+        let config = config(balance, (1..=4).map(server).collect());
+        let member =
+            |(server, group)| (Arc::new(Endpoint::new(server, &config, &place())), Rank { weight: 1, group });
+        let set = Set::ranked(config.servers.iter().zip([7, 0, 3, 3]).map(member).collect(), &config);
+        assert_eq!(set.pick(&caller(1), &[]), Some(1));
+        set.endpoints[1].checks_failed("refused");
+        let picks = || (0..50).map(|key| set.pick(&caller(key), &[]).unwrap()).collect::<BTreeSet<_>>();
+        assert_eq!(picks(), [2, 3].into());
+        set.endpoints[2].checks_failed("refused");
+        assert_eq!(picks(), [3].into());
+        set.endpoints[3].checks_failed("refused");
+        assert_eq!(picks(), [0].into());
+        set.endpoints[1].checks_passed();
+        assert_eq!(picks(), [1].into());
+    }
 }
 
 fn sticky(balance: Balance, servers: Vec<UpstreamServer>) -> config::Upstream {
@@ -142,7 +172,7 @@ fn a_cookie_leads_back_whatever_the_balance() {
             let cookie = set.set_cookie(&Caller::default(), used, false).unwrap();
             let caller = returning(&cookie);
             for _ in 0..20 {
-                assert_eq!(set.pick(&caller, &[]), Some(used));
+                assert_eq!(set.pick_besides(&caller, &[]), Some(used));
             }
             assert_eq!(set.set_cookie(&caller, used, false), None, "the client knows");
             assert!(set.set_cookie(&caller, (used + 1) % 5, false).is_some());
@@ -157,7 +187,7 @@ fn a_cookie_is_good_after_a_restart_and_at_another_replica() {
     assert!(!cookie.contains("10.0.0"));
     let other = sticky(Balance::RandomTwo, (3..=9).rev().map(server).collect());
     let other = set(&other);
-    let found = other.pick(&returning(&cookie), &[]).unwrap();
+    let found = other.pick_besides(&returning(&cookie), &[]).unwrap();
     assert_eq!(&**other.endpoints[found].name(), "10.0.0.4:80");
 }
 
@@ -167,14 +197,14 @@ fn a_cookie_for_a_server_that_is_full_tried_or_gone_falls_back_and_is_set_anew()
     servers[0].max_connections = Some(1);
     let set = set(&sticky(Balance::LeastConnections, servers));
     let caller = returning(&set.set_cookie(&Caller::default(), 0, false).unwrap());
-    assert_eq!(set.pick(&caller, &[0]), Some(1));
+    assert_eq!(set.pick_besides(&caller, &[0]), Some(1));
     assert!(set.endpoints[0].lease_begins());
-    assert_eq!(set.pick(&caller, &[]), Some(1));
+    assert_eq!(set.pick_besides(&caller, &[]), Some(1));
     let anew = set.set_cookie(&caller, 1, false).unwrap();
-    assert_eq!(set.pick(&returning(&anew), &[]), Some(1));
+    assert_eq!(set.pick_besides(&returning(&anew), &[]), Some(1));
     let stranger = Caller { sticky: Some(StickyId::of("10.9.9.9:80")), ..Caller::default() };
-    assert_eq!(set.pick(&stranger, &[]), Some(1));
-    assert_eq!(set.pick(&stranger, &[1]), None, "nothing outside of the pool");
+    assert_eq!(set.pick_besides(&stranger, &[]), Some(1));
+    assert_eq!(set.pick_besides(&stranger, &[1]), None, "nothing outside of the pool");
 }
 
 #[test]
@@ -182,9 +212,9 @@ fn a_session_on_a_backup_stays_there() {
     let mut servers = vec![server(1), server(2)];
     servers[1].backup = true;
     let set = set(&sticky(Balance::LeastConnections, servers));
-    assert_eq!(set.pick(&Caller::default(), &[]), Some(0));
+    assert_eq!(set.pick_besides(&Caller::default(), &[]), Some(0));
     let caller = returning(&set.set_cookie(&Caller::default(), 1, false).unwrap());
-    assert_eq!(set.pick(&caller, &[]), Some(1));
+    assert_eq!(set.pick_besides(&caller, &[]), Some(1));
 }
 
 #[test]
@@ -192,7 +222,7 @@ fn without_sticky_cookie_nobody_is_led_and_nothing_is_set() {
     let set = set(&config(Balance::LeastConnections, vec![server(1), server(2)]));
     let caller = Caller { sticky: Some(StickyId::of("10.0.0.1:80")), ..Caller::default() };
     assert!(set.endpoints[0].lease_begins());
-    assert_eq!(set.pick(&caller, &[]), Some(1));
+    assert_eq!(set.pick_besides(&caller, &[]), Some(1));
     assert_eq!(set.set_cookie(&caller, 1, true), None);
 }
 
@@ -263,10 +293,10 @@ async fn a_server_that_ends_its_tunnels_at_once_does_not_draw_everybody() {
     // A hundred new tunnels a second for ten seconds.
     let mut drawn = 0_usize;
     for _ in 0..1_000 {
-        let index = set.pick(&Caller::default(), &[]).unwrap();
+        let index = set.pick_besides(&Caller::default(), &[]).unwrap();
         if index == 0 {
             drawn += 1;
-            set.endpoints[0].early_ends.ended_after(Duration::from_millis(5));
+            set.endpoints[0].load.early_ends.ended_after(Duration::from_millis(5));
         } else {
             assert!(set.endpoints[index].lease_begins());
         }
@@ -294,22 +324,22 @@ proptest! {
             for &(opens, key, named) in &steps {
                 let named = set.endpoints.get(named);
                 if !opens {
-                    named.filter(|endpoint| endpoint.open() > 0).inspect(|endpoint| endpoint.lease_ends());
+                    named.filter(|endpoint| endpoint.open() > 0).inspect(|endpoint| endpoint.load.lease_ends());
                     continue;
                 }
                 let id = named.map(|endpoint| StickyId::of(endpoint.name()));
                 let caller = Caller { sticky: id.filter(|_| key % 3 == 0), ..caller(key) };
                 let has_room = |backup| {
-                    set.endpoints.iter().zip(&set.ranks).any(|(endpoint, rank)| rank.is_backup == backup && !endpoint.is_full())
+                    set.endpoints.iter().zip(&set.ranks).any(|(endpoint, rank)| (rank.group > 0) == backup && !endpoint.is_full())
                 };
-                let Some(index) = set.pick(&caller, &[]) else {
+                let Some(index) = set.pick_besides(&caller, &[]) else {
                     prop_assert!(!has_room(false) && !has_room(true));
                     continue;
                 };
                 let endpoint = &set.endpoints[index];
                 prop_assert!(!endpoint.is_full());
                 let is_named = caller.sticky == Some(StickyId::of(endpoint.name()));
-                prop_assert!(!set.ranks[index].is_backup || is_named || !has_room(false));
+                prop_assert!(set.ranks[index].group == 0 || is_named || !has_room(false));
                 if caller.sticky.is_some() && named.is_some_and(|named| !named.is_full()) {
                     prop_assert!(is_named);
                 }
@@ -326,15 +356,16 @@ async fn no_pick_goes_to_a_server_that_is_out_while_others_are_in() {
         servers[2].backup = true;
         let config = config::Upstream { max_fails: Some(1), ..config(balance, servers) };
         let set = set(&config);
-        let picks =
-            || (0..50).map(|key| set.pick(&caller(key), &[])).collect::<std::collections::BTreeSet<_>>();
+        let picks = || {
+            (0..50).map(|key| set.pick_besides(&caller(key), &[])).collect::<std::collections::BTreeSet<_>>()
+        };
         let [one, two, backup] = &set.endpoints[..] else { panic!("three") };
         assert_eq!(picks(), [Some(0), Some(1)].into());
         set.failed(one, "refused");
         assert_eq!(picks(), [Some(1)].into());
         set.failed(two, "refused");
         assert_eq!(picks(), [Some(2)].into(), "the backup");
-        assert_eq!(set.pick(&caller(1), &[2]), None, "those that are out are known to be");
+        assert_eq!(set.pick_besides(&caller(1), &[2]), None, "those that are out are known to be");
         set.failed(backup, "refused");
         assert_eq!(picks(), [Some(2)].into(), "it is the last one");
         backup.checks_failed("refused");

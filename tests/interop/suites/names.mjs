@@ -29,21 +29,27 @@ export default () =>
     const old = await startEchoServer(undefined, { host: oldAddress });
     const young = await startEchoServer(undefined, { host: newAddress, port: old.port });
     dns.says = [oldAddress];
-    const gate = await startGate(folder, config(old.port), 1, within);
+    const gate = await startGate(folder, config(old.port, "keep"), 1, within);
     const url = `ws://127.0.0.1:${gate.ports[0]}/echo`;
     await changes(dns, url, old, young);
     await gate.end();
 
+    dns.says = [oldAddress];
+    const draining = await startGate(folder, config(old.port, "drain"), 1, within);
+    await drains(dns, `ws://127.0.0.1:${draining.ports[0]}/echo`, old, young);
+    await draining.end();
+
     await Promise.all([old.end(), young.end(), dns.end()]);
   });
 
-const config = (port) => `
+const config = (port, onRemoved) => `
 [[listener]]
 address = "127.0.0.1:0"
 
 [upstream.named]
 servers = ["${name}:${port}"]
 dns_refresh = "${refresh}ms"
+on_removed = "${onRemoved}"
 
 [[route]]
 upstream = "named"
@@ -78,6 +84,27 @@ async function changes(dns, url, old, young) {
   await scenario("DNS: the first tunnel still lives", () => isAt(first, old));
   first.socket.close();
   await old.endOf(first.id);
+}
+
+/** Nothing is asked of the gate between the change and the Close. */
+async function drains(dns, url, old, young) {
+  const leaves = await opens(url, "at-an-address-that-leaves");
+  await isAt(leaves, old);
+  const closed = once(leaves.socket, "close", { signal: AbortSignal.timeout(8000) });
+  dns.says = [newAddress];
+  await scenario("DNS: a tunnel at an address that left is drained on a quiet gate", async () => {
+    equal((await closed)[0], 1012, "close code");
+    await old.endOf(leaves.id);
+  });
+  const stays = await opens(url, "at-an-address-that-stays");
+  await isAt(stays, young);
+  dns.says = [oldAddress, newAddress];
+  await scenario("DNS: an address that came back takes tunnels again", async () => {
+    await settlesAt(url, old);
+    await isAt(stays, young);
+  });
+  stays.socket.close();
+  await young.endOf(stays.id);
 }
 
 /** A tunnel under a name of its own. */
