@@ -1,14 +1,16 @@
 //! Permits: the right to exist, out of a bounded number.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// File descriptors kept for what is no connection: listeners, log files, DNS.
 const RESERVED_FDS: u64 = 128;
-/// Connections past the maximum that are told so with a 503, before accept pauses.
-const RESERVE: usize = 64;
+/// Connections past the maximum that are told so with a 503, before accept pauses: one for so many, within these bounds. A
+/// refusal takes some round trips, and clients that all come back at once are to have theirs in good time.
+const FOR_EACH_REFUSAL: usize = 16;
+const RESERVE: RangeInclusive<usize> = 64..=1024;
 
 /// Bounds the downstream connections of the process (rule S2).
 #[derive(Debug, Clone)]
@@ -84,7 +86,7 @@ impl Places {
 impl Permits {
     /// Permits for `total` connections, and a small reserve for refusals.
     pub fn new(total: usize) -> Self {
-        Self { served: Places::with(total, false), reserve: Places::with(RESERVE.min(total), true) }
+        Self { served: Places::with(total, false), reserve: Places::with(reserve(total), true) }
     }
 
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
@@ -100,6 +102,11 @@ impl Permits {
     pub fn in_use(&self) -> usize {
         self.served.in_use() + self.reserve.in_use()
     }
+}
+
+/// Places for refusals beside so many others.
+fn reserve(total: usize) -> usize {
+    (total / FOR_EACH_REFUSAL).clamp(*RESERVE.start(), *RESERVE.end()).min(total)
 }
 
 /// Bounds the TLS handshakes in flight (rule S2).
@@ -138,13 +145,14 @@ impl TlsPermits {
 }
 
 /// Raises the soft limit of file descriptors to the hard one, and returns how many connections fit: each needs one
-/// descriptor downstream and one upstream.
+/// descriptor downstream and one upstream, and each refusal one.
 pub fn raise_fd_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     let Some(current) = current else { return usize::MAX };
-    usize::try_from(current.saturating_sub(RESERVED_FDS) / 2).unwrap_or(usize::MAX).max(1)
+    let left = usize::try_from(current.saturating_sub(RESERVED_FDS)).unwrap_or(usize::MAX);
+    (left / (2 * FOR_EACH_REFUSAL + 1)).saturating_mul(FOR_EACH_REFUSAL).max(1)
 }
 
 #[cfg(test)]

@@ -125,13 +125,13 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::{net::Ipv4Addr, num::NonZeroUsize, sync::mpsc, time::Duration};
 
     use super::*;
     use crate::{
         auth::Verifier,
         connection::{Connection, Snapshot},
-        lifecycle::{Drain, DrainHandle, TlsPermits},
+        lifecycle::{Clients, Drain, DrainHandle, Places, TlsPermits},
         telemetry::AccessSink,
     };
 
@@ -159,19 +159,26 @@ mod tests {
     }
 
     #[test]
-    fn s4_a_panic_ends_one_connection_and_is_counted() {
+    fn s4_a_panic_ends_one_connection_is_counted_and_gives_its_places_back() {
         let (worker, order, open) = worker();
         let handle = worker.handle();
+        let (clients, tunnels) = (Clients::new(NonZeroUsize::MIN), Places::new(1));
+        let taken = (clients.enter(Ipv4Addr::LOCALHOST.into()), tunnels.try_take());
+        assert_eq!((clients.in_use(), tunnels.in_use()), (1, 1));
         let (done, outcome) = mpsc::channel();
         let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
         handle.spawn(Box::pin(async move {
             wait.await.unwrap();
             done.send("served").unwrap();
         }));
-        handle.spawn(Box::pin(async { panic!("a defect") }));
+        handle.spawn(Box::pin(async move {
+            let _taken = taken;
+            panic!("a defect");
+        }));
         while handle.load() > 1 {
             std::thread::yield_now();
         }
+        assert_eq!((clients.in_use(), tunnels.in_use()), (0, 0));
         go_on.send(()).unwrap();
         assert_eq!(outcome.recv(), Ok("served"));
         order.shutdown();

@@ -9,12 +9,13 @@ import mutualTls from "./suites/mutual_tls.mjs";
 import names from "./suites/names.mjs";
 import node from "./suites/node.mjs";
 import python from "./suites/python.mjs";
+import slow from "./suites/slow.mjs";
 import socketio from "./suites/socketio.mjs";
 import strictness from "./suites/strictness.mjs";
 import tls from "./suites/tls.mjs";
 import tlsPosture from "./suites/tls_posture.mjs";
 
-const bytes = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, strictness };
+const bytes = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
 const suites = { hello, command_line: commandLine, ...bytes, node, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));

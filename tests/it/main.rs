@@ -31,6 +31,7 @@ mod proxy_protocol;
 mod refusals;
 mod retries;
 mod rules;
+mod slow;
 mod storm;
 mod tls;
 mod tunnel;

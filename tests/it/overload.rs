@@ -142,20 +142,104 @@ async fn s2_far_past_per_ip_limit_connections_are_cut_without_an_answer() {
     gate.at_rest().await;
 }
 
-#[tokio::test]
-async fn s2_a_trusted_proxy_is_not_counted_and_its_requests_count_for_their_clients() {
-    let backend = Backend::listen().await;
-    let gate = Setup::to(backend.address())
+/// A gate that believes [`ONE`], and lets each client have one request at a time and two handshakes an hour.
+fn behind_a_proxy(backend: &Backend) -> Gate {
+    Setup::to(backend.address())
         .listener(
-            "trusted_proxies = [\"127.0.0.2\"]\nmax_connections_per_ip = 1\nhandshake_rate_per_ip = \"1/h\"",
+            "trusted_proxies = [\"127.0.0.2\"]\nmax_connections_per_ip = 1\nhandshake_rate_per_ip = \"2/h\"",
         )
-        .start();
-    // The proxy itself, as a client.
-    let (_client, _server) = tunnel(&gate, &backend, ONE).await;
-    let (_client, _server) = tunnel(&gate, &backend, ONE).await;
+        .start()
+}
+
+/// The line by which a proxy names its client.
+fn named(client: &str) -> String {
+    format!("X-Forwarded-For: {client}\r\n")
+}
+
+/// Has a plain request answered by the backend, over a connection that the gate may have kept.
+async fn is_answered(client: &mut Peer, backend: &Backend, lines: &str) {
+    client.send(get("/", lines)).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(client.read_response().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn s2_a_trusted_proxy_itself_is_not_counted() {
+    let backend = Backend::listen().await;
+    let gate = behind_a_proxy(&backend);
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(tunnel(&gate, &backend, ONE).await);
+    }
     assert_eq!(gate.places(), 0);
     let _stranger = tunnel(&gate, &backend, OTHER).await;
     assert_eq!(gate.places(), 1);
+}
+
+#[tokio::test]
+async fn s2_requests_of_a_trusted_proxy_count_for_the_clients_that_they_name() {
+    let backend = Backend::listen().await;
+    let gate = behind_a_proxy(&backend);
+    let open = async |client: &str| {
+        let mut proxy = Peer::dial_from(ONE, gate.address()).await;
+        proxy.send(offer_with(&named(client))).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send(AGREED).await;
+        assert_eq!(proxy.read_head().await.status(), 101);
+        (proxy, server)
+    };
+    let ends = open("192.0.2.1").await;
+    let mut proxy = Peer::dial_from(ONE, gate.address()).await;
+    proxy.send(get("/", &named("192.0.2.1"))).await;
+    assert_eq!(proxy.read_response().await.status(), 429);
+    // The proxy's connection has the requests of others, and is kept for them.
+    is_answered(&mut proxy, &backend, &named("192.0.2.2")).await;
+    is_answered(&mut proxy, &backend, &named("192.0.2.2")).await;
+    proxy.send(offer_with(&named("192.0.2.1"))).await;
+    assert_eq!(proxy.read_response().await.status(), 429);
+    proxy.expect_end().await;
+    assert_eq!(gate.places(), 1);
+    drop(ends);
+    has_places(&gate, 0).await;
+    // What was refused for the one limit does not count under the other.
+    drop(open("192.0.2.1").await);
+    has_places(&gate, 0).await;
+    let mut third = Peer::dial_from(ONE, gate.address()).await;
+    third.send(offer_with(&named("192.0.2.1"))).await;
+    let head = third.read_response().await.head;
+    assert_eq!(head.status(), 429);
+    assert!(head.get("retry-after").unwrap().parse::<u64>().unwrap() > 1000);
+}
+
+#[tokio::test]
+async fn s2_per_ip_limit_counts_whom_the_proxy_header_names() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address())
+        .listener("proxy_protocol = \"required\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\nmax_connections_per_ip = 1")
+        .start();
+    let from = async |client: &str| {
+        let mut peer = Peer::dial(gate.address()).await;
+        peer.send(format!("PROXY TCP4 {client} 203.0.113.1 5000 443\r\n")).await;
+        peer
+    };
+    let mut first = from("192.0.2.1").await;
+    is_answered(&mut first, &backend, "").await;
+    let mut other = from("192.0.2.2").await;
+    is_answered(&mut other, &backend, "").await;
+    let mut refused = Vec::new();
+    for _ in 0..8 {
+        let mut excess = from("192.0.2.1").await;
+        excess.send(get("/", "")).await;
+        assert_eq!(excess.read_head().await.status(), 429);
+        refused.push(excess);
+    }
+    // Those that were told have not left yet, so that there is no place to tell one more.
+    let mut cut = from("192.0.2.1").await;
+    assert_eq!(cut.read_to_any_end().await.0, b"");
+    assert_eq!((gate.cut_unanswered(), gate.places()), (1, 10));
 }
 
 #[tokio::test]

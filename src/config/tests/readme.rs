@@ -33,6 +33,16 @@ fn its_listeners_behind_balancers_load() {
     }
 }
 
+#[test]
+fn its_public_listener_loads() {
+    let (_, section) = README.split_once("\n## Overload\n").unwrap();
+    let block = section.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let loaded = parse_in(folder_with_certificates().path(), block).unwrap();
+    let listener = &loaded.config.listeners[0];
+    assert!(listener.max_connections_per_ip.is_some() && listener.handshake_rate_per_ip.is_some());
+    assert!(loaded.config.routes[0].max_tunnels.is_some() && loaded.warnings.is_empty());
+}
+
 /// The section that tells of the keys.
 fn section() -> &'static str {
     let (_, section) = README.split_once("\n## Configuration\n").unwrap();

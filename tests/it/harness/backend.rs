@@ -41,8 +41,15 @@ impl Backend {
         Self::listen_at("127.0.0.1:0").await
     }
 
+    #[expect(clippy::unused_async, reason = "it takes a runtime, which whoever awaits has")]
     pub async fn listen_at(address: &str) -> Self {
-        Self::from(TcpListener::bind(address).await.expect("a free port"))
+        let address: SocketAddr = address.parse().expect("an address");
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket");
+        socket.bind(address).expect("a free port");
+        // As long a queue as the gate's, for those that connect all at once.
+        Self::from(socket.listen(4096).expect("a listening socket"))
     }
 
     /// On a unix socket of this folder.
