@@ -7,6 +7,8 @@
 //!
 //! All use of the unbuffered API stands in this file, because the next rustls changes it.
 
+mod pending;
+
 use std::{
     cell::RefCell,
     fmt, io, mem,
@@ -25,6 +27,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::pending::Pending;
 use super::{
     client_certificate::ClientCertificate,
     info::{TlsInfo, suite_name, version_name},
@@ -430,62 +433,6 @@ fn failed(error: &Error) -> io::Error {
         _ => io::ErrorKind::InvalidData,
     };
     io::Error::new(kind, error.clone())
-}
-
-/// Bytes on their way that hold no memory when there are none.
-#[derive(Debug, Default)]
-struct Pending {
-    bytes: Vec<u8>,
-    /// How much of `bytes` is gone.
-    gone: usize,
-}
-
-impl Pending {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.gone..]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn len(&self) -> usize {
-        self.bytes().len()
-    }
-
-    /// Drops all but the first `len` bytes that are left.
-    fn truncate(&mut self, len: usize) {
-        self.bytes.truncate(self.gone + len);
-    }
-
-    fn extend(&mut self, more: &[u8]) {
-        self.bytes.extend_from_slice(more);
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.gone += count;
-        if self.gone >= self.bytes.len() {
-            *self = Self::default();
-        }
-    }
-
-    /// Adds what `write` puts into the room that it is given, which grows as it asks.
-    fn append<E: Into<Misfit>>(
-        &mut self,
-        mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<(), Error> {
-        let end = self.bytes.len();
-        loop {
-            match write(&mut self.bytes[end..]).map_err(Into::into) {
-                Ok(count) => {
-                    self.bytes.truncate(end + count);
-                    return Ok(());
-                }
-                Err(Misfit::Short(size)) => self.bytes.resize(end + size, 0),
-                Err(Misfit::Failed(error)) => return Err(error),
-            }
-        }
-    }
 }
 
 /// Why records were not written into the room that they were given.
