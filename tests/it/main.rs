@@ -9,6 +9,7 @@ mod balancing;
 mod cli;
 mod corpus;
 mod dialing;
+mod documents;
 mod drain;
 mod draining;
 mod faults;

@@ -1,0 +1,65 @@
+//! What the documents name is there.
+
+use std::{fs, path::Path};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Words of a document that are paths into the project.
+fn paths(text: &str) -> Vec<&str> {
+    let is_of_path = |next: char| next.is_ascii_alphanumeric() || "_-./".contains(next);
+    let words = text.split(|next: char| !is_of_path(next)).map(|word| word.trim_end_matches(['.', '/']));
+    let inside = ["src/", "tests/", "benches/", "fuzz/", "examples/"];
+    words.filter(|word| inside.iter().any(|folder| word.starts_with(folder))).collect()
+}
+
+#[test]
+fn every_path_that_a_document_names_is_there() {
+    let mut named = 0;
+    for document in ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for path in paths(&text) {
+            assert!(root().join(path).exists(), "{document} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "{named}");
+}
+
+#[test]
+fn every_link_within_the_project_leads_somewhere() {
+    let mut followed = 0;
+    for document in
+        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "tests/corpus/README.md"]
+    {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                root().join(document)
+            } else {
+                root().join(document).parent().unwrap().join(file)
+            };
+            assert!(target.exists(), "{document} links to {link}");
+            assert!(section.is_empty() || has_section(&target, section), "{document} links to {link}");
+            followed += 1;
+        }
+    }
+    assert!(followed > 8, "{followed}");
+}
+
+/// Whether a heading of this file has the name that links use: lower case, hyphens for spaces, no other signs.
+fn has_section(file: &Path, section: &str) -> bool {
+    let text = fs::read_to_string(file).unwrap();
+    let name = |heading: &str| -> String {
+        let kept = heading.chars().filter(|next| next.is_alphanumeric() || "-_ ".contains(*next));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .any(|line| name(line.trim_start_matches('#').trim()) == section)
+}
