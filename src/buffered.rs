@@ -2,7 +2,7 @@
 //! buffers of a worker.
 
 mod socket;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod wire;
 
 use std::{

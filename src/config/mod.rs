@@ -10,6 +10,9 @@ mod file;
 mod headers;
 mod identity;
 mod keys;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod load;
 mod rate;
 mod report;

@@ -1,8 +1,12 @@
 //! Laws that every parser here keeps, as functions that panic where one is broken; property tests and fuzz
 //! targets feed them.
 
+#[cfg(any(test, fuzzing))]
+pub mod choices;
 pub mod frames;
 pub mod handshake;
+#[cfg(any(test, fuzzing))]
+pub mod requests;
 
 use std::fmt::Debug;
 
@@ -95,4 +99,12 @@ pub fn chunks(input: &[u8], cut: usize, limits: ChunkLimits) {
     let (first, second) = input.split_at(cut.min(input.len()));
     assert_eq!(scan_pieces([first, second], limits), whole, "cut at {cut}");
     assert_eq!(scan_pieces(input.chunks(1), limits), whole, "byte by byte");
+}
+
+/// The inputs that a fuzz target begins with; among them is whatever broke a law once.
+#[cfg(test)]
+pub(crate) fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let files = std::fs::read_dir(&folder).expect("a folder of seeds");
+    files.map(|file| std::fs::read(file.expect("a file").path()).expect("a seed")).collect()
 }
