@@ -3,6 +3,7 @@
 
 mod socket;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), expect(dead_code, reason = "a fuzz target needs less of it than the tests"))]
 pub(crate) mod wire;
 
 use std::{

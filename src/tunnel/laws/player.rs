@@ -19,7 +19,9 @@ use crate::{
     },
 };
 
-const LENGTHS: [usize; 9] = [0, 1, 5, 125, 126, 300, 301, 2000, 70_000];
+const LENGTHS: [usize; 8] = [0, 1, 5, 125, 126, 300, 301, 2000];
+/// Of a frame with a length in 64 bits, which comes rarely, as it is slow byte by byte.
+const LONG: usize = 70_000;
 const CODES: [&[u8]; 5] = [&[], &[3, 232], &[15, 160, b'b', b'y', b'e'], &[3], &[0, 0]];
 const SPECIAL: [u8; 8] = [0, 0x80, 0x7f, 0xff, 0x40, 0x83, 0x09, 0x0a];
 
@@ -85,6 +87,7 @@ impl Player {
         let payload = match opcode {
             Opcode::Close => choices.pick(&CODES).to_vec(),
             Opcode::Ping | Opcode::Pong => vec![b'p'; choices.pick(&LENGTHS[..4])],
+            _ if choices.once_in(100) => vec![b'd'; LONG],
             _ => vec![b'd'; choices.pick(&LENGTHS)],
         };
         if !opcode.is_control() {
