@@ -297,8 +297,8 @@ impl Client {
             Kind::Stuck => Instant::now() + around(beat * 2),
             _ => Instant::now() + Duration::from_secs(86_400),
         };
-        let mut finished = self.finished.clone();
-        let mut finishes = pin!(finished.wait_for(|finished| *finished));
+        let mut order = self.finished.clone();
+        let mut finishes = pin!(order.wait_for(|finished| *finished));
         let mut due = Instant::now() + around(beat);
         loop {
             while let Some(came) = tunnel.next()? {

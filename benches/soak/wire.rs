@@ -11,6 +11,8 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
+const LENGTH_16: u8 = 0x7e;
+const LENGTH_64: u8 = 0x7f;
 const MASK: u8 = 0x80;
 /// Bytes of a message before its filling: tunnel, number, order, checksum.
 const HEAD: usize = 32;
@@ -204,11 +206,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
         match payload.len() {
             short @ 0..126 => self.out.push(mask_bit | u8::try_from(short).expect("below 126")),
             medium @ 126..65_536 => {
-                self.out.push(mask_bit | 126);
+                self.out.push(mask_bit | LENGTH_16);
                 self.out.extend(u16::try_from(medium).expect("below 65,536").to_be_bytes());
             }
             long => {
-                self.out.push(mask_bit | 127);
+                self.out.push(mask_bit | LENGTH_64);
                 self.out.extend((long as u64).to_be_bytes());
             }
         }
@@ -254,11 +256,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> End<S> {
             return Err(Over::Wrong("the wrong mask bit".to_owned()));
         }
         let (length, rest) = match second & 0x7f {
-            126 => {
+            LENGTH_16 => {
                 let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
                 (usize::from(u16::from_be_bytes(*length)), rest)
             }
-            127 => {
+            LENGTH_64 => {
                 let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
                 (usize::try_from(u64::from_be_bytes(*length)).unwrap_or(usize::MAX), rest)
             }

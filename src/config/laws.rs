@@ -87,7 +87,7 @@ const SPECIAL: [&[u8]; 14] = [
 
 /// Every name with an even number of letters is set, to itself.
 fn env(name: &str) -> Option<String> {
-    (name.len() % 2 == 0).then(|| name.to_owned())
+    name.len().is_multiple_of(2).then(|| name.to_owned())
 }
 
 /// Reads a text as a file.
@@ -156,14 +156,12 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::proto::laws::seeds;
+    use crate::proto::laws::replay;
 
     #[test]
     fn s10_what_was_found_once_keeps_the_laws() {
-        let seeds = seeds("config_tables");
-        assert!(seeds.len() > 5);
-        seeds.iter().for_each(|seed| read_tables(seed));
-        crate::proto::laws::seeds("config").iter().for_each(|seed| read(&String::from_utf8_lossy(seed)));
+        replay("config_tables", read_tables);
+        replay("config", |text| read(&String::from_utf8_lossy(text)));
     }
 
     proptest! {
