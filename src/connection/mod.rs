@@ -32,7 +32,7 @@ use crate::{
     telemetry::AccessSink,
     tls::{self, Acceptor, TlsInfo},
     tunnel::Tunnel,
-    upstream::{Lease, Transport},
+    upstream::{Transport, TunnelLease},
 };
 
 pub use self::snapshot::{Listener, PoolError, Snapshot, TlsSetupError};
@@ -78,7 +78,7 @@ struct OpenTunnel {
     tunnel: Tunnel<Downstream, Transport>,
     /// `None` where no records are written.
     record: Option<Box<TunnelRecord>>,
-    lease: Lease,
+    lease: TunnelLease,
 }
 
 impl Connection {

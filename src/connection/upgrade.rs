@@ -35,11 +35,12 @@ pub(super) struct Established {
 impl Established {
     /// Makes the tunnel of it.
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
-        let drain = self.lease.drain();
+        let lease = self.lease.into_tunnel();
+        let drain = lease.drain();
         OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
             record: self.record,
-            lease: self.lease,
+            lease,
         }
     }
 }

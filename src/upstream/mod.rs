@@ -2,7 +2,7 @@
 //!
 //! A request has one [`Attempt`] with its [`Pool`]. Each [`Pool::connect`] on it gives a stream and a
 //! [`Lease`], which counts against the endpoint until it is dropped, however the task that holds it ends;
-//! [`Lease::park`] keeps the stream for a later plain request.
+//! [`Lease::park`] keeps the stream for a later plain request, [`Lease::into_tunnel`] is for a stream that became a tunnel.
 
 mod balance;
 mod budget;
@@ -26,7 +26,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-pub use pool::{Attempt, Connected, Lease, Pool, Surroundings, Want};
+pub use pool::{Attempt, Connected, Lease, Pool, Surroundings, TunnelLease, Want};
 pub use set::Caller;
 pub use sticky::StickyId;
 pub use transport::Transport;

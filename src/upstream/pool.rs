@@ -104,6 +104,11 @@ pub struct Connected {
 /// The use of an endpoint while it lasts. Its drop is the end of the use.
 pub struct Lease {
     pool: Arc<Inner>,
+    held: TunnelLease,
+}
+
+/// What is left of a lease once a tunnel stands. Every idle tunnel holds one, so it is a pointer and no more.
+pub struct TunnelLease {
     endpoint: Arc<Endpoint>,
 }
 
@@ -290,7 +295,8 @@ impl Inner {
             // It may have become full just now; then it is seen to be.
             if endpoint.lease_begins() {
                 attempt.current = picked;
-                return Some(Lease { pool: Arc::clone(self), endpoint: Arc::clone(endpoint) });
+                let held = TunnelLease { endpoint: Arc::clone(endpoint) };
+                return Some(Lease { pool: Arc::clone(self), held });
             }
         }
     }
@@ -331,20 +337,14 @@ impl Lease {
         self.endpoint().name()
     }
 
-    /// The signal to the tunnels of this endpoint.
-    pub fn drain(&self) -> Drain {
-        self.endpoint.drain()
-    }
-
     /// Notes that a try failed by the server's fault: it was not reached, or its answer ended before it began, or was none.
     pub fn server_failed(&self, reason: &str) {
-        self.pool.set.load().failed(&self.endpoint, reason);
+        self.pool.set.load().failed(&self.held.endpoint, reason);
     }
 
-    /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
-    /// fewer of them for a while.
-    pub fn server_ended_tunnel(&self, after: Duration) {
-        self.endpoint().early_ends.ended_after(after);
+    /// The same use, by a tunnel from now on.
+    pub fn into_tunnel(self) -> TunnelLease {
+        self.held
     }
 
     /// The endpoint as a Host header names it: without its scheme's port, and `localhost` for a unix socket.
@@ -370,13 +370,26 @@ impl Lease {
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.held.endpoint
     }
 }
 
-impl Drop for Lease {
+impl TunnelLease {
+    /// The signal to the tunnels of this endpoint.
+    pub fn drain(&self) -> Drain {
+        self.endpoint.drain()
+    }
+
+    /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
+    /// fewer of them for a while.
+    pub fn server_ended_tunnel(&self, after: Duration) {
+        self.endpoint.early_ends.ended_after(after);
+    }
+}
+
+impl Drop for TunnelLease {
     fn drop(&mut self) {
-        self.endpoint().lease_ends();
+        self.endpoint.lease_ends();
     }
 }
 

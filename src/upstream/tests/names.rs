@@ -225,7 +225,8 @@ async fn a_server_that_left_its_record_gets_nothing_new_and_its_tunnels_go_by_on
             assert_ne!(name(&pool).await, *known);
         }
         assert_eq!((pool.open(), pool.idle()), (1, 0));
-        assert_eq!(staying.lease.drain().is_removed(), on_removed != OnRemoved::Keep);
+        let staying = staying.lease.into_tunnel();
+        assert_eq!(staying.drain().is_removed(), on_removed != OnRemoved::Keep);
         drop(staying);
         assert_eq!(pool.open(), 0);
     }
