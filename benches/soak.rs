@@ -114,10 +114,11 @@ impl Scale {
     fn parse(arguments: &[&str]) -> Fallible<Self> {
         let mut scale = Self {
             tunnels: 150,
-            lasts: Duration::from_secs(14),
+            lasts: Duration::from_secs(20),
             beat: Duration::from_millis(1200),
             ping: 1,
-            pong: 3,
+            // Long for a client, and not for one that waits its turn on a busy machine.
+            pong: 10,
             write: 2,
             slack: Duration::from_secs(10),
             wsgate: env!("CARGO_BIN_EXE_wsgate").into(),

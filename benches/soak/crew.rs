@@ -221,7 +221,7 @@ impl Crew {
         let mut most = Rest::default();
         let mut turn = 0;
         // Each round has four parts, and the last ends with the time.
-        let part = (scale.lasts / 24).max(scale.lasts.min(Duration::from_secs(14)) / 4);
+        let part = (scale.lasts / 24).max(scale.lasts.min(Duration::from_secs(20)) / 4);
         while began.elapsed() + part / 2 < scale.lasts {
             let until = began + part * (turn + 1);
             while Instant::now() < until {
