@@ -164,6 +164,11 @@ mod tests {
         replay("config", |text| read(&String::from_utf8_lossy(text)));
     }
 
+    #[test]
+    fn s10_a_line_of_the_file_is_shown_without_its_control_characters() {
+        read("\u{80}[[listener]]\u{9b}31m\u{7f}\u{1b}[31m\u{202e}\n");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
