@@ -2,7 +2,8 @@
 //! buffers of a worker.
 
 mod socket;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), expect(dead_code, reason = "a fuzz target needs less of it than the tests"))]
 pub(crate) mod wire;
 
 use std::{

@@ -11,6 +11,9 @@ mod headers;
 mod htpasswd;
 mod identity;
 mod keys;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod load;
 mod named;
 mod rate;

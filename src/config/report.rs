@@ -172,11 +172,13 @@ impl Finding {
             }
         };
         let group = group.elements(self.help.iter().map(|help| Level::HELP.message(&**help)));
+        // The renderer leaves the control characters from U+0080 on in the lines of the file, which some terminals obey.
+        let is_hidden = |c: char| c != '\n' && is_deceptive(c);
         Problem {
             severity: self.severity,
             message: self.message.to_string(),
             place: self.span.as_ref().map_or_else(|| source.name.clone(), |span| place(source, span.start)),
-            rendered: Renderer::plain().render(&[group]),
+            rendered: Renderer::plain().render(&[group]).replace(is_hidden, "\u{fffd}"),
         }
     }
 }

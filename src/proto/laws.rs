@@ -1,8 +1,12 @@
 //! Laws that every parser here keeps, as functions that panic where one is broken; property tests and fuzz
 //! targets feed them.
 
+#[cfg(any(test, fuzzing))]
+pub mod choices;
 pub mod frames;
 pub mod handshake;
+#[cfg(any(test, fuzzing))]
+pub mod requests;
 
 use std::fmt::Debug;
 
@@ -101,4 +105,16 @@ pub fn chunks(input: &[u8], cut: usize, limits: ChunkLimits) {
     let (first, second) = input.split_at(cut.min(input.len()));
     assert_eq!(scan_pieces([first, second], limits), whole, "cut at {cut}");
     assert_eq!(scan_pieces(input.chunks(1), limits), whole, "byte by byte");
+}
+
+/// Holds a law against the inputs that its fuzz target begins with; among them is whatever broke it once.
+#[cfg(test)]
+pub(crate) fn replay(target: &str, law: impl Fn(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut count = 0;
+    for file in std::fs::read_dir(&folder).expect("a folder of seeds") {
+        law(&std::fs::read(file.expect("a file").path()).expect("a seed"));
+        count += 1;
+    }
+    assert!(count > 3, "the seeds are elsewhere");
 }

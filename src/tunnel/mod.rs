@@ -8,6 +8,9 @@
 mod account;
 mod alarm;
 mod direction;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod limits;
 mod moment;
 mod pulse;

@@ -14,18 +14,14 @@ mod timers;
 
 use tokio::{io::AsyncReadExt, task::JoinHandle};
 
+pub(super) use super::laws::{KEY, agreed, frame};
 use super::*;
 use crate::{
     buffered::wire::{Pace, Peer, Wire, wire},
     lifecycle::DrainHandle,
-    proto::{
-        frame::{FrameError, FrameHeader, Opcode, apply_mask, encode_close},
-        handshake::Offer,
-        head::{HeadLimits, RequestHead, ResponseHead},
-    },
+    proto::frame::{FrameError, FrameHeader, Opcode, apply_mask, encode_close},
 };
 
-pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -112,45 +108,6 @@ impl Open {
 
 pub(super) fn open() -> Open {
     SetUp::default().open()
-}
-
-/// A proven handshake in which these extensions were agreed.
-pub(super) fn agreed(extensions: &str) -> Agreed {
-    let line = if extensions.is_empty() {
-        String::new()
-    } else {
-        format!("Sec-WebSocket-Extensions: {extensions}\r\n")
-    };
-    let request = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{line}\r\n"
-    );
-    let response = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{line}\r\n"
-    );
-    let (request, _) =
-        RequestHead::parse(request.as_bytes(), &HeadLimits::default()).expect("legal").expect("whole");
-    let (response, _) =
-        ResponseHead::parse(response.as_bytes(), &HeadLimits::default()).expect("legal").expect("whole");
-    let offer = Offer::from_head(&request).expect("legal").expect("an offer");
-    offer.prove(&response, true).expect("the right answer")
-}
-
-/// A frame: masked from a client, bare from a server.
-pub(super) fn frame(role: Role, fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
-    let mask = match role {
-        Role::FromClient => Some(KEY),
-        Role::FromServer => None,
-    };
-    let mut bytes = Vec::new();
-    FrameHeader { fin, rsv: 0, opcode, mask, length: payload.len() as u64 }.encode(&mut bytes);
-    let start = bytes.len();
-    bytes.extend_from_slice(payload);
-    if let Some(mask) = mask {
-        apply_mask(&mut bytes[start..], mask);
-    }
-    bytes
 }
 
 /// A text message of the client's.
