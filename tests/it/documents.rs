@@ -11,7 +11,9 @@ fn paths(text: &str) -> Vec<&str> {
     let is_of_path = |next: char| next.is_ascii_alphanumeric() || "_-./".contains(next);
     let words = text.split(|next: char| !is_of_path(next)).map(|word| word.trim_end_matches(['.', '/']));
     let inside = ["src/", "tests/", "benches/", "fuzz/", "examples/"];
-    words.filter(|word| inside.iter().any(|folder| word.starts_with(folder))).collect()
+    // A name in capitals stands for many.
+    let is_one = |word: &str| word.split('/').all(|part| !part.bytes().all(|byte| byte.is_ascii_uppercase()));
+    words.filter(|word| inside.iter().any(|folder| word.starts_with(folder)) && is_one(word)).collect()
 }
 
 #[test]
