@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
-    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -12,6 +11,7 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Credentials, Denied, Users};
+use crate::proto::network::ClientKey;
 
 /// How long a password waits for its verdict.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl fmt::Debug for Queue {
 }
 
 /// Whose turn it is: an IPv4 address, an IPv6 network of 64 bits; `None` is all of a unix socket.
-type Client = Option<IpAddr>;
+type Client = Option<ClientKey>;
 
 #[derive(Default)]
 struct Waiting {
@@ -80,11 +80,11 @@ impl Verifier {
         &self,
         users: &Arc<Users>,
         credentials: Credentials,
-        client: Option<IpAddr>,
+        client: Option<ClientKey>,
     ) -> Result<Arc<str>, Denied> {
         let (answer, told) = oneshot::channel();
         let job = Job { users: Arc::clone(users), credentials, answer };
-        if !self.queue.lock().take_in(turn_of(client), job) {
+        if !self.queue.lock().take_in(client, job) {
             return Err(Denied::Busy);
         }
         self.queue.changed.notify_one();
@@ -93,14 +93,6 @@ impl Verifier {
             Ok(Err(_)) | Err(_) => Err(Denied::Busy),
         }
     }
-}
-
-/// Who has one IPv6 address of a network of 64 bits has them all.
-fn turn_of(client: Option<IpAddr>) -> Client {
-    client.map(|ip| match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    })
 }
 
 impl Queue {
@@ -183,8 +175,9 @@ mod tests {
 
     type Told = oneshot::Receiver<Result<Arc<str>, Denied>>;
 
+    #[expect(clippy::unnecessary_wraps, reason = "a client of TCP, as the queue has it")]
     fn client(number: u32) -> Client {
-        turn_of(Some(std::net::Ipv4Addr::from(number).into()))
+        Some(ClientKey::V4(number.into()))
     }
 
     /// A job, and what its client waits for.
@@ -259,16 +252,6 @@ mod tests {
             kept.push(told);
         }
         assert_eq!(waiting.length, ROOM);
-    }
-
-    #[test]
-    fn an_ipv6_network_has_one_turn() {
-        let of = |ip: &str| turn_of(Some(ip.parse().unwrap()));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert_eq!(turn_of(None), None);
     }
 
     #[tokio::test]

@@ -15,7 +15,11 @@ use crate::{
     auth::{Credentials, Denied},
     config::Origins,
     ending::{Phase, Refusal},
-    proto::{head::Headers, network::Networks, origin::Origin},
+    proto::{
+        head::Headers,
+        network::{ClientKey, Networks},
+        origin::Origin,
+    },
 };
 
 /// Characters of an Origin that the log shows.
@@ -70,7 +74,7 @@ impl Request<'_> {
         let verifier = self.connection.gate.verifier.clone();
         let user = tokio::select! {
             biased;
-            verdict = verifier.prove(users, credentials, self.sender.ip) => verdict.map_err(refusal)?,
+            verdict = verifier.prove(users, credentials, self.sender.ip.map(ClientKey::from)) => verdict.map_err(refusal)?,
             source = self.connection.gone() => {
                 return Err(Refusal::DownstreamGone { phase: Phase::Route, source });
             }

@@ -2,36 +2,18 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use crate::proto::network::ClientKey;
 
 /// Of one client past its bound, so many at once are told so; those beyond are cut. Who reads the answer has many tries, and a
 /// flood costs little.
 const TOLD: usize = 8;
 /// Room for so many clients is kept, however few there are.
 const SMALL: usize = 1024;
-
-/// What stands for a client: its IPv4 address, or the first 64 bits of its IPv6 address, since whoever has one address there has
-/// as many as that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum ClientKey {
-    V4(Ipv4Addr),
-    V6([u8; 8]),
-}
-
-impl From<IpAddr> for ClientKey {
-    fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip),
-            IpAddr::V6(ip) => {
-                let [prefix @ .., _, _, _, _, _, _, _, _] = ip.octets();
-                Self::V6(prefix)
-            }
-        }
-    }
-}
 
 /// Bounds what each client has open at once (rule S2). Memory is held for clients that have something open, and no others.
 #[derive(Debug, Clone)]
@@ -182,7 +164,7 @@ mod tests {
                     for number in 0..20_000_u32 {
                         // Three in four are of some clients that all have in common.
                         let client = if number % 4 == 0 { number * 4 + thread } else { number % 5 };
-                        held.push_back(clients.enter(Ipv4Addr::from(client).into()));
+                        held.push_back(clients.enter(std::net::Ipv4Addr::from(client).into()));
                         if held.len() > 3000 {
                             held.pop_front();
                         }

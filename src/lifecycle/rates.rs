@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::clients::ClientKey;
+use crate::proto::network::ClientKey;
 
 /// Clients that are known of one period; of two periods they take some 26 MB. A power of two, less what a map leaves free.
 const MOST: usize = (1 << 19) / 8 * 7;

@@ -1,6 +1,10 @@
 //! Networks of addresses, and peers that are known by them.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 
@@ -102,9 +106,40 @@ impl Peers {
     }
 }
 
+/// What stands for a client: its IPv4 address, or the first 64 bits of its IPv6 address, since whoever has one address there has
+/// as many as that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClientKey {
+    /// On an IPv4 or an IPv6 socket.
+    V4(Ipv4Addr),
+    /// The first 64 bits.
+    V6([u8; 8]),
+}
+
+impl From<IpAddr> for ClientKey {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip),
+            IpAddr::V6(ip) => {
+                let [prefix @ .., _, _, _, _, _, _, _, _] = ip.octets();
+                Self::V6(prefix)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_64_bits() {
+        let of = |ip: &str| ClientKey::from(ip.parse::<IpAddr>().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
 
     fn network(text: &str) -> Network {
         text.parse().unwrap()
