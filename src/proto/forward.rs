@@ -194,7 +194,7 @@ pub fn question(
     cx: &RequestContext<'_>,
 ) -> Result<RequestHead, InvalidHeader> {
     let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, cx)?.head;
-    asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name));
+    asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name) && !tells_what_is_asked(name));
     asked.headers.set("X-Forwarded-Method", head.method.as_str().as_bytes())?;
     asked.headers.set("X-Forwarded-Uri", uri.as_bytes())?;
     asked.method = Method::GET;
@@ -207,6 +207,12 @@ fn is_of_content(name: &str) -> bool {
     let families = ["content-", "if-"];
     NAMES.iter().any(|of_content| alike(of_content, name))
         || families.iter().any(|start| begins_alike(name, start))
+}
+
+/// Names under which other gateways tell an auth server what is asked for: one that knows them must not hear it of the client.
+fn tells_what_is_asked(name: &str) -> bool {
+    const NAMES: [&str; 4] = ["x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url"];
+    NAMES.iter().any(|told| alike(told, name))
 }
 
 /// What becomes of a client's header.

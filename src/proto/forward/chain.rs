@@ -67,6 +67,15 @@ pub(super) fn forwarded(headers: &Headers, trusted: &Peers) -> Option<Hop> {
     first_untrusted(headers, FORWARDED, trusted, element)
 }
 
+/// The elements of Forwarded from the last that can't be read on: what stands before it would read otherwise to whoever takes
+/// its quotes for the beginning of one.
+pub(super) fn readable(headers: &Headers) -> Vec<&[u8]> {
+    let mut elements: Vec<_> = headers.tokens(FORWARDED).collect();
+    let unreadable = elements.iter().rposition(|text| element(text).is_none());
+    elements.drain(..unreadable.map_or(0, |last| last + 1));
+    elements
+}
+
 /// The first hop from the right that is not trusted; if all are, the last. What can't be read ends the chain.
 fn first_untrusted(
     headers: &Headers,

@@ -87,8 +87,8 @@ fn port(received: &Headers, cx: &RequestContext<'_>) -> Option<u16> {
 
 /// The chains of proxies, to be extended by one.
 struct Chains<'a> {
-    /// Both chains as received, where they tell the client that is believed: a proxy that sets the one often lets the other
-    /// pass as its client wrote it.
+    /// The chain as received by which the client was found. A proxy that sets the one often lets the other pass as its client
+    /// wrote it, so that one does not go on even if it tells the same client.
     x_forwarded_for: Option<&'a Headers>,
     forwarded: Option<&'a Headers>,
     client: Option<IpAddr>,
@@ -112,12 +112,12 @@ impl<'a> Chains<'a> {
         if let Some(proxy) = cx.proxy {
             let believed = |hop: Option<chain::Hop>| hop.map_or(proxy.ip, |hop| Some(hop.ip)) == client;
             let chain = chain::x_forwarded_for(received, proxy.trusted);
-            let is_told = chain::is_told(received, chain::X_FORWARDED_FOR);
-            chains.x_forwarded_for = (is_told && believed(chain)).then_some(received);
+            let x_is_told = chain::is_told(received, chain::X_FORWARDED_FOR);
+            chains.x_forwarded_for = (x_is_told && believed(chain)).then_some(received);
             let chain = chain::forwarded(received, proxy.trusted);
-            let is_told = chain::is_told(received, chain::FORWARDED);
+            let is_read = !x_is_told && cx.client_ip_header.is_none() && chain.is_some();
             let https = chain.and_then(|hop| hop.https).unwrap_or(cx.https);
-            chains.forwarded = (is_told && believed(chain) && https == cx.https).then_some(received);
+            chains.forwarded = (is_read && believed(chain) && https == cx.https).then_some(received);
             chains.host = chain::told_host(received).or(own_host);
         }
         chains
@@ -137,7 +137,7 @@ impl<'a> Chains<'a> {
     fn write_x_forwarded_for(&self, text: &mut Vec<u8>) {
         let start = text.len();
         match self.x_forwarded_for {
-            Some(received) => write_list(text, received, chain::X_FORWARDED_FOR),
+            Some(received) => write_list(text, received.tokens(chain::X_FORWARDED_FOR)),
             None => drop(self.apart().map(|ip| write!(text, "{ip}"))),
         }
         if let Some(ip) = self.proxy.and_then(|proxy| proxy.ip) {
@@ -150,7 +150,7 @@ impl<'a> Chains<'a> {
     fn write_forwarded(&self, text: &mut Vec<u8>, cx: &RequestContext<'_>) {
         let Some(proxy) = self.proxy else { return write_element(text, self.client, cx.https, self.host) };
         if let Some(received) = self.forwarded {
-            write_list(text, received, chain::FORWARDED);
+            write_list(text, chain::readable(received).into_iter());
             text.extend_from_slice(b", ");
         } else if self.apart().is_some() {
             write_element(text, self.client, cx.https, self.host);
@@ -160,9 +160,8 @@ impl<'a> Chains<'a> {
     }
 }
 
-/// All lines of that name as one list.
-fn write_list(text: &mut Vec<u8>, received: &Headers, name: &str) {
-    for (place, element) in received.tokens(name).enumerate() {
+fn write_list<'e>(text: &mut Vec<u8>, elements: impl Iterator<Item = &'e [u8]>) {
+    for (place, element) in elements.enumerate() {
         if place > 0 {
             text.extend_from_slice(b", ");
         }

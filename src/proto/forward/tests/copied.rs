@@ -90,6 +90,7 @@ fn a_question_tells_what_it_is_about_and_nothing_that_is_not_its_own() {
     let lines = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec_WebSocket_Key: x\r\n\
         Sec-WebSocket-Protocol: x\r\nContent-Length: 3\r\nContent-Type: x\r\nTE: trailers\r\nExpect: 100-continue\r\n\
         If-Match: x\r\nIf-Modified-Since: x\r\nRange: x\r\nX-Forwarded-Uri: /x\r\nx-forwarded-method: x\r\n\
+        X-Original-URL: /x\r\nx-original-uri: /x\r\nX-Original_Method: x\r\nX-Rewrite-URL: /x\r\n\
         Transfer-Encoding: chunked\r\nCookie: a\r\nAuthorization: b\r\nOrigin: c\r\nAccept-Encoding: gzip\r\n";
     let mut head = received(lines);
     head.method = Method::new("PROPFIND").unwrap();

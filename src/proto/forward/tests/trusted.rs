@@ -71,8 +71,18 @@ fn h7_a_chain_that_was_not_believed_does_not_go_on() {
     assert!(one(&headers, "Forwarded").starts_with("for=192.0.2.7;proto=http;"));
     let headers = of("X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7;proto=https\r\n");
     assert!(one(&headers, "Forwarded").starts_with("for=192.0.2.7;proto=http;"));
-    let headers = of("X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7;proto=http\r\n");
-    assert!(one(&headers, "Forwarded").starts_with("for=192.0.2.7;proto=http, for=10.0.0.9"));
+    // Who knows its own address can write the rest.
+    for forged in ["for=192.0.2.7;proto=http;host=evil.example", "for=192.0.2.7;by=evil"] {
+        let headers = of(&format!("X-Forwarded-For: 192.0.2.7\r\nForwarded: {forged}\r\n"));
+        assert!(!one(&headers, "Forwarded").contains("evil"), "{forged}");
+        let lines = format!("CF-Connecting-IP: 192.0.2.7\r\nForwarded: {forged}\r\n");
+        let named = through(Some(PROXY), Some("CF-Connecting-IP"), &lines);
+        assert!(!one(&named, "Forwarded").contains("evil"), "{forged}");
+    }
+    // Nor can it swallow what the proxy writes behind it.
+    let headers = of("Forwarded: for=10.0.0.1;x=\"\r\nForwarded: for=192.0.2.7;proto=http\r\n");
+    let expected = "for=192.0.2.7;proto=http, for=10.0.0.9;proto=http;host=\"Example.com:8443\"";
+    assert_eq!(one(&headers, "Forwarded"), expected);
     let named =
         through(Some(PROXY), Some("X-Real-IP"), "X-Real-IP: 192.0.2.7\r\nX-Forwarded-For: 6.6.6.6\r\n");
     assert_eq!(one(&named, "X-Forwarded-For"), "192.0.2.7, 10.0.0.9");
