@@ -34,7 +34,7 @@ impl Request<'_> {
         route: &Route,
         ask: &Ask,
     ) -> Result<ControlFlow<Next>, Refusal> {
-        if !lets_in(&route.config.allow, &route.config.deny, self.sender.ip) {
+        if !lets_in(&route.config.allow, &route.config.deny, self.sender.listed_ip()) {
             return Err(Refusal::AddressDenied);
         }
         if ask.offer.is_some() {

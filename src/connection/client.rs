@@ -68,11 +68,15 @@ impl Client {
         self.addresses().map(|addresses| addresses.destination)
     }
 
+    /// Whether a PROXY header came that names nobody.
+    pub(super) fn is_unnamed(&self) -> bool {
+        self.proxied.as_ref().is_some_and(|proxied| proxied.addresses.is_none())
+    }
+
     /// Whether it is one of these. Whoever a PROXY header leaves unnamed is nobody: the address of the proxy does not vouch for
     /// what such a client says.
     pub(super) fn is_among(&self, peers: &Peers) -> bool {
-        let is_unnamed = self.proxied.as_ref().is_some_and(|proxied| proxied.addresses.is_none());
-        !is_unnamed && peers.contains(self.ip())
+        !self.is_unnamed() && peers.contains(self.ip())
     }
 
     /// What headers may tell of its TLS.

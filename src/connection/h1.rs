@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a closing connection is read on, so that what the client still sends does not reset the answer away (rule T13).
 const LINGER: Duration = Duration::from_secs(5);
+/// How long the request of a connection that is turned away is awaited where request heads have no deadline.
+const TURNED_AWAY: Duration = Duration::from_secs(10);
 /// How long the first request of a connection is awaited when a drain has begun: it may be on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -117,7 +119,7 @@ impl Http1 {
             return Arrival::Quiet;
         }
         self.head_began = Instant::now();
-        let due = self.listener.config.timeout.request_head.map(|period| self.head_began + period);
+        let due = self.time_for_head(is_turned_away).map(|period| self.head_began + period);
         self.served += 1;
         match within(due, read_head(&mut self.down, &self.listener.head_limits)).await {
             Some(arrival) => arrival,
@@ -126,12 +128,17 @@ impl Http1 {
         }
     }
 
+    /// How long a request head may take. Whoever is turned away has no time without end.
+    fn time_for_head(&self, is_turned_away: bool) -> Option<Duration> {
+        self.listener.config.timeout.request_head.or(is_turned_away.then_some(TURNED_AWAY))
+    }
+
     /// Waits for the first byte of a request; `false` when there won't be one. Stray empty lines before it are none of it
     /// (RFC 9112 §2.2), and push nothing back.
     async fn begins(&mut self, is_turned_away: bool) -> bool {
-        let timeout = self.listener.config.timeout;
+        let keep_alive = self.listener.config.timeout.keep_alive;
         // Whoever is only to be told that there is no room must not keep the place for that long.
-        let idle = if is_turned_away { timeout.request_head } else { timeout.keep_alive };
+        let idle = if is_turned_away { self.time_for_head(true) } else { keep_alive };
         let idle_until = idle.map(|period| Instant::now() + period);
         let patience = patience(self.gate.drain.clone(), self.served == 0);
         let begins = async {

@@ -177,8 +177,11 @@ impl Accepted {
     }
 }
 
-/// The TLS handshake, until `due`. A permit for it is taken only when the client says something: those that are silent must not
-/// keep others out (rule S2).
+/// How long a TLS handshake may take in any case. One that takes longer gives way where others wait.
+const UNHURRIED: Duration = Duration::from_secs(2);
+
+/// The TLS handshake, until `due`. A permit for it is taken only when the client says something, and is given up for others when
+/// it says no more: neither those that are silent nor those that stall must keep others out (rule S2).
 async fn shake_hands(
     acceptor: &Acceptor,
     socket: Socket,
@@ -191,7 +194,15 @@ async fn shake_hands(
         permits.acquire().await
     };
     let _permit = h1::within(due, heard).await.ok_or(TlsFailure::Timeout)?;
-    acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))).await
+    let crowded_out = async {
+        tokio::time::sleep(UNHURRIED).await;
+        permits.wanted().await;
+    };
+    tokio::select! {
+        biased;
+        shaken = acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))) => shaken,
+        () = crowded_out => Err(TlsFailure::Timeout),
+    }
 }
 
 /// The PROXY header, where the listener expects one.
@@ -241,7 +252,8 @@ async fn set_up(
         record::tls_failure(&gate.access, &listener, &client, &failure);
         return None;
     }
-    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip())) {
+    let is_proxy = client.is_among(&listener.config.trusted_proxies);
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip(), is_proxy)) {
         Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
         Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
         Entrance::Cut => {

@@ -171,13 +171,15 @@ impl<'a> Request<'a> {
     fn enter(&mut self) -> Result<(), Refusal> {
         let listener = &self.connection.listener;
         let ip = self.sender.ip;
-        if self.connection.client.is_among(&listener.config.trusted_proxies) {
-            match listener.enter(ip) {
+        // What a proxy asks for itself, as for its health checks, is no client's.
+        let is_proxy = self.sender.is_proxied() && listener.config.trusted_proxies.contains(ip);
+        if self.sender.is_proxied() {
+            match listener.enter(ip, is_proxy) {
                 Entrance::Open(place) => self.taken.client = place,
                 Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
             }
         }
-        if self.is_offer { listener.take_handshake(ip) } else { Ok(()) }
+        if self.is_offer { listener.take_handshake(ip, is_proxy) } else { Ok(()) }
     }
 
     /// The places that stay taken when it becomes a tunnel, its connection's among them; a box only where there are some.

@@ -25,6 +25,8 @@ pub(super) struct Sender {
     is_proxied: bool,
     /// Whether the address is from the listener's `client_ip_header`.
     is_named: bool,
+    /// Whether the address is that of a proxy whose PROXY header named nobody.
+    is_unnamed: bool,
 }
 
 impl Sender {
@@ -36,6 +38,7 @@ impl Sender {
             https: client.tls.is_some(),
             is_proxied: client.is_among(&listener.trusted_proxies),
             is_named: false,
+            is_unnamed: client.is_unnamed(),
         };
         if !own.is_proxied {
             return own;
@@ -50,6 +53,16 @@ impl Sender {
             Some(hop) => Self { ip: Some(hop.ip), port: hop.port, https, is_named: named.is_some(), ..own },
             None => Self { https, ..own },
         }
+    }
+
+    /// Whether a trusted proxy sent the request.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.is_proxied
+    }
+
+    /// The address by which lists of networks judge it; `None` where only its proxy's is known.
+    pub(super) fn listed_ip(&self) -> Option<IpAddr> {
+        self.ip.filter(|_| !self.is_unnamed)
     }
 
     /// Its address; port 0 is one that is not known.

@@ -194,10 +194,10 @@ impl Listener {
 
 impl Listener {
     /// What becomes of one more of the client with this address: a connection, or a request that a trusted proxy brings.
-    /// Proxies themselves are not counted, nor is who has no address.
-    pub(super) fn enter(&self, ip: Option<IpAddr>) -> Entrance {
+    /// Proxies that are believed are not counted, nor is who has no address.
+    pub(super) fn enter(&self, ip: Option<IpAddr>, is_proxy: bool) -> Entrance {
         match (&self.clients, ip) {
-            (Some(clients), Some(ip)) if !self.trusts(Some(ip)) => clients.enter(ip),
+            (Some(clients), Some(ip)) if !is_proxy => clients.enter(ip),
             _ => Entrance::Open(None),
         }
     }
@@ -210,22 +210,18 @@ impl Listener {
 
     /// [`Self::enter`] for a connection that was accepted just now; `None` where it has yet to say whose it is.
     pub(crate) fn enter_accepted(&self, socket: &Accepted) -> Option<Entrance> {
-        self.config.proxy_protocol.is_none().then(|| self.enter(socket.ip()))
+        let ip = socket.ip();
+        self.config.proxy_protocol.is_none().then(|| self.enter(ip, self.config.trusted_proxies.contains(ip)))
     }
 
     /// Takes a handshake of the client with this address out of what its rate allows (rule W15).
-    pub(super) fn take_handshake(&self, ip: Option<IpAddr>) -> Result<(), Refusal> {
+    pub(super) fn take_handshake(&self, ip: Option<IpAddr>, is_proxy: bool) -> Result<(), Refusal> {
         match (&self.handshakes, ip) {
-            (Some(rates), Some(ip)) if !self.trusts(Some(ip)) => {
+            (Some(rates), Some(ip)) if !is_proxy => {
                 rates.take(ip, Instant::now()).map_err(|wait| Refusal::HandshakeRate { wait })
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether the peer with this address is a proxy that is believed; `None` is one on a unix socket.
-    pub(super) fn trusts(&self, ip: Option<IpAddr>) -> bool {
-        self.config.trusted_proxies.contains(ip)
     }
 
     /// Notes that a connection of this client is cut without an answer.

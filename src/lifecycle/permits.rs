@@ -1,6 +1,12 @@
 //! Permits: the right to exist, out of a bounded number.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -109,11 +115,45 @@ fn reserve(total: usize) -> usize {
     (total / FOR_EACH_REFUSAL).clamp(*RESERVE.start(), *RESERVE.end()).min(total)
 }
 
-/// Bounds the TLS handshakes in flight (rule S2).
+/// Bounds the TLS handshakes in flight (rule S2), and tells those that take long when others wait for their places.
 #[derive(Debug, Clone)]
 pub struct TlsPermits {
     handshakes: Arc<Semaphore>,
     total: usize,
+    crowd: Arc<Crowd>,
+}
+
+/// Who waits for a permit.
+#[derive(Debug)]
+struct Crowd {
+    /// One for each that waits and for whom nobody has given way.
+    waiting: Semaphore,
+    /// Those who have given way for one that has not got the permit yet.
+    gave_way: AtomicUsize,
+}
+
+/// One that waits; it does so until it is dropped.
+struct Waits<'c> {
+    crowd: &'c Crowd,
+}
+
+impl<'c> Waits<'c> {
+    fn in_crowd(crowd: &'c Crowd) -> Self {
+        crowd.waiting.add_permits(1);
+        Self { crowd }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let one_less = |count: usize| count.checked_sub(1);
+        if self.crowd.gave_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok() {
+            return;
+        }
+        if let Ok(waiting) = self.crowd.waiting.try_acquire() {
+            waiting.forget();
+        }
+    }
 }
 
 /// The right to one TLS handshake; given back on drop.
@@ -126,13 +166,30 @@ impl TlsPermits {
     /// Permits for `total` TLS handshakes at once.
     pub fn new(total: usize) -> Self {
         let total = total.min(Semaphore::MAX_PERMITS);
-        Self { handshakes: Arc::new(Semaphore::new(total)), total }
+        let crowd = Crowd { waiting: Semaphore::new(0), gave_way: AtomicUsize::new(0) };
+        Self { handshakes: Arc::new(Semaphore::new(total)), total, crowd: Arc::new(crowd) }
     }
 
     /// Waits for a permit.
     pub async fn acquire(&self) -> TlsPermit {
+        if let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() {
+            return TlsPermit { _permit: permit };
+        }
+        let _waits = Waits::in_crowd(&self.crowd);
         match Arc::clone(&self.handshakes).acquire_owned().await {
             Ok(permit) => TlsPermit { _permit: permit },
+            // The semaphore is never closed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until a permit is wanted for which nobody else gives way. Whoever called this then gives its own back.
+    pub async fn wanted(&self) {
+        match self.crowd.waiting.acquire().await {
+            Ok(waiting) => {
+                waiting.forget();
+                self.crowd.gave_way.fetch_add(1, Ordering::AcqRel);
+            }
             // The semaphore is never closed.
             Err(_) => std::future::pending().await,
         }
@@ -176,6 +233,44 @@ mod tests {
         drop(first);
         assert!(!waits.await.expect("a permit").is_overload());
         drop((second, third, fourth));
+        assert_eq!(permits.in_use(), 0);
+    }
+
+    /// Whether somebody is to give way now.
+    async fn is_wanted(permits: &TlsPermits) -> bool {
+        tokio::time::timeout(std::time::Duration::ZERO, permits.wanted()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s2_one_gives_way_for_each_that_waits_for_a_tls_handshake() {
+        let permits = TlsPermits::new(2);
+        let (first, second) = (permits.acquire().await, permits.acquire().await);
+        assert!(!is_wanted(&permits).await);
+        let wait = || {
+            let permits = permits.clone();
+            tokio::spawn(async move { permits.acquire().await })
+        };
+        let (one, other) = (wait(), wait());
+        tokio::task::yield_now().await;
+        assert!(is_wanted(&permits).await, "for the one");
+        drop(first);
+        let third = one.await.unwrap();
+        assert!(is_wanted(&permits).await, "for the other");
+        assert!(!is_wanted(&permits).await);
+        drop(second);
+        let fourth = other.await.unwrap();
+        // Nobody gives way to one that left, or that found a place by itself.
+        let leaves = wait();
+        tokio::task::yield_now().await;
+        leaves.abort();
+        assert!(leaves.await.unwrap_err().is_cancelled());
+        assert!(!is_wanted(&permits).await);
+        let finds = wait();
+        tokio::task::yield_now().await;
+        drop(third);
+        let fifth = finds.await.unwrap();
+        assert!(!is_wanted(&permits).await);
+        drop((fourth, fifth));
         assert_eq!(permits.in_use(), 0);
     }
 }

@@ -243,6 +243,33 @@ async fn s2_per_ip_limit_counts_whom_the_proxy_header_names() {
 }
 
 #[tokio::test]
+async fn s2_h7_whom_the_proxy_header_leaves_unnamed_counts_under_the_balancers_address() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address())
+        .listener("proxy_protocol = \"required\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\nmax_connections_per_ip = 2")
+        .listener("trusted_proxies = [\"127.0.0.0/8\"]\nhandshake_rate_per_ip = \"1/h\"")
+        .more("[[route]]\npath = \"/inside\"\nallow = [\"127.0.0.0/8\"]\nrespond = { status = 200 }")
+        .start();
+    let unnamed = async |request: &str| {
+        let mut peer = Peer::dial(gate.address()).await;
+        peer.send(["PROXY UNKNOWN\r\n", request].concat()).await;
+        peer
+    };
+    // Its balancer's address opens no list to it.
+    let mut inside = unnamed(&get("/inside", "")).await;
+    assert_eq!(inside.read_head().await.status(), 403);
+    let mut first = unnamed(OFFER).await;
+    backend.accept().await.send(AGREED).await;
+    assert_eq!(first.read_head().await.status(), 101);
+    drop(inside);
+    gate.has_connections(1).await;
+    let mut second = unnamed(OFFER).await;
+    assert_eq!(second.read_head().await.status(), 429, "handshake_rate_per_ip");
+    let mut third = unnamed(&get("/", "")).await;
+    assert_eq!(third.read_head().await.status(), 429, "max_connections_per_ip");
+}
+
+#[tokio::test]
 async fn w15_handshake_rate_of_each_address_and_requests_are_none() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).listener("handshake_rate_per_ip = \"2/h\"").start();

@@ -267,6 +267,29 @@ async fn s2_tls_handshakes_past_their_limit_wait_and_silent_ones_keep_nobody_out
 }
 
 #[tokio::test]
+async fn s2_a_tls_handshake_that_stalls_gives_way_to_whoever_waits() {
+    let (pki, backend) = (Pki::new(), HttpBackend::start().await);
+    let setup = Setup::to(backend.address()).server("max_tls_handshakes = 3");
+    let gate = setup.listener("timeout.tls_handshake = \"1h\"").tls(&pki, "").start();
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let mut peer = Peer::dial(gate.address()).await;
+        peer.send([0x16, 3, 1]).await;
+        stalled.push(peer);
+    }
+    gate.has_tls_handshakes(3).await;
+    // None of those leaves by itself.
+    let mut client = pki.client(gate.address(), "localhost", &pki.client_config()).await;
+    client.send(get("/", "")).await;
+    assert_eq!(client.read_response().await.text(), "hello");
+    let record = gate.record_of(Kind::TlsFailure).await;
+    assert_eq!((record.ending, record.ended_by), (Some("tls_timeout"), Some("gate")));
+    // With room again, nobody has to go.
+    gate.has_tls_handshakes(2).await;
+    assert_eq!(gate.records().iter().filter(|record| record.kind == Kind::TlsFailure).count(), 1);
+}
+
+#[tokio::test]
 async fn t13_close_notify_ends_every_answer_that_closes() {
     let pki = Pki::new();
     for version in [&TLS12, &TLS13] {
