@@ -31,6 +31,7 @@ export default ({ prints = false, subjects = [] } = {}) =>
     const send = async (name) => outcomes.set(name, await playAll(name, cases));
     const sent = (name) => scenario(`${name} is sent ${cases.length} cases`, () => send(name), limit);
     await Promise.all(["wsgate", ...others].map(sent));
+    await playAgain(cases, outcomes.get("wsgate"));
     await judge(cases, outcomes.get("wsgate"));
     if (prints) printTable(cases, outcomes);
     console.log(`# strictness: ${cases.length} cases`);
@@ -70,6 +71,17 @@ async function playAll(name, cases) {
   };
   await Promise.all(Array.from({ length: lanes }, (_, place) => lane(place)));
   return outcomes;
+}
+
+/**
+ * What came late of one case may have been counted for the next of its lane: those that did not come out have a gate and a
+ * backend of their own, and that counts.
+ */
+async function playAgain(cases, outcomes) {
+  for (const its of cases.filter((its) => !isAsTold(its, outcomes.get(its.name)))) {
+    console.log(`# ${its.name} once more`);
+    outcomes.set(its.name, (await playAll("wsgate", [its])).get(its.name));
+  }
 }
 
 async function play(its, server, backend) {
@@ -195,6 +207,15 @@ async function judge(cases, outcomes) {
     await scenario(`wsgate does what ${own.length} cases of ${subject} say`, () => {
       for (const its of own) judgeOne(its, outcomes.get(its.name));
     });
+  }
+}
+
+function isAsTold(its, outcome) {
+  try {
+    judgeOne(its, outcome);
+    return true;
+  } catch {
+    return false;
   }
 }
 

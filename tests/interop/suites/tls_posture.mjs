@@ -1,6 +1,6 @@
 // sslyze and testssl.sh on wsgate's TLS: what an auditor would run.
 
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { freshFolder, startGate } from "../gate.mjs";
@@ -39,7 +39,7 @@ export default () =>
 
     await scenario("sslyze: Mozilla's intermediate profile", () => complies(folder, both, "intermediate"), 90);
     await scenario("sslyze: Mozilla's modern profile, with min_version 1.3", () => complies(folder, newest, "modern"), 90);
-    await scenario("testssl.sh: no finding that wsgate could avoid", () => isClean(folder, both), 240);
+    await scenario("testssl.sh: no finding that wsgate could avoid", () => isClean(folder, both), 470);
 
     await gate.end();
   });
@@ -70,12 +70,10 @@ async function complies(folder, port, profile) {
 }
 
 async function isClean(folder, port) {
-  const report = join(folder, "testssl.json");
-  const quiet = ["--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--ip", "127.0.0.1"];
-  const checks = ["--protocols", "--std", "--server-preference", "--pfs", "--server-defaults", "--headers", "--vulnerable"];
-  const args = [...quiet, ...checks, "--add-ca", join(folder, "ca.crt"), "--jsonfile", report, `localhost:${port}`];
-  await run("testssl", args, { limit: 230, cwd: folder });
-  const findings = JSON.parse(await readFile(report, "utf8"));
+  let findings = await examine(folder, port);
+  // A check that testssl.sh could not make, as happens to it on a busy machine, is no finding: it has a second try.
+  const couldNot = ({ id, severity }) => severity === "WARN" && !Object.hasOwn(exceptions, id);
+  if (findings.some(couldNot)) findings = await examine(folder, port);
   const named = (id) => findings.find((finding) => finding.id === id)?.finding ?? "nothing";
   // It got through: these are from the first, a middle and the last part of its work.
   contains(named("TLS1_3"), "offered", "what testssl.sh says of TLS 1.3");
@@ -83,4 +81,15 @@ async function isClean(folder, port) {
   contains(named("RC4"), "not vulnerable", "what testssl.sh says of RC4");
   const bad = findings.filter(({ id, severity }) => !["OK", "INFO"].includes(severity) && !Object.hasOwn(exceptions, id));
   equal(bad.map(({ id, severity, finding }) => `${severity} ${id}: ${finding}`).join("; "), "", "findings of testssl.sh");
+}
+
+/** What testssl.sh finds. */
+async function examine(folder, port) {
+  const report = join(folder, "testssl.json");
+  await rm(report, { force: true });
+  const quiet = ["--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--ip", "127.0.0.1"];
+  const checks = ["--protocols", "--std", "--server-preference", "--pfs", "--server-defaults", "--headers", "--vulnerable"];
+  const args = [...quiet, ...checks, "--add-ca", join(folder, "ca.crt"), "--jsonfile", report, `localhost:${port}`];
+  await run("testssl", args, { limit: 230, cwd: folder });
+  return JSON.parse(await readFile(report, "utf8"));
 }
