@@ -12,7 +12,7 @@ use crate::{
     ending::{Phase, Refusal},
     exchange::{Answered, Exchange, Plan},
     proto::{
-        forward::{self, Copied, HostHeader, Kind, RequestContext, Values},
+        forward::{self, HostHeader, Kind, RequestContext, Values},
         framing::BodyFraming,
         head::Method,
     },
@@ -108,12 +108,7 @@ fn question(
     values: Values<'_>,
 ) -> Result<Vec<u8>, Refusal> {
     let cx = request.context(way, connected, values);
-    let cx = RequestContext {
-        host_header: &HostHeader::Upstream,
-        copied: Copied { from: None, ..cx.copied },
-        edits: &way.route.about_request,
-        ..cx
-    };
+    let cx = RequestContext { host_header: &HostHeader::Upstream, edits: &way.route.about_request, ..cx };
     let asked = forward::question(&request.head, way.asked.origin_form(), &cx).map_err(bad_request_header)?;
     let mut head = Vec::new();
     asked.encode(&mut head);

@@ -366,7 +366,11 @@ impl<'a> Request<'a> {
             upstream_authority: connected.lease.authority(),
             host_header: &route.host_header,
             via: route.via.as_deref(),
-            copied: Copied { names: route.copied_headers(), from: self.permission.as_ref() },
+            copied: Copied {
+                names: route.copied_headers(),
+                from: self.permission.as_ref(),
+                is_asked_for: false,
+            },
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,

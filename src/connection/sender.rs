@@ -12,6 +12,19 @@ use crate::{
     telemetry::RateLimited,
 };
 
+/// On whose word the address is the sender's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// Nobody's: it is the connection's, or what the PROXY header says.
+    Own,
+    /// The PROXY header named nobody: it is the proxy's.
+    Unnamed,
+    /// A trusted proxy's, which may have spoken for itself.
+    Proxy,
+    /// The same by the listener's `client_ip_header`.
+    Named,
+}
+
 /// The client of one request, as far as the listener believes what it was told (rule H7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sender {
@@ -21,26 +34,26 @@ pub(super) struct Sender {
     port: Option<u16>,
     /// Whether it came by https, to wsgate or to a proxy that is trusted.
     pub(super) https: bool,
-    /// Whether a trusted proxy sent the request.
-    is_proxied: bool,
-    /// Whether the address is from the listener's `client_ip_header`.
-    is_named: bool,
-    /// Whether the address is that of a proxy whose PROXY header named nobody.
-    is_unnamed: bool,
+    word: Word,
 }
 
 impl Sender {
     /// The sender of a request of this connection.
     pub(super) fn of(client: &Client, head: &RequestHead, listener: &config::Listener) -> Self {
+        let word = if client.is_unnamed() {
+            Word::Unnamed
+        } else if client.is_among(&listener.trusted_proxies) {
+            Word::Proxy
+        } else {
+            Word::Own
+        };
         let own = Self {
             ip: client.ip(),
             port: client.address().map(|address| address.port()),
             https: client.tls.is_some(),
-            is_proxied: client.is_among(&listener.trusted_proxies),
-            is_named: false,
-            is_unnamed: client.is_unnamed(),
+            word,
         };
-        if !own.is_proxied {
+        if !own.is_proxied() {
             return own;
         }
         let named = listener.client_ip_header.as_deref();
@@ -50,19 +63,22 @@ impl Sender {
         }
         let https = told.https.unwrap_or(own.https);
         match told.client {
-            Some(hop) => Self { ip: Some(hop.ip), port: hop.port, https, is_named: named.is_some(), ..own },
+            Some(hop) => {
+                let word = if named.is_some() { Word::Named } else { word };
+                Self { ip: Some(hop.ip), port: hop.port, https, word }
+            }
             None => Self { https, ..own },
         }
     }
 
     /// Whether a trusted proxy sent the request.
     pub(super) fn is_proxied(&self) -> bool {
-        self.is_proxied
+        matches!(self.word, Word::Proxy | Word::Named)
     }
 
     /// The address by which lists of networks judge it; `None` where only its proxy's is known.
     pub(super) fn listed_ip(&self) -> Option<IpAddr> {
-        self.ip.filter(|_| !self.is_unnamed)
+        self.ip.filter(|_| self.word != Word::Unnamed)
     }
 
     /// Its address; port 0 is one that is not known.
@@ -85,12 +101,12 @@ impl Sender {
 
     /// The id that a trusted proxy gave to its request.
     pub(super) fn request_id<'h>(&self, head: &'h RequestHead) -> Option<&'h str> {
-        told_request_id(&head.headers).filter(|_| self.is_proxied)
+        told_request_id(&head.headers).filter(|_| self.is_proxied())
     }
 
     /// The proxy that sent the request, if its word counts.
     pub(super) fn proxy<'a>(&self, client: &Client, listener: &'a config::Listener) -> Option<Proxy<'a>> {
-        self.is_proxied.then(|| Proxy {
+        self.is_proxied().then(|| Proxy {
             ip: client.ip(),
             tls: client.tls.is_some(),
             trusted: &listener.trusted_proxies,
@@ -100,7 +116,7 @@ impl Sender {
     /// The listener's `client_ip_header`, and whether it was believed.
     pub(super) fn client_ip_header<'a>(&self, listener: &'a config::Listener) -> Option<ClientIpHeader<'a>> {
         let name = listener.client_ip_header.as_deref()?;
-        Some(ClientIpHeader { name, believed: self.is_named })
+        Some(ClientIpHeader { name, believed: self.word == Word::Named })
     }
 }
 

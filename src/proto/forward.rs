@@ -75,11 +75,14 @@ pub struct Copied<'a> {
     pub names: &'a [String],
     /// The answer's headers; `None` has none of them.
     pub from: Option<&'a Headers>,
+    /// It is the question: what the client proves itself by goes along, even if the answer is to replace it.
+    pub is_asked_for: bool,
 }
 
 impl Copied<'_> {
     fn touch(&self, name: &str) -> bool {
-        self.names.iter().any(|copied| alike(copied, name))
+        let is_proof = ["authorization", "cookie"].iter().any(|proof| proof.eq_ignore_ascii_case(name));
+        !(self.is_asked_for && is_proof) && self.names.iter().any(|copied| alike(copied, name))
     }
 
     /// Adds what the answer has, in place of what is there.
@@ -193,7 +196,9 @@ pub fn question(
     uri: &str,
     cx: &RequestContext<'_>,
 ) -> Result<RequestHead, InvalidHeader> {
-    let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, cx)?.head;
+    let copied = Copied { from: None, is_asked_for: true, ..cx.copied };
+    let cx = RequestContext { copied, ..*cx };
+    let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, &cx)?.head;
     asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name) && !tells_what_is_asked(name));
     asked.headers.set("X-Forwarded-Method", head.method.as_str().as_bytes())?;
     asked.headers.set("X-Forwarded-Uri", uri.as_bytes())?;

@@ -61,7 +61,7 @@ pub(super) fn append(
     if let Some(host) = told.host {
         out.append("X-Forwarded-Host", host)?;
     }
-    if let Some(port) = port(received, cx) {
+    if let Some(port) = port(received, cx, told.tells_scheme) {
         append_display(out, "X-Forwarded-Port", &port)?;
     }
     if let Some(ip) = client {
@@ -78,11 +78,11 @@ pub(super) fn append(
 
 /// The port that the client connected to. Where a proxy tells the scheme but no port, it is not known: wsgate's own is that of
 /// the proxy's connection.
-fn port(received: &Headers, cx: &RequestContext<'_>) -> Option<u16> {
+fn port(received: &Headers, cx: &RequestContext<'_>, tells_scheme: bool) -> Option<u16> {
     if cx.proxy.is_none() {
         return cx.listener_port;
     }
-    chain::told_port(received).or_else(|| cx.listener_port.filter(|_| chain::told_https(received).is_none()))
+    chain::told_port(received).or_else(|| cx.listener_port.filter(|_| !tells_scheme))
 }
 
 /// The chains of proxies, to be extended by one.
@@ -91,6 +91,8 @@ struct Chains<'a> {
     /// wrote it, so that one does not go on even if it tells the same client.
     x_forwarded_for: Option<&'a Headers>,
     forwarded: Option<&'a Headers>,
+    /// Whether a trusted proxy told by which scheme the client came.
+    tells_scheme: bool,
     client: Option<IpAddr>,
     proxy: Option<Proxy<'a>>,
     /// The host as the client knows it, and as it came here.
@@ -104,6 +106,7 @@ impl<'a> Chains<'a> {
         let mut chains = Self {
             x_forwarded_for: None,
             forwarded: None,
+            tells_scheme: false,
             client,
             proxy: cx.proxy,
             host: own_host,
@@ -116,6 +119,8 @@ impl<'a> Chains<'a> {
             chains.x_forwarded_for = (x_is_told && believed(chain)).then_some(received);
             let chain = chain::forwarded(received, proxy.trusted);
             let is_read = !x_is_told && cx.client_ip_header.is_none() && chain.is_some();
+            let told = chain.filter(|_| is_read).and_then(|hop| hop.https);
+            chains.tells_scheme = chain::told_https(received).or(told).is_some();
             let https = chain.and_then(|hop| hop.https).unwrap_or(cx.https);
             chains.forwarded = (is_read && believed(chain) && https == cx.https).then_some(received);
             chains.host = chain::told_host(received).or(own_host);

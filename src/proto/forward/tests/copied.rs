@@ -10,7 +10,8 @@ fn names() -> Vec<String> {
 
 fn with(client: &str, answered: Option<&str>, underscore_headers: UnderscoreHeaders) -> Headers {
     let (names, answered) = (names(), answered.map(|lines| answer(200, lines)));
-    let copied = Copied { names: &names, from: answered.as_ref().map(|answer| &answer.headers) };
+    let copied =
+        Copied { names: &names, from: answered.as_ref().map(|answer| &answer.headers), ..Copied::default() };
     let cx = RequestContext { copied, underscore_headers, ..context() };
     request(&received(client), Kind::Handshake, &cx).unwrap().head.headers
 }
@@ -40,7 +41,7 @@ fn h7_what_is_copied_is_no_trusted_proxys_either() {
     let names = ["X-Forwarded-User".to_owned()];
     let trusted = crate::proto::network::Peers { unix: true, ..Default::default() };
     let proxy = Some(Proxy { ip: None, tls: false, trusted: &trusted });
-    let cx = RequestContext { copied: Copied { names: &names, from: None }, proxy, ..context() };
+    let cx = RequestContext { copied: Copied { names: &names, ..Copied::default() }, proxy, ..context() };
     let lines = "X-Forwarded-User: root\r\nX_Forwarded_User: root\r\nX-Forwarded-Uri: /x\r\nX-Forwarded-Method: PUT\r\n";
     let asked = question(&received(lines), "/path", &cx).unwrap();
     assert_eq!(
@@ -67,7 +68,7 @@ fn what_is_copied_replaces_wsgates_own_and_yields_to_the_route() {
     let names = names();
     let from = answer(200, "X-Real-IP: 198.51.100.1\r\nX-User: ali\r\n").headers;
     let edits = edits(&[("X-User", "fixed")], &[]);
-    let copied = Copied { names: &names, from: Some(&from) };
+    let copied = Copied { names: &names, from: Some(&from), ..Copied::default() };
     let cx = RequestContext { copied, edits: &edits, ..context() };
     let headers = request(&received(""), GET, &cx).unwrap().head.headers;
     assert_eq!((one(&headers, "X-Real-IP"), one(&headers, "X-User")), ("198.51.100.1", "fixed"));
@@ -79,7 +80,10 @@ fn what_frames_or_upgrades_a_message_is_never_copied() {
         ["Content-Length", "Connection", "Host", "Sec-WebSocket-Key"].map(str::to_owned).into();
     let lines = "Content-Length: 7\r\nConnection: x\r\nHost: evil\r\nSec-WebSocket-Key: x\r\n";
     let from = answer(200, lines).headers;
-    let cx = RequestContext { copied: Copied { names: &names, from: Some(&from) }, ..context() };
+    let cx = RequestContext {
+        copied: Copied { names: &names, from: Some(&from), ..Copied::default() },
+        ..context()
+    };
     let headers = request(&received("Connection: Upgrade\r\n"), Kind::Handshake, &cx).unwrap().head.headers;
     assert_eq!((one(&headers, "Host"), one(&headers, "Connection")), ("Example.com:8443", "Upgrade"));
     assert!(!headers.contains("content-length") && !headers.contains("sec-websocket-key"));
@@ -118,4 +122,16 @@ fn a_question_tells_what_it_is_about_and_nothing_that_is_not_its_own() {
 #[test]
 fn h13_a_question_is_about_a_uri_that_can_be_written() {
     assert!(question(&received(""), "/a\r\nX-Forwarded-For: 6.6.6.6", &context()).is_err());
+}
+
+#[test]
+fn a_question_has_the_credentials_that_its_answer_is_to_replace() {
+    let names = ["Authorization", "cookie", "X-User"].map(str::to_owned);
+    let cx = RequestContext { copied: Copied { names: &names, ..Copied::default() }, ..context() };
+    let head = received("Authorization: Bearer good\r\nCookie: s=good\r\nX-User: root\r\n");
+    let asked = question(&head, "/path", &cx).unwrap().headers;
+    assert_eq!((one(&asked, "Authorization"), one(&asked, "Cookie")), ("Bearer good", "s=good"));
+    assert!(!asked.contains("X-User"));
+    let passed = request(&head, GET, &cx).unwrap().head.headers;
+    assert!(!passed.contains("Authorization") && !passed.contains("Cookie"), "{passed:?}");
 }

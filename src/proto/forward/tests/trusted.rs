@@ -106,6 +106,9 @@ fn h7_what_a_trusted_proxy_says_wrongly_is_written_anew() {
 fn h7_the_port_of_another_scheme_is_not_told() {
     let headers = of("X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n");
     assert!(!headers.contains("X-Forwarded-Port"), "that of wsgate is the proxy's");
+    let headers = of("Forwarded: for=192.0.2.7;proto=https\r\n");
+    assert_eq!(one(&headers, "X-Forwarded-Proto"), "https");
+    assert!(!headers.contains("X-Forwarded-Port"), "whichever header tells the scheme");
 }
 
 #[test]
