@@ -180,7 +180,7 @@ impl Pool {
     pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
         let pool = &self.inner;
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
-        if pool.set.load().endpoints.is_empty() && pool.has_records() {
+        if pool.set.load().endpoints.is_empty() {
             pool.await_servers(bounds).await;
         }
         let mut failure = None;

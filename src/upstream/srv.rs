@@ -1,6 +1,7 @@
 //! Servers that SRV records list: endpoints that come and go.
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::{Arc, Mutex, Weak},
 };
@@ -31,7 +32,8 @@ pub(super) struct Servers {
     /// Endpoints that left the list at this place while there was still a use of them, or an attempt that knew them. One that
     /// comes back meanwhile is the same as before.
     left: Mutex<Vec<(usize, Listed)>>,
-    changed: watch::Sender<()>,
+    /// The places of records that never had an answer and are being asked for.
+    awaited: watch::Sender<BTreeSet<usize>>,
 }
 
 /// One entry of `servers`.
@@ -69,12 +71,14 @@ impl Servers {
             },
             entry: entry.clone(),
         };
-        Self {
+        let servers = Self {
             place: place.clone(),
             lists: Mutex::new(config.servers.iter().map(list).collect()),
             left: Mutex::default(),
-            changed: watch::Sender::new(()),
-        }
+            awaited: watch::Sender::default(),
+        };
+        servers.awaited.send_replace(servers.records().into_iter().map(|(place, _)| place).collect());
+        servers
     }
 
     /// What requests choose from.
@@ -97,11 +101,6 @@ impl Servers {
             _ => None,
         };
         lock(&self.lists).iter().enumerate().filter_map(record).collect()
-    }
-
-    /// Whether the list at this place never had an answer.
-    fn is_unknown(&self, place: usize) -> bool {
-        lock(&self.lists)[place].endpoints.is_empty()
     }
 
     /// Puts an answer in the place of the last one; `None` if nothing has changed.
@@ -172,21 +171,12 @@ fn servers(mut records: Vec<SRV>, entry: &UpstreamServer) -> Vec<(UpstreamServer
 }
 
 impl Inner {
-    /// Waits for the first servers of a pool that has none yet, if they come in time.
+    /// Waits for the first servers of a pool that has none yet, as long as a record is asked for and they come in time.
     pub(super) async fn await_servers(&self, bounds: Bounds) {
-        let mut changed = self.servers.changed.subscribe();
-        let listed = async {
-            while self.set.load().endpoints.is_empty() {
-                // The sender lives as long as the pool.
-                let _ = changed.changed().await;
-            }
-        };
+        let mut awaited = self.servers.awaited.subscribe();
+        let listed = awaited.wait_for(|awaited| awaited.is_empty() || !self.set.load().endpoints.is_empty());
         // If they don't, there is nobody to choose.
         let _ = bounds.apply(listed).await;
-    }
-
-    pub(super) fn has_records(&self) -> bool {
-        self.config.servers.iter().any(|server| matches!(server.address, ServerAddress::Srv(_)))
     }
 
     fn relist(&self, place: usize, name: &str, records: Vec<SRV>) {
@@ -199,7 +189,6 @@ impl Inner {
         // Counted here before they are not counted there.
         lock(&self.servers.left).extend(left.iter().cloned().map(|listed| (place, listed)));
         self.set.store(Arc::new(self.servers.set(&self.config)));
-        self.servers.changed.send_replace(());
         for listed in left {
             listed.endpoint.leave();
         }
@@ -230,24 +219,31 @@ pub(super) fn follow(pool: &Arc<Inner>) -> Vec<Pin<Box<dyn Future<Output = ()> +
 }
 
 async fn follow_one(pool: Weak<Inner>, place: usize, name: String) {
-    let mut fails = false;
+    let (mut is_known, mut fails) = (false, false);
     loop {
+        if !is_known {
+            let Some(pool) = pool.upgrade() else { return };
+            pool.servers.awaited.send_modify(|awaited| _ = awaited.insert(place));
+        }
         let found = resolve::records(&name).await;
         let Some(pool) = pool.upgrade() else { return };
         let refresh = pool.config.dns_refresh;
         let next = match found {
             Ok(records) => {
-                fails = false;
+                (is_known, fails) = (true, false);
                 pool.relist(place, &name, records);
                 refresh
             }
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
-                    tracing::warn!(upstream = %pool.config.name, record = %name, %error, "record not resolved, its last servers stay in use");
+                    let until = if is_known { "its last servers stay in use" } else { "it has no servers yet" };
+                    tracing::warn!(upstream = %pool.config.name, record = %name, %error, "record not resolved, {until}");
                 }
-                if pool.servers.is_unknown(place) { Some(Named::soon(refresh)) } else { refresh }
+                if is_known { refresh } else { Some(Named::soon(refresh)) }
             }
         };
+        // Behind the new list, so that who waited finds it.
+        pool.servers.awaited.send_modify(|awaited| _ = awaited.remove(&place));
         pool.forget_left();
         drop(pool);
         let Some(next) = next else { return };

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     pin::pin,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 

@@ -415,13 +415,11 @@ async fn a_name_is_resolved() {
 }
 
 #[tokio::test]
-async fn a_pool_without_an_answer_to_its_record_is_waited_for_and_then_has_no_endpoint() {
+async fn a_pool_without_an_answer_to_its_record_has_no_endpoint() {
     let gate =
         Setup::to("dns+srv://_ws._tcp.nowhere.invalid").upstream("connect_timeout = \"150ms\"").start();
-    let began = std::time::Instant::now();
     let mut client = gate.ask(get("/", "")).await;
     assert_eq!(client.read_response().await.status(), 503);
-    assert!(began.elapsed() >= std::time::Duration::from_millis(150));
     assert_eq!(gate.record(|_| true).await.ending, Some("no_endpoint"));
     gate.finish().await;
 }

@@ -382,16 +382,37 @@ async fn an_answer_that_fails_keeps_the_last_list() {
 #[tokio::test]
 async fn the_first_list_is_waited_for_within_connect_timeout() {
     let (_a, a) = server().await;
-    let dns = Dns::serve(vec![("a.test.", address("127.0.0.1"))]).await;
-    let pool = listed(|config| config.connect_timeout = Some(Duration::from_millis(50)));
+    let service = "_ws._tcp.example.test.";
+    let dns =
+        Dns::serve(vec![("a.test.", address("127.0.0.1")), (service, srv(0, 0, port(&a), "a.test."))]).await;
+    dns.change(|zone| zone.delay = Duration::from_millis(100));
+    let pool = listed(|config| config.connect_timeout = Some(Duration::from_millis(1)));
     let none = connect(&pool, Want::Fresh).await;
     assert!(matches!(none, Err(ConnectFailure::NoEndpoint)), "{none:?}");
     let pool = listed(|_| {});
-    let (found, ()) = tokio::join!(connect(&pool, Want::Fresh), async {
-        dns.asked_again().await;
-        dns.change(|zone| zone.records.push(("_ws._tcp.example.test.", srv(0, 0, port(&a), "a.test."))));
+    assert_eq!(name(&pool).await, format!("a.test:{}", port(&a)));
+}
+
+#[tokio::test]
+async fn a_record_that_was_not_found_is_not_waited_for_until_it_is_asked_for_again() {
+    let (_a, a) = server().await;
+    let dns = Dns::serve(vec![("a.test.", address("127.0.0.1"))]).await;
+    let pool = listed(|config| {
+        config.dns_refresh = None;
+        config.connect_timeout = Some(Duration::from_secs(3600));
     });
-    assert_eq!(&**found.unwrap().lease.endpoint_name(), format!("a.test:{}", port(&a)));
+    let none = connect(&pool, Want::Fresh).await;
+    assert!(matches!(none, Err(ConnectFailure::NoEndpoint)), "{none:?}");
+    let at_once = pin!(connect(&pool, Want::Fresh)).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(at_once, Poll::Ready(Err(ConnectFailure::NoEndpoint))), "{at_once:?}");
+    // Before the answer that is on its way.
+    dns.change(|zone| {
+        zone.records.push(("_ws._tcp.example.test.", srv(0, 0, port(&a), "a.test.")));
+        zone.delay = Duration::from_millis(100);
+    });
+    let before = dns.asked();
+    eventually(|| dns.asked() > before).await;
+    assert_eq!(name(&pool).await, format!("a.test:{}", port(&a)));
 }
 
 #[tokio::test]
