@@ -203,7 +203,7 @@ impl Passive {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::time::advance;
 
     use super::*;
@@ -286,6 +286,13 @@ mod tests {
 
     /// What is logged meanwhile: the reasons, each with whether it was out by then.
     async fn told(happens: impl Future<Output = ()>) -> Vec<String> {
+        let text = logged(happens).await;
+        let line = |line: &str| line.split(" server is ").nth(1).map(|told| told[..3].trim().to_owned());
+        text.lines().filter_map(line).collect()
+    }
+
+    /// The lines that this thread logs meanwhile.
+    pub(in crate::upstream) async fn logged(happens: impl Future<Output = ()>) -> String {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let subscriber = tracing_subscriber::fmt()
@@ -294,9 +301,7 @@ mod tests {
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         happens.await;
-        let text = String::from_utf8(lock(&log).clone()).unwrap();
-        let line = |line: &str| line.split(" server is ").nth(1).map(|told| told[..3].trim().to_owned());
-        text.lines().filter_map(line).collect()
+        String::from_utf8(lock(&log).clone()).unwrap()
     }
 
     struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -16,7 +16,10 @@ use hickory_resolver::{
 use tokio::{net::UdpSocket, task::JoinHandle, time::sleep};
 
 use super::*;
-use crate::{config::OnRemoved, upstream::resolve};
+use crate::{
+    config::OnRemoved,
+    upstream::{resolve, status::tests::logged},
+};
 
 thread_local! {
     static SERVER: Cell<Option<SocketAddr>> = const { Cell::new(None) };
@@ -413,6 +416,31 @@ async fn a_record_that_was_not_found_is_not_waited_for_until_it_is_asked_for_aga
     let before = dns.asked();
     eventually(|| dns.asked() > before).await;
     assert_eq!(name(&pool).await, format!("a.test:{}", port(&a)));
+}
+
+#[tokio::test]
+async fn the_log_tells_a_record_without_servers_from_one_that_keeps_its_last() {
+    let (_a, a) = server().await;
+    let dns = Dns::serve(Vec::new()).await;
+    let log = logged(async {
+        let pool = listed(|_| {});
+        connect(&pool, Want::Fresh).await.unwrap_err();
+        // A name of the hosts file, so that DNS is asked for the record alone.
+        let record = srv(0, 0, port(&a), "localhost.");
+        dns.change(|zone| zone.records.push(("_ws._tcp.example.test.", record)));
+        eventually(|| pool.endpoint_count() == 1).await;
+        dns.change(|zone| zone.fails = true);
+        // However often one look-up asks.
+        for _ in 0..3 {
+            dns.asked_again().await;
+        }
+    });
+    let log = log.await;
+    let outcomes: Vec<_> =
+        log.lines().filter_map(|line| line.split("record not resolved, ").nth(1)).collect();
+    assert_eq!(outcomes.len(), 2, "each once: {log}");
+    assert!(outcomes[0].starts_with("it has no servers yet"), "{log}");
+    assert!(outcomes[1].starts_with("its last servers stay in use"), "{log}");
 }
 
 #[tokio::test]
