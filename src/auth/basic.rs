@@ -146,6 +146,14 @@ impl Users {
 
     /// The user whom these credentials prove. Takes as long as bcrypt does, which is no work for a worker.
     pub(super) fn prove(&self, credentials: &Credentials) -> Result<Arc<str>, Denied> {
+        self.prove_by(credentials, |password, hash| bcrypt::verify(password, hash).unwrap_or(false))
+    }
+
+    fn prove_by(
+        &self,
+        credentials: &Credentials,
+        verify: impl FnOnce(&[u8], &str) -> bool,
+    ) -> Result<Arc<str>, Denied> {
         // Many requests of one user come at once, and the first has proven it for all of them.
         if let Some(user) = self.recall(credentials, Instant::now()) {
             return Ok(user);
@@ -153,7 +161,7 @@ impl Users {
         let known = self.find(credentials.user());
         // A name that nobody has takes as long as one that somebody has.
         let user = known.or_else(|| self.stand_in(credentials.user())).ok_or(Denied::Wrong)?;
-        let is_right = bcrypt::verify(credentials.password(), &user.hash).unwrap_or(false);
+        let is_right = verify(credentials.password(), &user.hash);
         if !is_right || known.is_none() {
             return Err(Denied::Wrong);
         }
@@ -264,6 +272,24 @@ pub(super) mod tests {
         for text in wrong {
             assert_eq!(users.prove(&credentials(text)), Err(Denied::Wrong), "{}", text.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_costs_a_hash_as_one_that_somebody_has() {
+        let users = users(&[("ali", SESAME)]);
+        let hashes = |text| {
+            let mut hashes = 0;
+            let verdict = users.prove_by(&credentials(text), |_, hash| {
+                assert_eq!(hash, SESAME);
+                hashes += 1;
+                text == "ali:open sesame"
+            });
+            (verdict.is_ok(), hashes)
+        };
+        assert_eq!(hashes("ali:open"), (false, 1));
+        assert_eq!(hashes("nobody:open sesame"), (false, 1));
+        assert_eq!(hashes("ali:open sesame"), (true, 1));
+        assert_eq!(hashes("ali:open sesame"), (true, 0), "remembered");
     }
 
     #[test]
