@@ -113,3 +113,26 @@ fn date(now: OffsetDateTime) -> String {
     }
     last.1.clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn clients_that_are_refused_together_are_told_different_times_to_come_back() {
+        for (refusal, range) in [
+            (Refusal::NoEndpoint, 1..=10),
+            (Refusal::Draining, 1..=5),
+            (Refusal::HandshakeRate { wait: Duration::from_millis(89_001) }, 90..=92),
+        ] {
+            let told = || -> u64 {
+                let answer = Answer::refusal(&refusal).unwrap();
+                str::from_utf8(answer.head.headers.get("retry-after").unwrap()).unwrap().parse().unwrap()
+            };
+            let seen: BTreeSet<_> = std::iter::repeat_with(told).take(1000).collect();
+            assert_eq!(seen, range.collect(), "{refusal:?}");
+        }
+    }
+}
