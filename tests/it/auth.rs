@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tempfile::NamedTempFile;
 
-use crate::harness::{AGREED, Backend, Gate, HttpBackend, OFFER, Peer, Setup, get, offer_with, soon};
+use crate::harness::{
+    AGREED, Backend, Gate, HttpBackend, OFFER, Peer, Setup, get, offer_with, program::need_descriptors, soon,
+};
 
 /// `open sesame`, by another implementation of bcrypt.
 const SESAME: &str = "$2y$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy";
@@ -173,6 +175,21 @@ async fn w14_with_a_password_only_the_own_site_may_open_tunnels_unless_others_ar
 }
 
 #[tokio::test]
+async fn w14_the_address_is_judged_before_the_origin_and_that_before_the_password() {
+    let (backend, file) = (Backend::listen().await, htpasswd(&[("ali", SESAME)]));
+    for (lines, label) in [
+        ("deny = [\"127.0.0.1\"]", "address_denied"),
+        ("", "origin_denied"),
+        ("websocket.origins = \"*\"", "unauthorized"),
+    ] {
+        let gate = with_users(Setup::to(backend.address()).route(lines), &file).start();
+        gate.ask(offer_with("Origin: https://evil.example\r\n")).await.read_response().await;
+        assert_eq!(gate.record(|_| true).await.ending, Some(label));
+    }
+    backend.expect_untouched();
+}
+
+#[tokio::test]
 async fn fixed_answers_and_redirects_need_the_password_too() {
     let file = htpasswd(&[("ali", SESAME)]);
     let route = |path: &str, what: &str| {
@@ -269,4 +286,26 @@ async fn whoever_guesses_keeps_nobody_else_out() {
     assert_eq!(client.read_response().await.status(), 200);
     let checked = gate.records().iter().filter(|record| record.status == Some(401)).count();
     assert!(checked < GUESSES / 2, "{checked} guesses of another address came first");
+}
+
+#[tokio::test]
+async fn s2_a_password_for_which_there_is_no_room_gets_503_and_is_to_come_again() {
+    // Some hundred more than there is room for, of which few are checked meanwhile: each takes most of a second.
+    const GUESSES: usize = 1400;
+    need_descriptors(4096);
+    let (backend, file) = (Backend::listen().await, htpasswd(&[("ali", &SESAME.replace("$04$", "$13$"))]));
+    let gate = with_users(Setup::to(backend.address()), &file).start();
+    let mut clients = Vec::new();
+    for _ in 0..GUESSES {
+        clients.push(gate.ask(get("/", &basic("ali:guess"))).await);
+    }
+    let record = gate.record(|record| record.status == Some(503)).await;
+    assert_eq!((record.ending, record.ended_by), (Some("auth_overload"), Some("gate")));
+    assert_eq!((record.phase, record.user.as_deref()), (Some("route"), None));
+    let refused = clients.iter_mut().find(|client| client.own_address().to_string() == *record.client);
+    let answer = refused.unwrap().read_response().await;
+    assert_eq!((answer.status(), answer.text()), (503, "503 Service Unavailable\n"));
+    let seconds: u64 = answer.head.get("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&seconds) && !answer.head.has("www-authenticate"), "{answer:?}");
+    backend.expect_untouched();
 }
