@@ -351,6 +351,21 @@ async fn an_auth_server_that_fails_lets_nobody_in_and_the_log_names_it() {
 }
 
 #[tokio::test]
+async fn max_fails_malformed_answers_take_an_auth_server_out() {
+    let (malformed, sound) = (says("200 OK\r\n\r\n").await, says(YES).await);
+    let backend = HttpBackend::start().await;
+    let both = format!("{}\", \"{}", malformed.address(), sound.address());
+    let keys = "balance = \"round_robin\"\nretries = 0\nmax_fails = 2\nfail_timeout = \"1h\"";
+    let gate = asking(Setup::to(backend.address()), &both, keys, "");
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(gate.ask(get("/", "")).await.read_response().await.status());
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 502).count(), 2, "{statuses:?}");
+    assert_eq!((malformed.accepted(), sound.seen().len()), (2, 8));
+}
+
+#[tokio::test]
 async fn b4_a_client_that_leaves_ends_the_question() {
     let (auth, backend) = (Backend::listen().await, Backend::listen().await);
     let gate = asking(Setup::to(backend.address()), &auth.address(), "", "");
