@@ -5,7 +5,8 @@ use std::sync::Arc;
 use wsgate::telemetry::Kind;
 
 use crate::harness::{
-    AGREED, Backend, Gate, Head, HttpBackend, Peer, Setup, get, offer_with, ok, pki::Pki, unix_address,
+    AGREED, Backend, Gate, Head, HttpBackend, Peer, Setup, get, offer_with, ok, pki::Pki, program::Program,
+    unix_address,
 };
 
 const TRUSTED: &str = "trusted_proxies = [\"127.0.0.0/8\"]";
@@ -238,4 +239,31 @@ async fn placeholders_are_filled_in_answers_of_wsgates_own() {
     let answer = peer.read_response().await;
     assert_eq!(answer.head.get("x-who"), Some("192.0.2.1/https"));
     assert!(!answer.head.has("x-none"));
+}
+
+#[tokio::test]
+async fn h7_the_log_tells_whose_word_about_a_client_was_not_taken() {
+    let (backend, folder) = (HttpBackend::start().await, tempfile::tempdir().unwrap());
+    let toml = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+         client_ip_header = \"CF-Connecting-IP\"\n[upstream.main]\nservers = [\"{}\"]\n\
+         [[route]]\nupstream = \"main\"\n",
+        backend.address()
+    );
+    let program = Program::start(folder.path(), &toml, None).await;
+    for (from, lines, level, field, message) in [
+        ("127.0.0.1", "CF-Connecting-IP: nobody\r\n", "WARN", "proxy", "client_ip_header: its own counts"),
+        ("127.0.0.2", "X-Forwarded-For: 192.0.2.1\r\n", "INFO", "client", "is not in trusted_proxies"),
+    ] {
+        let mut client = Peer::dial_from(from, program.address).await;
+        client.send(get("/", lines)).await;
+        assert_eq!(client.read_response().await.status(), 200);
+        let own = client.own_address().to_string();
+        let tells = |event: &serde_json::Value| {
+            event["level"] == level
+                && event[field] == *own
+                && event["message"].as_str().is_some_and(|text| text.contains(message))
+        };
+        program.says(message, tells).await;
+    }
 }
