@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     buffered::Socket,
-    config::{self, ProxyProtocol, Trust},
+    config::{self, ProxyProtocol},
     proto::proxy_protocol::{self, Addresses},
     tls::{Connector, ConnectorError},
 };
@@ -73,9 +73,6 @@ impl Dial {
     /// As `config` says. Fails where its TLS can't be set up.
     pub(super) fn new(config: &config::Upstream) -> Result<Self, ConnectorError> {
         let tls = |tls: &config::UpstreamTls| {
-            if matches!(tls.trust, Trust::Anybody) {
-                tracing::warn!(upstream = %config.name, "verify = false: whoever answers is taken for the server");
-            }
             Ok::<_, ConnectorError>(Tls { connector: Connector::new(tls)?, name: tls.server_name.clone() })
         };
         Ok(Self {
