@@ -236,7 +236,8 @@ async fn follow_one(pool: Weak<Inner>, place: usize, name: String) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
-                    let until = if is_known { "its last servers stay in use" } else { "it has no servers yet" };
+                    let until =
+                        if is_known { "its last servers stay in use" } else { "it has no servers yet" };
                     tracing::warn!(upstream = %pool.config.name, record = %name, %error, "record not resolved, {until}");
                 }
                 if is_known { refresh } else { Some(Named::soon(refresh)) }
