@@ -198,6 +198,9 @@ fn tls(value: Value<'_>) -> Option<Tls> {
 fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
     let required = table.get("client_auth", true, client_auth_word);
     let ca = table.optional("client_ca", identity::load_ca).flatten();
+    if let (Some(value), Some(ca)) = (table.value("client_ca"), &ca) {
+        identity::warn_of_no_ca(value, ca);
+    }
     let is_asked = table.value("client_ca").is_some_and(|value| !value.is_word(""));
     if let Some(value) = table.value("client_auth").filter(|_| !is_asked) {
         let finding = value
