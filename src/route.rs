@@ -1,4 +1,5 @@
-//! Which route a request takes: its target taken apart and judged, and a table of host, path and kind.
+//! Which route a request takes: its target taken apart and judged, and a table of host, path,
+//! subprotocol and kind.
 //!
 //! Matching looks at a normal form of the path ([`NormalPath`]); what goes upstream is the path as it came.
 

@@ -42,7 +42,12 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
     let config = Config { server, log, listeners, upstreams: pools.into_upstreams(), routes: routes? };
     together::warn(
         &config,
-        &together::Tables { server: &server_table, routes: &route_tables, addresses: &addresses },
+        &together::Tables {
+            server: &server_table,
+            listeners: &listener_tables,
+            routes: &route_tables,
+            addresses: &addresses,
+        },
     );
     Some(config)
 }

@@ -17,7 +17,7 @@ use rustls::{
 use time::{OffsetDateTime, macros::format_description};
 use x509_parser::{
     extensions::GeneralName,
-    prelude::{FromDer as _, X509Certificate},
+    prelude::{FromDer as _, X509Certificate, X509Version},
 };
 
 use super::{
@@ -81,11 +81,31 @@ pub(super) fn load_ca(value: Value<'_>) -> Result<Option<Arc<[CertificateDer<'st
         roots.add(certificate.clone()).map_err(|_| {
             value
                 .finding("a certificate of this file cannot be used")
-                .label("it is malformed, or not one of X.509 version 3")
+                .label("it is malformed, or one of X.509 version 2")
         })?;
         warn_of_expired_ca(value, certificate);
     }
     Ok(Some(certificates.into()))
+}
+
+/// Warns of a `client_ca` by which no client gets in.
+pub(super) fn warn_of_no_ca(value: Value<'_>, certificates: &[CertificateDer<'_>]) {
+    if certificates.iter().all(|certificate| vouches_for_nobody(certificate)) {
+        let finding = value
+            .finding("no certificate of this file is a CA's")
+            .label("clients show certificates that one of these signed, and such as these sign none")
+            .help("it is the certificate of who signed clients' certificates that belongs here");
+        value.reader.record(finding.warning());
+    }
+}
+
+/// Whether a certificate is neither a CA's nor its own issuer: rustls lets in who shows one that is self-signed and in the
+/// file. Before version 3 there was no way to say what a certificate is, so an older one may be a CA's.
+fn vouches_for_nobody(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    certificate.version() == X509Version::V3
+        && !certificate.is_ca()
+        && certificate.subject().as_raw() != certificate.issuer().as_raw()
 }
 
 /// rustls does not look at the dates of what it is told to trust, while other programs do.
@@ -272,4 +292,71 @@ fn judge(cert: Value<'_>, key: Value<'_>, identity: &Identity, role: Role) {
 /// Year, month and day.
 pub(super) fn date(at: OffsetDateTime) -> String {
     at.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rustls::{pki_types::UnixTime, server::WebPkiClientVerifier};
+
+    fn named(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    }
+
+    fn self_signed(is_ca: IsCa) -> CertificateDer<'static> {
+        let mut params = named("somebody");
+        params.is_ca = is_ca;
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().into()
+    }
+
+    /// Whether rustls lets in who shows `client` where `trusted` is the whole file.
+    fn is_let_in(client: &CertificateDer<'_>, trusted: CertificateDer<'static>) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        verifier.verify_client_cert(client, &[], UnixTime::now()).is_ok()
+    }
+
+    #[test]
+    fn a_certificate_that_somebody_else_signed_and_that_is_no_cas_lets_nobody_in() {
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let issuer = Issuer::new(named("the CA"), ca_key);
+        let signed: CertificateDer<'static> = named("a client").signed_by(&key, &issuer).unwrap().into();
+        assert!(vouches_for_nobody(&signed) && !is_let_in(&signed, signed.clone()));
+    }
+
+    /// The same certificate in version 1, which is the one that is not written, and with a signature that is wrong now.
+    fn in_version_1(certificate: &[u8]) -> CertificateDer<'static> {
+        const VERSION_3: [u8; 5] = [0xa0, 3, 2, 1, 2];
+        let sequence = |content: &[u8]| match u16::try_from(content.len()).unwrap().to_be_bytes() {
+            [0, length] => [&[0x30, 0x81, length], content].concat(),
+            [high, low] => [&[0x30, 0x82, high, low], content].concat(),
+        };
+        let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+        let signed = parsed.tbs_certificate.as_ref();
+        let begin = certificate.windows(signed.len()).position(|part| part == signed).unwrap();
+        let version = signed.windows(5).position(|part| part == VERSION_3).unwrap();
+        let signed_1 = sequence(&signed[version + 5..]);
+        sequence(&[&signed_1, &certificate[begin + signed.len()..]].concat()).into()
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_may_be_a_cas() {
+        let issuer = Issuer::new(named("the CA"), KeyPair::generate().unwrap());
+        let signed = named("another CA").signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let old = in_version_1(signed.der());
+        RootCertStore::empty().add(old.clone()).unwrap();
+        assert!(vouches_for_nobody(signed.der()) && !vouches_for_nobody(&old));
+    }
+
+    #[test]
+    fn a_self_signed_certificate_lets_in_who_has_it() {
+        let own = self_signed(IsCa::NoCa);
+        assert!(!vouches_for_nobody(&own) && is_let_in(&own, own.clone()));
+        assert!(!vouches_for_nobody(&self_signed(IsCa::Ca(BasicConstraints::Unconstrained))));
+    }
 }

@@ -164,6 +164,12 @@ pub struct ListenerLimits {
     pub early_bytes: usize,
 }
 
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self { request_head: 64 * 1024, header_count: 128, target: 16 * 1024, early_bytes: 64 * 1024 }
+    }
+}
+
 /// `[listener.timeout]`; `None` is "off".
 #[derive(Debug, Clone, Copy)]
 pub struct ListenerTimeouts {
@@ -177,6 +183,19 @@ pub struct ListenerTimeouts {
     pub request_body: Option<Duration>,
     /// The period in which a client must take what waits for it (rule S1).
     pub write: Option<Duration>,
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> Self {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        Self {
+            tls_handshake: seconds(10),
+            request_head: seconds(10),
+            keep_alive: seconds(75),
+            request_body: seconds(60),
+            write: seconds(60),
+        }
+    }
 }
 
 /// `listener.tls`.
@@ -239,7 +258,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// `[[route]]`: what host, path and kind select.
+/// `[[route]]`: what host, path, subprotocol and kind select.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// Its name in logs and metrics, unique.

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use time::{OffsetDateTime, macros::datetime};
 
 use super::{Config, Loaded, Problems, Source, summary::summary_at};
@@ -60,11 +60,15 @@ fn folder_with_certificates() -> tempfile::TempDir {
     write_pair(folder.path(), "future", &["example.com"], future);
     write_pair(folder.path(), "nameless", &[], valid);
     write_pair(folder.path(), "open", &["example.com"], valid);
+    let (ca, signed) = ca_and_signed();
     fs::set_permissions(folder.path().join("certs/open.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let read = |name: &str| fs::read(folder.path().join("certs").join(name)).unwrap();
     let write =
         |name: &str, content: &[u8]| fs::write(folder.path().join("certs").join(name), content).unwrap();
     write("reversed.crt", &[read("chat.crt"), read("server.crt")].concat());
+    write("authority.crt", ca.as_bytes());
+    write("signed.crt", signed.as_bytes());
+    write("signed-and-authority.crt", [signed, ca].concat().as_bytes());
     write("notes.txt", b"These are notes.\n");
     write("server.der", &pem_content(&read("server.crt")));
     write("broken.crt", b"-----BEGIN CERTIFICATE-----\nMAMBAf8=\n-----END CERTIFICATE-----\n");
@@ -109,6 +113,20 @@ fn write_pair(folder: &Path, name: &str, names: &[&str], validity: (OffsetDateTi
     fs::write(path("crt"), cert.pem()).unwrap();
     fs::write(path("key"), key.serialize_pem()).unwrap();
     fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The certificates of a CA and of somebody for whom it vouches, in PEM.
+fn ca_and_signed() -> (String, String) {
+    let of = |name| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params, KeyPair::generate().unwrap())
+    };
+    let ((mut ca, ca_key), (client, client_key)) = (of("the CA"), of("a client"));
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, ca_key).unwrap();
+    let signed = client.signed_by(&client_key, &ca).unwrap();
+    (ca.pem(), signed.pem())
 }
 
 fn pem_content(pem: &[u8]) -> Vec<u8> {

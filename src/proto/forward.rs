@@ -280,7 +280,7 @@ fn is_handshake(name: &str) -> bool {
 }
 
 /// Equal in the eyes of a backend that ignores case and takes `_` for `-`.
-fn alike(one: &str, other: &str) -> bool {
+pub(crate) fn alike(one: &str, other: &str) -> bool {
     let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(a, b)| fold(a) == fold(b))
 }

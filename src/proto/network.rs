@@ -9,7 +9,9 @@ use std::{
 use ipnet::IpNet;
 
 /// An address range such as `10.0.0.0/8`; an address alone is a range of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// In order, a network stands before those that it includes, and these before any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Network(IpNet);
 
 /// Why a text is no network.
@@ -168,6 +170,14 @@ mod tests {
         assert!(!network("10.1.0.0/16").includes(&network("10.0.0.0/8")));
         assert!(!network("::/0").includes(&network("10.0.0.0/8")));
         assert!(network("::/0").is_everyone() && !network("10.0.0.0/8").is_everyone());
+    }
+
+    #[test]
+    fn in_order_a_network_leads_those_that_it_includes() {
+        let mut texts = ["10.1.0.0/16", "2001:db8::/32", "10.0.0.0", "11.0.0.0/8", "10.0.0.0/8", "10.1.2.3"];
+        texts.sort_by_key(|text| network(text));
+        let expected = ["10.0.0.0/8", "10.0.0.0", "10.1.0.0/16", "10.1.2.3", "11.0.0.0/8", "2001:db8::/32"];
+        assert_eq!(texts, expected);
     }
 
     #[test]

@@ -40,8 +40,9 @@ const OTHER_ORIGINS: [(&str, &str); 9] = [
 
 /// Reads `allow` and `deny`.
 pub(super) fn clients(table: &Table<'_>) -> (Networks, Networks) {
-    let allow = table.get("allow", Networks::default(), |value| value.list(network).map(Networks));
-    let deny = table.get("deny", Networks::default(), |value| value.list(network).map(Networks));
+    let list = |value: Value<'_>| Ok(networks(value.elements()?));
+    let (allow, deny) =
+        (table.get("allow", Networks::default(), list), table.get("deny", Networks::default(), list));
     if let Some(finding) = nobody_is_let_in(table, &allow, &deny) {
         table.reader.record(finding.warning());
     } else {
@@ -82,15 +83,44 @@ fn warn_of_denied(table: &Table<'_>, deny: &Networks) {
 
 /// Addresses, ranges, and "unix" for whoever comes in by a unix socket.
 pub(super) fn peers(value: Value<'_>) -> Result<Peers, Finding> {
-    let mut peers = Peers::default();
-    for element in value.elements()? {
-        if element.is_word("unix") {
-            peers.unix = true;
-        } else {
-            peers.networks.0.extend(value.reader.recorded(network(element)));
+    let (unix, others): (Vec<_>, _) = value.elements()?.into_iter().partition(|entry| entry.is_word("unix"));
+    Ok(Peers { networks: networks(others), unix: !unix.is_empty() })
+}
+
+/// The networks of a list, of which the problems are recorded.
+fn networks(entries: Vec<Value<'_>>) -> Networks {
+    let read = entries.into_iter().filter_map(|entry| Some((entry, entry.reader.recorded(network(entry))?)));
+    let read: Vec<_> = read.collect();
+    warn_of_included(&read);
+    Networks(read.into_iter().map(|(_, network)| network).collect())
+}
+
+/// Entries that another one of their list has already: told once, as lists may be long.
+fn warn_of_included(list: &[(Value<'_>, Network)]) {
+    // In this order what a network includes follows it, before anything that it does not include.
+    let mut order: Vec<_> = (0..list.len()).collect();
+    order.sort_by_key(|&index| (list[index].1, index));
+    let (mut included, mut widest) = (Vec::new(), None);
+    for index in order {
+        match widest.filter(|&place: &usize| list[place].1.includes(&list[index].1)) {
+            Some(place) => included.push((index, place)),
+            None => widest = Some(index),
         }
     }
-    Ok(peers)
+    let Some(&(index, place)) = included.iter().min() else { return };
+    let ((entry, network), (wider, other)) = (&list[index], &list[place]);
+    let more = match included.len() {
+        1 => None,
+        2 => Some("one more entry of this list adds nothing either".to_owned()),
+        count => Some(format!("{} more entries of this list add nothing either", count - 1)),
+    };
+    let (message, label) = if network == other {
+        (format!("`{network}` stands in this list twice"), "first here")
+    } else {
+        (format!("`{network}` adds nothing to this list"), "this has all of it")
+    };
+    let finding = entry.finding(message).context(wider.span(), label).maybe_help(more);
+    entry.reader.record(finding.warning());
 }
 
 fn network(value: Value<'_>) -> Result<Network, Finding> {

@@ -8,6 +8,7 @@ use crate::{
         headers, htpasswd,
         report::{Finding, shown},
     },
+    proto::forward::alike,
     route::NormalPath,
 };
 
@@ -16,6 +17,7 @@ pub(super) fn auth(table: &Table<'_>, pools: &Pools<'_>) -> Option<Auth> {
     let basic = table.optional("basic", htpasswd::load).flatten();
     let forward = table.optional("forward", |value| forward(value, pools)).flatten();
     let copy_headers = table.get("copy_headers", Vec::new(), |value| value.list(headers::copied));
+    warn_of_second_copies(table);
     let is_given = |key| table.value(key).is_some_and(|value| !value.is_word(""));
     if !is_given("basic") && !is_given("forward") {
         let finding = Finding::new(table.span.clone(), "`auth` that asks nobody for anything")
@@ -31,6 +33,21 @@ pub(super) fn auth(table: &Table<'_>, pools: &Pools<'_>) -> Option<Auth> {
         table.reader.record(finding);
     }
     (basic.is_some() || forward.is_some()).then_some(Auth { basic, forward, copy_headers })
+}
+
+/// Names in `copy_headers` of which an earlier one stands for the same header.
+fn warn_of_second_copies(table: &Table<'_>) {
+    let names = table.value("copy_headers").and_then(|value| value.elements().ok()).unwrap_or_default();
+    let names: Vec<_> = names.into_iter().filter_map(|value| Some((value, value.text().ok()?))).collect();
+    for (index, (value, name)) in names.iter().enumerate() {
+        if let Some((first, _)) = names[..index].iter().find(|(_, earlier)| alike(earlier, name)) {
+            let finding = value
+                .finding(format!("`{}` is copied twice", shown(name)))
+                .label("names are the same in upper and lower case, and to many servers with `_` for `-`")
+                .context(first.span(), "first here");
+            table.reader.record(finding.warning());
+        }
+    }
 }
 
 /// An upstream's name and a path: `auth/verify`; `""` is none.

@@ -139,11 +139,12 @@ fn redirect_https(value: Value<'_>, has_tls: bool) -> Result<Option<u16>, Findin
 }
 
 fn limits(table: &Table<'_>) -> ListenerLimits {
+    let default = ListenerLimits::default();
     let limits = ListenerLimits {
-        request_head: table.get("request_head", 64 * KIB, values::memory(256..=MIB)),
-        header_count: table.get("header_count", 128, values::count(8..=10_000)),
-        target: table.get("target", 16 * KIB, values::memory(64..=MIB)),
-        early_bytes: table.get("early_bytes", 64 * KIB, values::memory(KIB..=16 * MIB)),
+        request_head: table.get("request_head", default.request_head, values::memory(256..=MIB)),
+        header_count: table.get("header_count", default.header_count, values::count(8..=10_000)),
+        target: table.get("target", default.target, values::memory(64..=MIB)),
+        early_bytes: table.get("early_bytes", default.early_bytes, values::memory(KIB..=16 * MIB)),
     };
     let target = table.value("target").filter(|_| limits.target > limits.request_head);
     if let Some(target) = target {
@@ -156,13 +157,13 @@ fn limits(table: &Table<'_>) -> ListenerLimits {
 }
 
 fn timeouts(table: &Table<'_>) -> ListenerTimeouts {
-    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let default = ListenerTimeouts::default();
     ListenerTimeouts {
-        tls_handshake: table.get("tls_handshake", seconds(10), timeout),
-        request_head: table.get("request_head", seconds(10), timeout),
-        keep_alive: table.get("keep_alive", seconds(75), timeout),
-        request_body: table.get("request_body", seconds(60), timeout),
-        write: table.get("write", seconds(60), timeout),
+        tls_handshake: table.get("tls_handshake", default.tls_handshake, timeout),
+        request_head: table.get("request_head", default.request_head, timeout),
+        keep_alive: table.get("keep_alive", default.keep_alive, timeout),
+        request_body: table.get("request_body", default.request_body, timeout),
+        write: table.get("write", default.write, timeout),
     }
 }
 
@@ -198,6 +199,9 @@ fn tls(value: Value<'_>) -> Option<Tls> {
 fn client_auth(table: &Table<'_>) -> Option<ClientAuth> {
     let required = table.get("client_auth", true, client_auth_word);
     let ca = table.optional("client_ca", identity::load_ca).flatten();
+    if let (Some(value), Some(ca)) = (table.value("client_ca"), &ca) {
+        identity::warn_of_no_ca(value, ca);
+    }
     let is_asked = table.value("client_ca").is_some_and(|value| !value.is_word(""));
     if let Some(value) = table.value("client_auth").filter(|_| !is_asked) {
         let finding = value

@@ -41,9 +41,10 @@ impl Proxies {
                 .help("`trusted_proxies` names the networks that set it");
             table.reader.record(finding);
         }
-        // With a PROXY header a peer on a unix socket has an address too.
-        let by_address = proxies.proxy_protocol.is_none().then_some(address).flatten();
-        let unheard = named.zip(by_address);
+        // With a PROXY header a peer on a unix socket has an address too. One of TCP never comes by a unix socket.
+        let is_told = proxies.proxy_protocol.is_some();
+        let heard_as = address.filter(|address| !is_told || matches!(address, ListenAddress::Inet(_)));
+        let unheard = named.zip(heard_as);
         if let Some((value, address)) = unheard.filter(|(_, address)| !can_reach(&proxies.trusted, address)) {
             let finding = value.finding("`trusted_proxies` has no effect here").label(stays_away(address));
             table.reader.record(finding.warning());

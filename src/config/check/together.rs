@@ -1,16 +1,23 @@
 //! What no part of the file says alone: warnings about several that don't go together.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, num::NonZeroUsize};
 
 use super::listener::Addresses;
 use crate::{
-    config::{Action, Config, Route, Server, file::Table, report::shown, values::show_duration},
+    config::{
+        Action, Config, ListenAddress, Listener, Route, Server,
+        file::Table,
+        report::shown,
+        values::{show_count, show_duration},
+    },
     route::{HostPattern, PathPattern, RouteKind},
 };
 
 /// Where the parts of a [`Config`] stand in its file.
 pub(super) struct Tables<'t, 'r> {
     pub(super) server: &'t Table<'r>,
+    /// In the order of [`Config::listeners`].
+    pub(super) listeners: &'t [Table<'r>],
     /// In the order of [`Config::routes`].
     pub(super) routes: &'t [Table<'r>],
     pub(super) addresses: &'t Addresses,
@@ -23,6 +30,7 @@ pub(super) fn warn(config: &Config, tables: &Tables<'_, '_>) {
         answers_cut_short(table, route, &config.server, tables.server);
     }
     cookies_of_one_name(config, tables.routes);
+    limits_out_of_reach(config, tables);
 }
 
 /// Basic authentication sends the password with every request, readable but for TLS.
@@ -93,6 +101,39 @@ fn cookies_of_one_name(config: &Config, tables: &[Table<'_>]) {
             }
         }
     }
+}
+
+/// Limits of a client or a route that `max_connections`, which holds for all of them together, leaves no way to reach.
+fn limits_out_of_reach(config: &Config, tables: &Tables<'_, '_>) {
+    let all = config.server.max_connections;
+    let out_of_reach = |most: &NonZeroUsize| most.get() >= all;
+    let listeners = tables.listeners.iter().zip(&config.listeners);
+    let of_clients = listeners.filter_map(|(table, listener)| {
+        listener.max_connections_per_ip.filter(out_of_reach).filter(|_| knows_clients(listener))?;
+        table.value("max_connections_per_ip")
+    });
+    let routes = tables.routes.iter().zip(&config.routes);
+    let of_routes = routes.filter_map(|(table, route)| {
+        let has_tunnels = matches!(route.action, Action::Upstream(_)) && route.kind != RouteKind::Http;
+        route.max_tunnels.filter(out_of_reach).filter(|_| has_tunnels)?;
+        table.values_of("limits").find(|value| value.key == "max_tunnels")
+    });
+    let all = show_count(u64::try_from(all).unwrap_or(u64::MAX));
+    for value in of_clients.chain(of_routes) {
+        let mut finding = value
+            .finding(format!("`{}` has no effect here", value.key))
+            .label(format!("`max_connections` of `[server]` lets in {all} of all clients together"));
+        if let Some(given) = tables.server.value("max_connections") {
+            finding = finding.context(given.span(), "this bounds all of them");
+        }
+        value.reader.record(finding.warning());
+    }
+}
+
+/// Whether this listener can tell its clients apart.
+fn knows_clients(listener: &Listener) -> bool {
+    let is_network = matches!(listener.address, ListenAddress::Inet(_));
+    is_network || listener.proxy_protocol.is_some() || !listener.trusted_proxies.is_empty()
 }
 
 /// The pool of a route and the name of its cookie.

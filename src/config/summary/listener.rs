@@ -2,9 +2,13 @@
 
 use time::OffsetDateTime;
 
-use super::{Row, listed, trusted};
+use super::{Row, listed, or_off, trusted};
 use crate::{
-    config::{CertificateSource, Identity, Listener, Tls, identity::date, values::show_count},
+    config::{
+        CertificateSource, Identity, Listener, ListenerLimits, ListenerTimeouts, Tls,
+        identity::date,
+        values::{show_count, show_duration, show_size},
+    },
     proto::network::Peers,
 };
 
@@ -24,7 +28,7 @@ pub(super) fn rows(listener: &Listener, now: OffsetDateTime) -> Vec<Row> {
             identities.iter().map(|identity| certificate(identity, now)).collect()
         }
     };
-    let details = [client_certificates, proxies, limits_of_a_client];
+    let details = [client_certificates, hsts, proxies, limits_of_a_client, limits, timeouts];
     whats.extend(details.into_iter().filter_map(|show| show(listener)).map(|text| format!("   {text}")));
     let first = [listener.address.to_string(), scheme.to_owned()];
     let begins = std::iter::once(first).chain(std::iter::repeat_n(Default::default(), whats.len()));
@@ -50,6 +54,11 @@ fn client_certificates(listener: &Listener) -> Option<String> {
     Some(format!("client certificates: {word}, {}", trusted("client_ca", asked.ca.len())))
 }
 
+fn hsts(listener: &Listener) -> Option<String> {
+    let age = listener.tls.as_ref()?.hsts?;
+    Some(format!("hsts {}", show_duration(age)))
+}
+
 fn proxies(listener: &Listener) -> Option<String> {
     let Listener { proxy_protocol, trusted_proxies, client_ip_header, .. } = listener;
     let required = proxy_protocol.as_ref().map(|from| format!("PROXY header required of {}", peers(from)));
@@ -66,6 +75,44 @@ fn limits_of_a_client(listener: &Listener) -> Option<String> {
         most.map(|most| format!("max_connections_per_ip {}", show_count(most))),
         rate.map(|rate| format!("handshake_rate_per_ip {rate}")),
     ])
+}
+
+fn limits(listener: &Listener) -> Option<String> {
+    let values = |limits: &ListenerLimits| {
+        let wide = |amount: usize| u64::try_from(amount).unwrap_or(u64::MAX);
+        [
+            ("request_head", show_size(wide(limits.request_head))),
+            ("header_count", show_count(wide(limits.header_count))),
+            ("target", show_size(wide(limits.target))),
+            ("early_bytes", show_size(wide(limits.early_bytes))),
+        ]
+    };
+    unusual("limits", values(&listener.limits), values(&ListenerLimits::default()))
+}
+
+fn timeouts(listener: &Listener) -> Option<String> {
+    let values = |timeout: &ListenerTimeouts| {
+        let time = |duration| or_off(duration, show_duration);
+        [
+            ("tls_handshake", time(timeout.tls_handshake)),
+            ("request_head", time(timeout.request_head)),
+            ("keep_alive", time(timeout.keep_alive)),
+            ("request_body", time(timeout.request_body)),
+            ("write", time(timeout.write)),
+        ]
+    };
+    unusual("timeout", values(&listener.timeout), values(&ListenerTimeouts::default()))
+}
+
+/// The keys of a table with another value than their default.
+fn unusual<const N: usize>(
+    table: &str,
+    values: [(&str, String); N],
+    defaults: [(&str, String); N],
+) -> Option<String> {
+    let differing = values.into_iter().zip(defaults).filter(|(value, default)| value != default);
+    let parts: Vec<_> = differing.map(|((key, value), _)| format!("{key} {value}")).collect();
+    (!parts.is_empty()).then(|| format!("{table}: {}", parts.join(", ")))
 }
 
 fn peers(peers: &Peers) -> String {

@@ -11,12 +11,12 @@ use crate::{
     route::{HostPattern, PathPattern, RouteKind},
 };
 
-/// The route, and below its action what differs from the defaults: who is let in, and its tunnels.
+/// The route, and below its action what differs from the defaults: who is let in, its limits, and its tunnels.
 pub(super) fn rows(route: &Route, upstreams: &[Upstream]) -> Vec<Row> {
     let auth = route.auth.as_ref().map(|auth| auth_of(auth, upstreams));
     let tunnels = tunnels(route);
     let tunnels = (!tunnels.is_empty()).then(|| format!("tunnels: {}", tunnels.join(", ")));
-    let details = [clients(route), auth, tunnels].into_iter().flatten();
+    let details = [clients(route), auth, request_body(route), tunnels].into_iter().flatten();
     let empty = || String::new();
     let below = details.map(|text| vec![empty(), empty(), empty(), empty(), format!("   {text}")]);
     std::iter::once(row(route, upstreams)).chain(below).collect()
@@ -76,6 +76,11 @@ fn auth_of(auth: &Auth, upstreams: &[Upstream]) -> String {
     let copied = listed(auth.copy_headers.iter().cloned());
     let copied = (!copied.is_empty()).then(|| format!("copy_headers {copied}"));
     format!("auth: {}", [basic, forward, copied].into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+fn request_body(route: &Route) -> Option<String> {
+    let most = route.request_body.filter(|_| matches!(route.action, Action::Upstream(_)))?;
+    Some(format!("request_body {}", show_size(most)))
 }
 
 /// Who may open tunnels and how many, and the keys of `[route.websocket]` with another value than their default.
