@@ -7,8 +7,9 @@ use std::{
 };
 
 use rustls::{
-    Error, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
-    crypto::aws_lc_rs,
+    CipherSuite, Error, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    SupportedCipherSuite,
+    crypto::{CryptoProvider, aws_lc_rs},
     server::{
         ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
         WebPkiClientVerifier, danger::ClientCertVerifier,
@@ -40,8 +41,8 @@ impl Tickets {
 /// An acceptor for a listener with these identities, of which the first answers an unknown or absent SNI
 /// (rule S6).
 ///
-/// It speaks TLS 1.3 and, if `min_version` says so, 1.2; http/1.1 alone by ALPN; no 0-RTT. The client's order
-/// of cipher suites decides, for it knows whether it has AES in hardware. Clients are asked for a certificate if
+/// It speaks TLS 1.3 and, if `min_version` says so, 1.2; http/1.1 alone by ALPN; no 0-RTT. Of the cipher suites in common,
+/// one with AES-128 is taken before others, whatever the client's order. Clients are asked for a certificate if
 /// `client_auth` says by whom it must be signed.
 pub fn acceptor(
     identities: &[Identity],
@@ -55,16 +56,32 @@ pub fn acceptor(
         TlsVersion::Tls13 => &[&TLS13],
     };
     let clients = client_auth.map(verifier).transpose()?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(clients.clone().unwrap_or_else(|| Arc::new(NoClientAuth)))
         .with_cert_resolver(Arc::new(certificates));
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![ALPN.into()];
     config.ticketer = Arc::clone(&tickets.0);
     config.send_tls13_tickets = 1;
     // Tickets resume without memory or a lock here; the few clients without them do full handshakes.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Acceptor::new(config, clients))
+}
+
+/// All suites are strong enough, and AES-128 costs both ends the least.
+pub(super) fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    let is_cheap = |suite: &SupportedCipherSuite| {
+        matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    provider.cipher_suites.sort_by_key(|suite| !is_cheap(suite));
+    provider
 }
 
 /// Bytes of the certificates of a `client_ca` whose subjects clients are told, so that they can choose what to show. TLS has

@@ -290,6 +290,19 @@ async fn s2_a_tls_handshake_that_stalls_gives_way_to_whoever_waits() {
 }
 
 #[tokio::test]
+async fn s6_the_listeners_order_of_cipher_suites_counts() {
+    let (pki, _backend, gate) = gate("").await;
+    for (version, expected) in
+        [(&TLS13, "TLS13_AES_128_GCM_SHA256"), (&TLS12, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")]
+    {
+        // rustls' own order begins with AES-256, so the client prefers that.
+        let client = pki.client(gate.address(), "localhost", &pki.client_config_of(&[version])).await;
+        let suite = client.tls().negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite.as_str(), Some(expected));
+    }
+}
+
+#[tokio::test]
 async fn t13_close_notify_ends_every_answer_that_closes() {
     let pki = Pki::new();
     for version in [&TLS12, &TLS13] {

@@ -23,8 +23,6 @@ respond = { status = 200, body = "hello" }
 /** What testssl.sh finds and wsgate is not to blame for, by testssl's name of it. */
 const exceptions = {
   engine_problem: "the openssl that testssl.sh runs has no GOST",
-  cipher_order:
-    "the client's order decides, as both of Mozilla's profiles want it: all suites are as strong, and the client knows its hardware",
   cert_revocation: "the certificate is of a CA that was made for this test and has no list of what it revoked",
   DNS_CAArecord: "localhost has no records",
   security_headers: "the headers of answers are the backend's, but for Strict-Transport-Security",
