@@ -97,6 +97,7 @@ impl Server {
             snapshot: Arc::new(Snapshot::new(config, &place)?),
             drain,
             access,
+            metrics: Arc::default(),
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
             verifier: Verifier::default(),
             redact: config.log.redact.clone().into(),

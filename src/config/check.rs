@@ -1,6 +1,7 @@
 //! From the file's tables to a [`Config`]: every value parsed, every name looked up.
 
 mod access;
+mod admin;
 mod auth;
 mod effect;
 mod listener;
@@ -11,7 +12,7 @@ mod together;
 pub(super) mod upstream;
 pub(super) mod websocket;
 
-use std::{num::NonZeroUsize, thread, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, thread, time::Duration};
 
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,7 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
     let server_table = root.table("server", &keys::SERVER);
     let server = server(&server_table);
     let log = log(&root.table("log", &keys::LOG));
+    let admin = root.value("admin").map(admin::admin);
     let listener_tables = tables(&root, "listener", &keys::LISTENER);
     let mut addresses = Addresses::default();
     let listeners = listener_tables.iter().filter_map(|table| listener::listener(table, &mut addresses));
@@ -39,7 +41,13 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
     let route_tables = tables(&root, "route", &keys::ROUTE);
     let routes = route::routes(&route_tables, &pools);
     something_to_do(reader, &root);
-    let config = Config { server, log, listeners, upstreams: pools.into_upstreams(), routes: routes? };
+    let admin = match admin {
+        Some(admin) => Some(admin?),
+        None => None,
+    };
+    let tables = toml::Table::new();
+    let config =
+        Config { server, log, admin, listeners, upstreams: pools.into_upstreams(), routes: routes?, tables };
     together::warn(
         &config,
         &together::Tables {
@@ -91,8 +99,10 @@ fn server(table: &Table<'_>) -> Server {
         workers: table.get("workers", cpus, workers),
         max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
         max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
+        shutdown_delay: table.get("shutdown_delay", Duration::ZERO, spread),
         shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
         drain_spread: table.get("drain_spread", Duration::from_secs(10), spread),
+        upgrade_socket: table.get("upgrade_socket", None, upgrade_socket),
     };
     warn_of_a_long_spread(table, &server);
     server
@@ -117,6 +127,12 @@ fn warn_of_a_long_spread(table: &Table<'_>, server: &Server) {
         finding = finding.context(grace_value.span(), "a drain takes no longer than this");
     }
     value.reader.record(finding.warning());
+}
+
+/// The path of a unix socket; "" is none.
+fn upgrade_socket(value: Value<'_>) -> Result<Option<PathBuf>, Finding> {
+    let text = value.text()?;
+    Ok((!text.is_empty()).then(|| value.reader.path(&text)))
 }
 
 fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {

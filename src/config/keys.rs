@@ -20,9 +20,10 @@ macro_rules! shapes {
 }
 
 shapes! {
-    ROOT = "" ["server", "log", "listener", "upstream", "route"];
-    SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_grace", "drain_spread"];
+    ROOT = "" ["server", "log", "admin", "listener", "upstream", "route"];
+    SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_delay", "shutdown_grace", "drain_spread", "upgrade_socket"];
     LOG = "[log]" ["level", "format", "access", "redact"];
+    ADMIN = "[admin]" ["address", "token", "metrics_token", "hosts"];
     LISTENER = "[[listener]]" [
         "address", "protocols", "proxy_protocol", "proxy_protocol_from", "trusted_proxies", "client_ip_header",
         "underscore_headers", "redirect_https", "max_connections_per_ip", "handshake_rate_per_ip", "limits", "timeout",
@@ -60,7 +61,7 @@ shapes! {
     ROUTE_LIMITS = "[route.limits]" ["request_body", "max_tunnels"];
     ROUTE_WEBSOCKET = "[route.websocket]" [
         "frames", "origins", "require_origin", "verify_accept", "idle_timeout", "ping", "ping_interval", "pong_timeout", "half_close_timeout",
-        "max_frame", "max_message", "message_rate", "max_age", "close_timeout",
+        "max_frame", "max_message", "message_rate", "max_age", "on_reload", "close_timeout",
     ];
 }
 

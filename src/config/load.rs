@@ -81,6 +81,23 @@ impl Config {
         Self::parse_at(source, env, OffsetDateTime::now_utc())
     }
 
+    /// Puts in what was written, which two configurations are compared by.
+    fn with_tables(mut self, text: &str) -> Self {
+        self.tables = toml::from_str(text).unwrap_or_default();
+        let of_list = |key: &str, place: usize| self.tables.get(key)?.get(place)?.as_table().cloned();
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            listener.table = of_list("listener", place).unwrap_or_default();
+        }
+        for (place, route) in self.routes.iter_mut().enumerate() {
+            route.table = of_list("route", place).unwrap_or_default();
+        }
+        for upstream in &mut self.upstreams {
+            let table = || self.tables.get("upstream")?.get(&upstream.name)?.as_table().cloned();
+            upstream.table = table().unwrap_or_default();
+        }
+        self
+    }
+
     /// The same at a given time, by which certificates are judged.
     pub(super) fn parse_at(
         source: &Source,
@@ -92,6 +109,7 @@ impl Config {
         let config = check::config(&reader, table.get_ref());
         let warnings = conclude(source, syntax, reader.into_findings())?;
         // `check` gives nothing only where it has recorded an error, and then `conclude` has returned it.
+        let config = config.map(|config| Config::with_tables(config, &source.text));
         config.map(|config| Loaded { config, warnings }).ok_or_else(|| Problems::unexplained(source))
     }
 }

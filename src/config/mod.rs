@@ -5,6 +5,7 @@
 //! spans, `check` turns it into a [`Config`] or into all of its problems at once, and `report` shows them.
 
 mod address;
+mod admin;
 mod check;
 mod file;
 mod headers;
@@ -18,6 +19,7 @@ mod load;
 mod named;
 mod rate;
 mod report;
+mod secret;
 mod summary;
 mod upstream;
 mod values;
@@ -39,9 +41,11 @@ use crate::{
 };
 
 pub use self::{
+    admin::Admin,
     load::{LoadError, Loaded, Source},
     rate::Rate,
     report::{Problem, Problems, Severity},
+    secret::Secret,
     summary::summary,
     upstream::{
         Balance, Check, HashKey, Health, OnRemoved, ProxyProtocol, SameSite, ServerAddress, Sticky, Trust,
@@ -56,12 +60,16 @@ pub struct Config {
     pub server: Server,
     /// `[log]`.
     pub log: Log,
+    /// `[admin]`; `None` where there is no admin listener.
+    pub admin: Option<Admin>,
     /// `[[listener]]`, in the order of the file; at least one.
     pub listeners: Vec<Listener>,
     /// `[upstream.NAME]`, in the order of the file.
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`, in the order of the file.
     pub routes: Vec<Route>,
+    /// The whole file as it was written, environment variables not put in.
+    pub tables: toml::Table,
 }
 
 /// `[server]`: what holds for the whole process.
@@ -73,11 +81,15 @@ pub struct Server {
     pub max_connections: usize,
     /// TLS handshakes in flight at once.
     pub max_tls_handshakes: usize,
+    /// For so long after SIGTERM `/readyz` alone says no; then the drain begins.
+    pub shutdown_delay: Duration,
     /// Time for tunnels and exchanges to end after SIGTERM; `None` waits without bound.
     pub shutdown_grace: Option<Duration>,
     /// The Close frames of one drain are spread at random over this time, though never over more than half of
     /// `shutdown_grace`; zero sends them at once.
     pub drain_spread: Duration,
+    /// The unix socket over which a new process takes over the listening sockets.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 /// `[log]`.
@@ -136,6 +148,8 @@ pub struct Listener {
     pub underscore_headers: UnderscoreHeaders,
     /// Answer every request with 308 to https at this port.
     pub redirect_https: Option<u16>,
+    /// Its table as it was written, environment variables not put in.
+    pub table: toml::Table,
     /// Bounds of what a client may send.
     pub limits: ListenerLimits,
     /// Deadlines; `None` is "off".
@@ -297,6 +311,8 @@ pub struct Route {
     pub origins: Origins,
     /// `[route.websocket]`.
     pub websocket: WebSocket,
+    /// Its table as it was written, environment variables not put in.
+    pub table: toml::Table,
 }
 
 impl Route {
@@ -399,6 +415,8 @@ pub struct WebSocket {
     pub message_rate: Option<Rate>,
     /// A tunnel older than this, by up to a tenth more or less, is drained.
     pub max_age: Option<Duration>,
+    /// What becomes of its tunnels when a reload removes or changes the route.
+    pub on_reload: OnRemoved,
     /// After a Close frame was sent: time for the peer's answer.
     pub close_timeout: Option<Duration>,
 }
@@ -452,6 +470,7 @@ impl Default for WebSocket {
             max_message: None,
             message_rate: None,
             max_age: None,
+            on_reload: OnRemoved::Keep,
             close_timeout: seconds(5),
         }
     }

@@ -51,6 +51,8 @@ pub struct Upstream {
     pub fail_timeout: Duration,
     /// What becomes of the tunnels of a server that left.
     pub on_removed: OnRemoved,
+    /// Its table as it was written, environment variables not put in.
+    pub table: toml::Table,
     /// The PROXY header that is sent to servers.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// `None` speaks plain TCP.
@@ -138,7 +140,7 @@ pub enum SameSite {
     None,
 }
 
-/// `upstream.on_removed`: what becomes of the tunnels of a server that was removed or failed its checks.
+/// `upstream.on_removed` and `route.websocket.on_reload`: what becomes of the tunnels of a server or a route that is no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRemoved {
     /// They stay.

@@ -36,7 +36,7 @@ use crate::{
     buffered::{Buffered, Socket, Stream},
     ending::{Refusal, Side, TlsFailure},
     lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
-    telemetry::AccessSink,
+    telemetry::{AccessSink, Metrics},
     tls::{self, Acceptor},
     tunnel::Tunnel,
     upstream::{Transport, TunnelLease},
@@ -53,6 +53,8 @@ pub struct Gate {
     pub drain: Drain,
     /// Where access records go.
     pub access: AccessSink,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Bounds the TLS handshakes in flight.
     pub tls_permits: TlsPermits,
     /// Checks passwords.

@@ -143,6 +143,7 @@ mod tests {
             snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
             drain,
             access: AccessSink::memory().0,
+            metrics: Arc::default(),
             tls_permits: TlsPermits::new(1),
             verifier: Verifier::default(),
             redact: Arc::new([]),

@@ -2,6 +2,7 @@
 
 mod access;
 mod mask;
+mod metrics;
 mod rate;
 mod sink;
 
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 pub use self::{
     access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
     mask::{mask_query, mask_subprotocol, mask_target},
+    metrics::Metrics,
     rate::RateLimited,
     sink::{AccessSink, Records},
 };

@@ -75,6 +75,7 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     }
     warn_of_limits_of_nobody(table, address.as_ref(), &proxies);
     Some(Listener {
+        table: toml::Table::new(),
         proxy_protocol: proxies.proxy_protocol,
         trusted_proxies: proxies.trusted,
         client_ip_header: proxies.client_ip_header,

@@ -99,6 +99,7 @@ impl<'r> Draft<'r> {
         let websocket = table.table("websocket", &keys::ROUTE_WEBSOCKET);
         let (allow, deny) = access::clients(table);
         let route = Route {
+            table: toml::Table::new(),
             name,
             allow,
             deny,

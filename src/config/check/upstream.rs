@@ -128,6 +128,7 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
     let known = placed.as_deref().unwrap_or_default();
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let upstream = Upstream {
+        table: toml::Table::new(),
         name: entry.name.to_owned(),
         balance: balance::balance(&table),
         connect_timeout: table.get("connect_timeout", seconds(3), timeout),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::upstream::ON_REMOVED;
 use crate::config::{
     Frames, Ping, WebSocket,
     file::{Table, Value},
@@ -38,6 +39,7 @@ pub(super) fn websocket(table: &Table<'_>) -> WebSocket {
         max_message: table.get("max_message", default.max_message, values::size_limit),
         message_rate: table.get("message_rate", default.message_rate, rate::rate_or_off),
         max_age: table.get("max_age", default.max_age, timeout),
+        on_reload: table.get("on_reload", default.on_reload, values::choice(&ON_REMOVED)),
         close_timeout: table.get("close_timeout", default.close_timeout, timeout),
     };
     let verify = table.value("verify_accept").filter(|_| !websocket.verify_accept).map(unproven);

@@ -225,6 +225,7 @@ fn defaults_of_a_route() {
     assert_eq!(route.response_headers, HeaderEdits::default());
     assert_eq!(route.request_body, None);
     let websocket = WebSocket {
+        on_reload: OnRemoved::Keep,
         frames: Frames::Enforce,
         verify_accept: true,
         idle_timeout: Some(seconds(3600)),
