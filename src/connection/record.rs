@@ -46,6 +46,7 @@ impl ExchangeRecord {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
         let request_id: Arc<str> =
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
+        let redact = gate.redact();
         let record = gate.access.is_on().then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
             let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
@@ -53,7 +54,7 @@ impl ExchangeRecord {
             if let Some((head, _)) = request {
                 record.request_id = (&*request_id).into();
                 record.method = head.method.as_str().into();
-                record.target = mask_target(&head.target, &gate.redact).into();
+                record.target = mask_target(&head.target, &redact).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
@@ -63,7 +64,7 @@ impl ExchangeRecord {
             access: gate.access.clone(),
             record,
             request_id,
-            redact: Arc::clone(&gate.redact),
+            redact,
             began,
             phase,
             asks: false,

@@ -49,6 +49,8 @@ struct Began {
     at: Instant,
     /// So many were open.
     open: usize,
+    /// What is drained leaves within this time.
+    spread: Duration,
 }
 
 impl Drain {
@@ -93,7 +95,7 @@ impl Drain {
     /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
     pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
         let own = self.order.began.get();
-        let own = own.map(|began| began.at + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)));
+        let own = own.map(|began| began.at + began.spread.mul_f64(lot.clamp(0.0, 1.0)));
         let whole = self.order.whole.as_ref().and_then(|whole| whole.leaves_at(lot));
         own.into_iter().chain(whole).min()
     }
@@ -156,21 +158,33 @@ impl DrainHandle {
 
     /// Begins the drain.
     pub fn drain(&self) {
+        self.drain_over(self.order.spread);
+    }
+
+    /// Begins the drain with another spread than it was made for; none lets all leave at once. Only the first order counts.
+    pub fn drain_over(&self, spread: Duration) {
+        self.begin(spread);
         self.advance(DRAINING);
     }
 
     /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
     pub fn hurry(&self) {
+        self.begin(self.order.spread);
         self.advance(HURRIED);
     }
 
     /// Ends it: what is still open is cut.
     pub fn shutdown(&self) {
+        self.begin(self.order.spread);
         self.advance(SHUTDOWN);
     }
 
+    fn begin(&self, spread: Duration) {
+        let open = self.order.open.count();
+        self.order.began.get_or_init(|| Began { at: Instant::now(), open, spread });
+    }
+
     fn advance(&self, to: u8) {
-        self.order.began.get_or_init(|| Began { at: Instant::now(), open: self.order.open.count() });
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
             if let Some(whole) = &self.order.whole {
