@@ -49,7 +49,7 @@ struct Began {
     at: Instant,
     /// So many were open.
     open: usize,
-    /// What is drained leaves within this time.
+    /// What is drained leaves in this time.
     spread: Duration,
 }
 
@@ -158,33 +158,27 @@ impl DrainHandle {
 
     /// Begins the drain.
     pub fn drain(&self) {
-        self.drain_over(self.order.spread);
+        self.advance(DRAINING, self.order.spread);
     }
 
-    /// Begins the drain with another spread than it was made for; none lets all leave at once. Only the first order counts.
+    /// Begins the drain, but spread over `spread`; zero is at once. One that has begun already goes on as it began.
     pub fn drain_over(&self, spread: Duration) {
-        self.begin(spread);
-        self.advance(DRAINING);
+        self.advance(DRAINING, spread);
     }
 
     /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
     pub fn hurry(&self) {
-        self.begin(self.order.spread);
-        self.advance(HURRIED);
+        self.advance(HURRIED, self.order.spread);
     }
 
     /// Ends it: what is still open is cut.
     pub fn shutdown(&self) {
-        self.begin(self.order.spread);
-        self.advance(SHUTDOWN);
+        self.advance(SHUTDOWN, self.order.spread);
     }
 
-    fn begin(&self, spread: Duration) {
-        let open = self.order.open.count();
-        self.order.began.get_or_init(|| Began { at: Instant::now(), open, spread });
-    }
-
-    fn advance(&self, to: u8) {
+    fn advance(&self, to: u8, spread: Duration) {
+        let began = || Began { at: Instant::now(), open: self.order.open.count(), spread };
+        self.order.began.get_or_init(began);
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
             if let Some(whole) = &self.order.whole {
@@ -220,6 +214,17 @@ mod tests {
         handle.drain();
         drain.shutdown().await;
         assert!(drain.is_shutdown() && drain.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_the_order_says_over_what_time() {
+        let part = Drain::new(Duration::ZERO).1.part(Duration::from_secs(4));
+        part.drain_over(Duration::from_secs(10));
+        let last = Some(Instant::now() + Duration::from_secs(10));
+        assert_eq!(part.signal().leaves_at(1.0), last);
+        part.drain_over(Duration::ZERO);
+        part.drain();
+        assert_eq!(part.signal().leaves_at(1.0), last, "the first order stands");
     }
 
     #[tokio::test]
