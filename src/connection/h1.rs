@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    Client, Gate, Listener, OpenTunnel, Snapshot, answer::Answer, downstream::Downstream, record::ExchangeRecord,
-    request::Request, sender::Sender,
+    Client, Gate, Listener, OpenTunnel, Snapshot, answer::Answer, downstream::Downstream,
+    record::ExchangeRecord, request::Request, sender::Sender,
 };
 use crate::{
     buffered::{Buffered, Stream},

@@ -151,8 +151,8 @@ impl Listener {
     }
 
     /// Whether both are at one address.
-    pub(super) fn is_at(&self, bound: &Arc<BoundAddress>) -> bool {
-        Arc::ptr_eq(&self.bound, bound)
+    pub(super) fn is_at(&self, bound: &BoundAddress) -> bool {
+        std::ptr::eq(&raw const *self.bound, bound)
     }
 
     /// Whether connections that `before` accepted go on by the rules of this one.

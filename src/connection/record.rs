@@ -60,15 +60,7 @@ impl ExchangeRecord {
             Box::new(record)
         });
         let phase = if request.is_some() { Phase::Route } else { Phase::Head };
-        Self {
-            access: gate.access.clone(),
-            record,
-            request_id,
-            redact,
-            began,
-            phase,
-            asks: false,
-        }
+        Self { access: gate.access.clone(), record, request_id, redact, began, phase, asks: false }
     }
 
     /// Where the exchange is, should it be cut there.

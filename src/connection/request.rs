@@ -248,9 +248,7 @@ impl<'a> Request<'a> {
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
-                Ok(head) => {
-                    exchange.relay(&head, persists && !self.connection.listener.is_draining()).await
-                }
+                Ok(head) => exchange.relay(&head, persists && !self.connection.listener.is_draining()).await,
                 Err(refusal)
                     if connected.reused
                         && exchange.may_send_again(&refusal)

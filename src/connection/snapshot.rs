@@ -186,7 +186,7 @@ impl Snapshot {
     }
 
     /// The listener at this address; `None` where there is none any more.
-    pub fn listener_at(&self, bound: &Arc<BoundAddress>) -> Option<&Arc<Listener>> {
+    pub fn listener_at(&self, bound: &BoundAddress) -> Option<&Arc<Listener>> {
         self.listeners.iter().find(|listener| listener.is_at(bound))
     }
 
@@ -200,13 +200,9 @@ impl Snapshot {
         self.routes.iter().find(|route| *route.name == *name)
     }
 
-    fn pool(&self, name: &str) -> Option<&Pool> {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name() == name)
-    }
-
-    /// Whether passwords have to be checked.
-    pub fn has_users(&self) -> bool {
-        self.routes.iter().any(|route| route.users.is_some())
     }
 
     /// The pools, for their counts.
