@@ -1,6 +1,6 @@
 //! The life of the proxy process.
 
-use std::sync::{Arc, LazyLock, mpsc};
+use std::sync::{Arc, OnceLock};
 
 use wsgate::{
     config::{ListenAddress, Loaded},
@@ -23,27 +23,22 @@ pub(super) fn serve(
         tracing::warn!("{}", warning.brief());
     }
     // Signals are heard before there is a server; the orders then wait for it.
-    let (give, given) = mpsc::channel::<ServerHandle>();
-    let server = Arc::new(LazyLock::new(move || given.recv().ok()));
-    let reloaded = Arc::clone(&server);
+    let running = Arc::new(OnceLock::<ServerHandle>::new());
+    let (ends, reloads) = (Arc::clone(&running), Arc::clone(&running));
     let end = move |signal| {
-        if let Some(server) = &**server {
-            tell(signal, server.end());
+        if ends.get().is_none() {
+            tracing::info!("{signal}: draining as soon as the start is over");
         }
+        tell(signal, ends.wait().end());
     };
-    let reload = move || {
-        if let Some(server) = &**reloaded {
-            // What comes of it is logged there.
-            let _ = server.reload();
-        }
-    };
+    // What comes of it is logged there.
+    let reload = move || drop(reloads.wait().reload());
     signals::watch(end, reload).map_err(Failure::runtime)?;
     let server = Server::start(loaded, source, access).map_err(|error| match error {
         StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
         error => Failure::runtime(wsgate::ending::chain(&error)),
     })?;
-    // The receiver lives in the thread of the signals.
-    let _ = give.send(server.handle());
+    running.get_or_init(|| server.handle());
     let addresses = server.addresses();
     for address in &addresses {
         tracing::info!(%address, "listening");
