@@ -408,6 +408,11 @@ impl Endpoint {
         !self.sites.borrow().known().is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn site(&self, place: usize) -> Arc<Site> {
+        Arc::clone(&self.sites.borrow().known()[place])
+    }
+
     /// What a failed [`Self::dial`] is for a request.
     pub(super) fn failure(&self, fault: Fault) -> ConnectFailure {
         let endpoint = self.name.to_string();
