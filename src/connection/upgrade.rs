@@ -95,7 +95,7 @@ async fn offer_to(
     let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
-    let answer = exchange.response_head().await;
+    let answer = way.response_head(&mut exchange, Kind::Handshake).await;
     note_failure(&connected.lease, connected.reused, &answer);
     let head = match answer {
         Ok(head) if head.status == 101 => head,

@@ -14,7 +14,7 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{connection::Gate, lifecycle::Tracker, tunnel, upstream};
+use crate::{connection::Gate, lifecycle::Tracker, telemetry::Metrics, tunnel, upstream};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ struct Counts {
     open: AtomicUsize,
     /// Those that ended in a panic.
     panicked: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 impl Worker {
@@ -46,7 +47,12 @@ impl Worker {
     /// began.
     pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let runtime = runtime()?;
-        let counts = Counts { all: open.clone(), open: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        let counts = Counts {
+            all: open.clone(),
+            open: AtomicUsize::new(0),
+            panicked: AtomicUsize::new(0),
+            metrics: Arc::clone(&gate.metrics),
+        };
         let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::new(counts) };
         let (drain, open) = (gate.drain.clone(), open.clone());
         let run = move || {
@@ -116,8 +122,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
+            self.counts.metrics.panicked();
             tracing::error!("a connection panicked, which is a defect of wsgate");
         }
+        self.counts.metrics.closed();
         self.counts.open.fetch_sub(1, Ordering::Release);
         self.counts.all.leave();
     }

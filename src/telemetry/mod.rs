@@ -13,7 +13,10 @@ use tracing_subscriber::EnvFilter;
 pub use self::{
     access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
     mask::{mask_query, mask_subprotocol, mask_target},
-    metrics::Metrics,
+    metrics::{
+        Buckets, CertificateGauges, Connects, EndpointGauges, Ending, Exchanged, Gauges, Handshake, ListenerGauges,
+        Metrics, Permitted, PingGauges, RouteGauges, RouteMetrics, UpstreamGauges, UpstreamMetrics, WayGauges,
+    },
     rate::RateLimited,
     sink::{AccessSink, Records},
 };
