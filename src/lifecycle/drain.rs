@@ -128,9 +128,10 @@ impl Drain {
         }
     }
 
+    /// Waits for an order to the part or to the whole. The whole hears of each order to a part, so one wait is enough.
     async fn reach(&self, stage: u8) {
-        let mut changed = self.order.changed.subscribe();
-        while self.order.stage.load(Ordering::Acquire) < stage {
+        let mut changed = self.order.whole.as_ref().unwrap_or(self).order.changed.subscribe();
+        while self.stage() < stage {
             // The sender lives as long as this signal, so it can't be closed.
             let _ = changed.changed().await;
         }
@@ -205,6 +206,21 @@ mod tests {
         handle.drain();
         drain.shutdown().await;
         assert!(drain.is_shutdown() && drain.is_draining());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_order_to_a_part_hears_it_and_that_to_the_whole() {
+        let (handle, whole) = Drain::new(Duration::ZERO);
+        let (part, other) = (whole.part(Duration::ZERO), whole.part(Duration::ZERO));
+        let waits = |signal: Drain| tokio::spawn(async move { signal.draining().await });
+        let (of_part, of_other) = (waits(part.signal()), waits(other.signal()));
+        tokio::task::yield_now().await;
+        part.drain();
+        of_part.await.expect("no panic");
+        tokio::task::yield_now().await;
+        assert!(!of_other.is_finished());
+        handle.drain();
+        of_other.await.expect("no panic");
     }
 
     #[tokio::test]
