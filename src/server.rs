@@ -5,6 +5,7 @@
 
 mod accept;
 mod bind;
+mod metrics;
 mod worker;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
@@ -158,6 +159,11 @@ impl Server {
     /// Connections far over `max_connections_per_ip`, which were cut without an answer, so far.
     pub fn cut_unanswered(&self) -> u64 {
         self.listeners.iter().map(|listener| listener.cut()).sum()
+    }
+
+    /// What is counted and what is there now, as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        metrics::encode(&self.gate, &self.permits, &self.listeners, &self.order)
     }
 
     /// Waits for the end, which [`Self::order`] begins.

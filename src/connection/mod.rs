@@ -12,6 +12,7 @@ mod downstream;
 mod forward_auth;
 mod h1;
 mod introduction;
+mod metrics;
 mod record;
 mod request;
 mod sender;

@@ -15,8 +15,8 @@ use crate::{
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, ClosedBy, Direction, Ending, Exchanged, Handshake, Kind, Metrics, Pings, RateLimited,
-        RouteMetrics, TlsFields, mask_subprotocol, mask_target,
+        AccessRecord, AccessSink, ClosedBy, Direction, Ending, Exchanged, Handshake, Kind, Metrics, Pings,
+        RateLimited, RouteMetrics, TlsFields, mask_subprotocol, mask_target,
     },
     tls,
     tunnel::{self, Account, Frames, Report},

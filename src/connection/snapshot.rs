@@ -18,7 +18,7 @@ use crate::{
     lifecycle::{ClientRates, Clients, Entrance, Permit, Places},
     proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
-    telemetry::RateLimited,
+    telemetry::{Permitted, RateLimited, RouteGauges},
     tls::{self, Acceptor, development},
     tunnel,
     upstream::{Pool, Surroundings},
@@ -74,6 +74,13 @@ impl Route {
     pub(super) fn take_place(&self) -> Result<Option<Permit>, Refusal> {
         let Some(tunnels) = &self.tunnels else { return Ok(None) };
         tunnels.try_take().map(Some).ok_or(Refusal::RouteLimit)
+    }
+
+    /// Its places for tunnels.
+    pub(super) fn gauges(&self) -> RouteGauges {
+        let places = self.tunnels.as_ref();
+        let places = places.map(|places| Permitted { open: places.in_use(), most: places.total() });
+        RouteGauges { name: Arc::clone(&self.name), places }
     }
 
     /// The bounds of its tunnels that came through a listener.

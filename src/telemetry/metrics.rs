@@ -72,6 +72,7 @@ pub struct Metrics {
     first_closes: Counters<FirstClose>,
     answering: Histograms<Answering>,
     panics: Counter,
+    generation: Gauge,
     reloads: Counters<Reload>,
     reloaded_well: Gauge,
     reloaded_at: Gauge,
@@ -145,8 +146,10 @@ impl Default for Metrics {
                 "From a request's first byte to the end of its answer, or to the 101",
                 || Histogram::new(OF_EXCHANGES),
             ),
-            request_bytes: book.add("wsgate_request_bytes", "Bytes of requests that went to servers, heads included"),
-            response_bytes: book.add("wsgate_response_bytes", "Bytes of answers that went to clients, heads included"),
+            request_bytes: book
+                .add("wsgate_request_bytes", "Bytes of requests that went to servers, heads included"),
+            response_bytes: book
+                .add("wsgate_response_bytes", "Bytes of answers that went to clients, heads included"),
             tunnels_opened: book.add("wsgate_tunnels_opened", "Tunnels that were opened"),
             tunnel_duration: book.histograms(
                 "wsgate_tunnel_duration_seconds",
@@ -166,7 +169,8 @@ impl Default for Metrics {
                 || Histogram::new(OF_TLS),
             ),
             answered: book.add("wsgate_exchanges", "Requests by the status of the answer; 101 is a tunnel"),
-            refused_handshakes: book.add("wsgate_handshakes_refused", "Opening handshakes that did not become tunnels"),
+            refused_handshakes: book
+                .add("wsgate_handshakes_refused", "Opening handshakes that did not become tunnels"),
             endings: book.add("wsgate_endings", "What ended other than as a server's answer to its request"),
             first_closes: book.add("wsgate_tunnel_close_codes", "Tunnels by the Close frame that came first"),
             answering: book.histograms(
@@ -175,8 +179,13 @@ impl Default for Metrics {
                 || Histogram::new(OF_EXCHANGES),
             ),
             panics: book.add("wsgate_panics", "Connections that ended in a defect of wsgate"),
+            generation: book
+                .add("wsgate_config_generation", "The number of the configuration in force, from 1"),
             reloads: book.add("wsgate_config_reloads", "Reloads of the configuration"),
-            reloaded_well: book.add("wsgate_config_last_reload_successful", "1 if the last reload succeeded, or none was tried"),
+            reloaded_well: book.add(
+                "wsgate_config_last_reload_successful",
+                "1 if the last reload succeeded, or none was tried",
+            ),
             reloaded_at: book.add(
                 "wsgate_config_last_reload_success_timestamp_seconds",
                 "When the configuration was put in force, since the epoch",
@@ -197,7 +206,7 @@ impl Metrics {
         for result in ["ok", "failed"] {
             drop(self.reloads.get_or_create(&Reload { result }));
         }
-        self.in_force();
+        self.in_force(1);
         self
     }
 
@@ -254,7 +263,8 @@ impl Metrics {
     /// What is counted of the pool with this name.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.get(name, |name| {
-            let of = |kind| self.answering.get_or_create_owned(&Answering { upstream: Arc::clone(&name), kind });
+            let of =
+                |kind| self.answering.get_or_create_owned(&Answering { upstream: Arc::clone(&name), kind });
             UpstreamMetrics { handshake: of("handshake"), plain: of("plain") }
         })
     }
@@ -293,10 +303,10 @@ impl Metrics {
         self.first_closes.get_or_create(&FirstClose { side: side.label(), code: code.into() }).inc();
     }
 
-    /// A reload succeeded, and another configuration is in force.
-    pub fn reloaded(&self) {
+    /// A reload succeeded, and the configuration of this number is in force. The one of the start is 1.
+    pub fn reloaded(&self, generation: u64) {
         self.reloads.get_or_create(&Reload { result: "ok" }).inc();
-        self.in_force();
+        self.in_force(generation);
     }
 
     /// A reload failed, and the configuration is what it was.
@@ -305,7 +315,8 @@ impl Metrics {
         self.reloaded_well.set(0);
     }
 
-    fn in_force(&self) {
+    fn in_force(&self, generation: u64) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.reloaded_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         self.reloaded_well.set(1);

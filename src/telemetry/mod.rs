@@ -14,8 +14,9 @@ pub use self::{
     access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
     mask::{mask_query, mask_subprotocol, mask_target},
     metrics::{
-        Buckets, CertificateGauges, Connects, EndpointGauges, Ending, Exchanged, Gauges, Handshake, ListenerGauges,
-        Metrics, Permitted, PingGauges, RouteGauges, RouteMetrics, UpstreamGauges, UpstreamMetrics, WayGauges,
+        Buckets, CertificateGauges, Connects, Ending, EndpointGauges, Exchanged, Gauges, Handshake,
+        ListenerGauges, Metrics, Permitted, PingGauges, RouteGauges, RouteMetrics, UpstreamGauges,
+        UpstreamMetrics, WayGauges,
     },
     rate::RateLimited,
     sink::{AccessSink, Records},

@@ -1,6 +1,6 @@
 //! What is there at the moment of a scrape, as plain data, and how it is written.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -19,16 +19,12 @@ pub struct Gauges {
     pub tls_handshakes: Permitted,
     /// Passwords that wait to be checked.
     pub passwords_waiting: usize,
-    /// Which configuration is in force, counted from 1 at the start of the process.
-    pub generation: u64,
     /// The drain has begun.
     pub draining: bool,
     /// Connections that were open when it began.
     pub drain_began_with: usize,
-    /// Access records that were dropped, as nobody wrote them fast enough.
-    pub dropped_access: u64,
-    /// The same of events.
-    pub dropped_events: u64,
+    /// Log lines that were dropped, as nobody wrote them fast enough, by what they are.
+    pub dropped: Vec<(&'static str, u64)>,
     /// The listeners.
     pub listeners: Vec<ListenerGauges>,
     /// The routes.
@@ -97,8 +93,8 @@ pub struct UpstreamGauges {
 pub struct EndpointGauges {
     /// Its name.
     pub name: String,
-    /// Whether it gets anything new.
-    pub is_up: bool,
+    /// Whether it gets anything new; `None` if it is not in the pool any more.
+    pub is_up: Option<bool>,
     /// Why, or why not: a name out of a fixed set.
     pub state: &'static str,
     /// Leases that are out.
@@ -136,6 +132,8 @@ pub struct Connects {
     pub timed_out: u64,
     /// The TLS handshake failed.
     pub tls_failed: u64,
+    /// Its name had no answer.
+    pub unresolved: u64,
 }
 
 /// A histogram.
@@ -152,8 +150,14 @@ pub struct Buckets {
 pub struct WayGauges {
     /// Bytes, frame headers included.
     pub bytes: u64,
-    /// Messages that came to their end.
-    pub messages: u64,
+    /// Text messages that came to their end.
+    pub text_messages: u64,
+    /// The same of binary ones.
+    pub binary_messages: u64,
+    /// Payload bytes of text messages that came to their end, as on the wire.
+    pub text_bytes: u64,
+    /// The same of binary ones.
+    pub binary_bytes: u64,
     /// Frames by opcode.
     pub continuation: u64,
     /// The same.
@@ -209,13 +213,16 @@ impl Scrape {
         let all = &self.gauges;
         let version = [([("version", env!("CARGO_PKG_VERSION"))], 1_u64)];
         sheet.gauges("wsgate_build_info", "The version that runs, as a label", version)?;
-        sheet.gauges("wsgate_config_generation", "Configurations that were in force so far", alone(all.generation))?;
         let draining = u64::from(all.draining);
         sheet.gauges("wsgate_draining", "1 while the process ends in order", alone(draining))?;
         let help = "Connections that were open when the drain began";
         sheet.gauges("wsgate_drain_connections_at_start", help, alone(all.drain_began_with))?;
-        let dropped = [([("stream", "access")], all.dropped_access), ([("stream", "events")], all.dropped_events)];
-        sheet.counters("wsgate_log_records_dropped", "Log lines that were dropped, as nobody wrote them", dropped)?;
+        let dropped = all.dropped.iter().map(|(stream, count)| ([("stream", *stream)], *count));
+        sheet.counters(
+            "wsgate_log_records_dropped",
+            "Log lines that were dropped, as nobody wrote them",
+            dropped,
+        )?;
         let certificates = all.listeners.iter().flat_map(|listener| {
             listener.certificates.iter().map(|certificate| {
                 ([("listener", &*listener.name), ("name", certificate.name.as_str())], certificate.not_after)
@@ -227,9 +234,21 @@ impl Scrape {
 
     fn write_limits(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let all = &self.gauges;
-        sheet.gauges("wsgate_connections_open", "Open connections of clients", alone(all.connections.open))?;
-        sheet.gauges("wsgate_connections_max", "So many connections may be open", alone(all.connections.most))?;
-        sheet.gauges("wsgate_tls_handshakes_open", "TLS handshakes in flight", alone(all.tls_handshakes.open))?;
+        sheet.gauges(
+            "wsgate_connections_open",
+            "Open connections of clients",
+            alone(all.connections.open),
+        )?;
+        sheet.gauges(
+            "wsgate_connections_max",
+            "So many connections may be open",
+            alone(all.connections.most),
+        )?;
+        sheet.gauges(
+            "wsgate_tls_handshakes_open",
+            "TLS handshakes in flight",
+            alone(all.tls_handshakes.open),
+        )?;
         let help = "So many TLS handshakes may be in flight";
         sheet.gauges("wsgate_tls_handshakes_max", help, alone(all.tls_handshakes.most))?;
         let help = "Passwords that wait to be checked";
@@ -237,22 +256,42 @@ impl Scrape {
         let places =
             || all.routes.iter().filter_map(|route| Some(([("route", &*route.name)], route.places?)));
         let help = "Places of max_tunnels that tunnels and handshakes take";
-        sheet.gauges("wsgate_route_places_in_use", help, places().map(|(route, places)| (route, places.open)))?;
-        sheet.gauges("wsgate_route_places_max", "max_tunnels", places().map(|(route, places)| (route, places.most)))
+        sheet.gauges(
+            "wsgate_route_places_in_use",
+            help,
+            places().map(|(route, places)| (route, places.open)),
+        )?;
+        sheet.gauges(
+            "wsgate_route_places_max",
+            "max_tunnels",
+            places().map(|(route, places)| (route, places.most)),
+        )
     }
 
     fn write_tunnels(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let all = &self.gauges;
-        let open = self.tunnels.iter().map(|((route, endpoint), count)| {
-            ([("route", &**route), ("endpoint", &**endpoint)], *count)
-        });
+        let open = self
+            .tunnels
+            .iter()
+            .map(|((route, endpoint), count)| ([("route", &**route), ("endpoint", &**endpoint)], *count));
         sheet.gauges("wsgate_tunnels_open", "Open tunnels", open)?;
         let ways = [("from_client", all.from_clients), ("from_backend", all.from_backends)];
-        let of_ways = |count: fn(WayGauges) -> u64| ways.map(|(name, way)| ([("direction", name)], count(way)));
+        let of_ways =
+            |count: fn(WayGauges) -> u64| ways.map(|(name, way)| ([("direction", name)], count(way)));
         let help = "Bytes of frames that came through tunnels, their headers included";
         sheet.counters("wsgate_tunnel_bytes", help, of_ways(|way| way.bytes))?;
+        let messages = |text: fn(WayGauges) -> u64, binary: fn(WayGauges) -> u64| {
+            ways.into_iter().flat_map(move |(name, way)| {
+                let of = |opcode, count| ([("direction", name), ("opcode", opcode)], count);
+                [of("text", text(way)), of("binary", binary(way))]
+            })
+        };
         let help = "Messages that came through tunnels to their end";
-        sheet.counters("wsgate_tunnel_messages", help, of_ways(|way| way.messages))?;
+        let counts = messages(|way| way.text_messages, |way| way.binary_messages);
+        sheet.counters("wsgate_tunnel_messages", help, counts)?;
+        let help = "Payload of these messages, as on the wire";
+        let bytes = messages(|way| way.text_bytes, |way| way.binary_bytes);
+        sheet.counters("wsgate_tunnel_message_bytes", help, bytes)?;
         let frames = ways.into_iter().flat_map(|(name, way)| {
             let WayGauges { continuation, text, binary, close, ping, pong, .. } = way;
             let opcodes = [
@@ -286,9 +325,10 @@ impl Scrape {
 
     fn write_endpoints(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let rows = || self.endpoints();
-        let up = rows().map(|(labels, it)| (labels, u64::from(it.is_up)));
+        let up = rows().filter_map(|(labels, it)| Some((labels, u64::from(it.is_up?))));
         sheet.gauges("wsgate_endpoint_up", "1 if the server gets anything new", up)?;
-        let states = rows().map(|([upstream, endpoint], it)| ([upstream, endpoint, ("state", it.state)], 1_u64));
+        let states =
+            rows().map(|([upstream, endpoint], it)| ([upstream, endpoint, ("state", it.state)], 1_u64));
         sheet.gauges("wsgate_endpoint_state", "Why the server is up or not; the state is a label", states)?;
         let open = rows().map(|(labels, it)| (labels, it.open));
         sheet.gauges("wsgate_endpoint_leases_open", "Exchanges and tunnels at the server", open)?;
@@ -303,17 +343,26 @@ impl Scrape {
                 .map(|(result, count)| ([upstream, endpoint, ("result", result)], count))
         });
         sheet.counters("wsgate_endpoint_checks", "Active checks of the server", checks)?;
-        let retries =
-            self.gauges.upstreams.iter().map(|upstream| ([("upstream", upstream.name.as_str())], upstream.retries));
+        let retries = self
+            .gauges
+            .upstreams
+            .iter()
+            .map(|upstream| ([("upstream", upstream.name.as_str())], upstream.retries));
         sheet.counters("wsgate_upstream_retries", "Tries after a request's first one", retries)
     }
 
     fn write_connects(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         let rows = || self.endpoints();
         let connects = rows().flat_map(|([upstream, endpoint], it)| {
-            let Connects { made, failed, timed_out, tls_failed } = it.connects;
-            [("ok", made), ("failed", failed), ("timed_out", timed_out), ("tls_failed", tls_failed)]
-                .map(|(result, count)| ([upstream, endpoint, ("result", result)], count))
+            let Connects { made, failed, timed_out, tls_failed, unresolved } = it.connects;
+            [
+                ("ok", made),
+                ("failed", failed),
+                ("timed_out", timed_out),
+                ("tls_failed", tls_failed),
+                ("unresolved", unresolved),
+            ]
+            .map(|(result, count)| ([upstream, endpoint, ("result", result)], count))
         });
         sheet.counters("wsgate_endpoint_connects", "Connections to the server that were begun", connects)?;
         let reused = rows().map(|(labels, it)| (labels, it.reused));
@@ -335,7 +384,11 @@ impl Scrape {
         let seconds = |time: &Option<Duration>| time.map(|time| ([], time.as_secs_f64()));
         let whole = |count: &Option<u64>| count.map(|count| ([], count));
         let started = seconds(started);
-        sheet.gauges::<0, _>("process_start_time_seconds", "When the process started, since the epoch", started)?;
+        sheet.gauges::<0, _>(
+            "process_start_time_seconds",
+            "When the process started, since the epoch",
+            started,
+        )?;
         sheet.counters::<0, _>("process_cpu_seconds", "Time on the CPU, user and system", seconds(cpu))?;
         sheet.gauges::<0, _>("process_resident_memory_bytes", "Memory in RAM", whole(resident))?;
         sheet.gauges::<0, _>("process_virtual_memory_bytes", "Address space", whole(virtual_memory))?;
@@ -400,7 +453,12 @@ impl Sheet<'_> {
         let (name, unit) = split_unit(name);
         let help = format!("{help}.");
         let mut family = self.encoder.encode_descriptor(name, &help, unit.as_ref(), kind)?;
+        let mut written = HashSet::new();
         for (labels, value) in rows {
+            // Two rows of one series, as of two certificates for one name, would make all of it unreadable.
+            if !written.insert(labels) {
+                continue;
+            }
             if N == 0 {
                 // An empty set of labels would be written as such.
                 return write(family, value);

@@ -68,13 +68,16 @@ mod tests {
     fn endpoints_past_the_bound_are_counted_together_and_the_sum_holds() {
         let tunnels = OpenTunnels::default();
         let route: Arc<str> = "main".into();
-        let endpoint = |number: usize| -> Arc<str> { format!("10.0.{}.{}:80", number / 256, number % 256).into() };
+        let endpoint =
+            |number: usize| -> Arc<str> { format!("10.0.{}.{}:80", number / 256, number % 256).into() };
         let sum = || tunnels.all().iter().map(|(_, count)| count).sum::<u64>();
         for number in 0..MOST_PAIRS + 50 {
             tunnels.opens(&route, &endpoint(number));
         }
         assert_eq!((tunnels.all().len(), sum()), (MOST_PAIRS + 1, MOST_PAIRS as u64 + 50));
-        let other = |all: &[(Pair, u64)]| all.iter().find(|((_, endpoint), _)| &**endpoint == OTHER).map(|(_, count)| *count);
+        let other = |all: &[(Pair, u64)]| {
+            all.iter().find(|((_, endpoint), _)| &**endpoint == OTHER).map(|(_, count)| *count)
+        };
         assert_eq!(other(&tunnels.all()), Some(50));
         // Room for the pair of one that was counted among the others, which then opens a second tunnel.
         (0..100).for_each(|number| tunnels.ends(&route, &endpoint(number)));

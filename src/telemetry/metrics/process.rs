@@ -38,7 +38,8 @@ impl Process {
     fn of_stat(stat: &str, boot: Option<u64>) -> Self {
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
-        let ticks = |count: u64| Duration::from_millis(count.saturating_mul(1000) / clock_ticks_per_second().max(1));
+        let ticks =
+            |count: u64| Duration::from_millis(count.saturating_mul(1000) / clock_ticks_per_second().max(1));
         Self {
             started: boot.zip(field(22)).map(|(boot, since)| Duration::from_secs(boot) + ticks(since)),
             cpu: field(14).zip(field(15)).map(|(user, system)| ticks(user + system)),
