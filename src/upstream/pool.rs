@@ -22,9 +22,8 @@ use super::{
     lock,
     set::{Caller, Set},
     srv::{self, Servers},
-    worker,
 };
-use crate::{buffered::Buffered, config, ending::chain, lifecycle::Drain, tls::ConnectorError};
+use crate::{buffered::{Buffered, worker}, config, ending::chain, lifecycle::Drain, tls::ConnectorError};
 
 /// The longest time between two looks at idle connections, so that one that never expires by itself does not
 /// stay half-closed for good.
