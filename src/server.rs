@@ -20,6 +20,7 @@ use crate::{
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
+    tunnel::Totals,
     upstream::{Pool, Surroundings},
 };
 
@@ -94,11 +95,14 @@ impl Server {
         let drain_spread = spread(&config.server);
         let (order, drain) = Drain::new(drain_spread);
         let place = Surroundings { workers: config.server.workers.get(), drain: drain.clone(), drain_spread };
+        let totals = Arc::new(Totals::new(place.workers));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(config, &place)?),
+            snapshot: Arc::new(Snapshot::new(config, &place, &totals)?),
             drain,
             access,
             metrics: Arc::default(),
+            lists_tunnels: config.admin.is_some().into(),
+            totals,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
             verifier: Verifier::default(),
             redact: config.log.redact.clone().into(),

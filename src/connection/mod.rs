@@ -17,13 +17,14 @@ mod record;
 mod request;
 mod sender;
 mod snapshot;
+pub mod tunnels;
 mod upgrade;
 
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -39,7 +40,7 @@ use crate::{
     lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
     telemetry::{AccessSink, Metrics},
     tls::{self, Acceptor},
-    tunnel::Tunnel,
+    tunnel::{Totals, Tunnel},
     upstream::{Transport, TunnelLease},
 };
 
@@ -60,6 +61,10 @@ pub struct Gate {
     pub tls_permits: TlsPermits,
     /// Checks passwords.
     pub verifier: Verifier,
+    /// What all tunnels carry.
+    pub totals: Arc<Totals>,
+    /// Tunnels are listed, so that each keeps what is told of it.
+    pub lists_tunnels: AtomicBool,
     /// Query parameters whose values are masked in logs.
     pub redact: Arc<[String]>,
 }
@@ -84,6 +89,15 @@ struct OpenTunnel {
     lease: TunnelLease,
     /// Last, so that what was taken is given back after the sockets; `None` where nothing is bounded.
     _taken: Option<Box<Taken>>,
+}
+
+impl OpenTunnel {
+    /// Does what visits to all tunnels want of this one.
+    fn receive_visits(&mut self) {
+        while let Some(visit) = self.tunnel.take_visit() {
+            tunnels::receive(&visit, self);
+        }
+    }
 }
 
 /// Places that a request takes, and its tunnel then for as long as it stands: 32 bytes.
@@ -129,6 +143,7 @@ impl Future for Connection {
                     None => return Poll::Ready(()),
                 },
                 State::Tunnel(open) => {
+                    open.receive_visits();
                     let report = ready!(Pin::new(&mut open.tunnel).poll(cx));
                     if report.ended_by == Side::Upstream {
                         open.lease.server_ended_tunnel(report.open);

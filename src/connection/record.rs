@@ -1,6 +1,13 @@
 //! The access records of a connection: begun with a request, written when it ends, however it ends.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -58,7 +65,8 @@ impl ExchangeRecord {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
         let request_id: Arc<str> =
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
-        let record = gate.access.is_on().then(|| {
+        let is_kept = gate.access.is_on() || gate.lists_tunnels.load(Ordering::Relaxed);
+        let record = is_kept.then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
             let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
             record.peer = peer_beside(client, &record.client);
@@ -286,6 +294,7 @@ impl ExchangeRecord {
         record.subprotocol = subprotocol.map(|name| mask_subprotocol(&name).into());
         self.access.record(&record);
         Some(Box::new(TunnelRecord {
+            id: TunnelRecord::next_id(),
             access: self.access.clone(),
             client: Arc::clone(client),
             words: [
@@ -329,6 +338,8 @@ fn end(record: &mut AccessRecord, ending: Ending) {
 /// What a tunnel's record will say at its end. It stands as long as the tunnel, so it keeps no more than can't be had
 /// elsewhere.
 pub(super) struct TunnelRecord {
+    /// Unique in this process.
+    id: u64,
     access: AccessSink,
     listener: Arc<str>,
     client: Arc<Client>,
@@ -355,6 +366,40 @@ impl TunnelRecord {
     /// Can stand in neither a head's line nor what was parsed out of one.
     const BETWEEN: &str = "\n";
 
+    /// The number of the next tunnel.
+    fn next_id() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The tunnel's number.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its route's name.
+    pub(super) fn route(&self) -> Option<&str> {
+        self.route.as_deref()
+    }
+
+    /// Its endpoint's name.
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
+    }
+
+    /// Its listener's address as configured.
+    pub(super) fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    /// Its client's address; `None` on a unix socket.
+    pub(super) fn client_ip(&self) -> Option<IpAddr> {
+        match self.words.split(Self::BETWEEN).next().unwrap_or_default() {
+            "" => self.client.ip(),
+            name => name.parse().or_else(|_| name.parse().map(|client: SocketAddr| client.ip())).ok(),
+        }
+    }
+
     /// Writes the record.
     pub(super) fn end(&mut self, report: &Report) {
         let mut record = self.record();
@@ -373,7 +418,7 @@ impl TunnelRecord {
     }
 
     /// The record as far as it does not depend on the end.
-    fn record(&self) -> AccessRecord {
+    pub(super) fn record(&self) -> AccessRecord {
         let mut words = self.words.split(Self::BETWEEN);
         let mut word = || words.next().unwrap_or_default();
         let client = match word() {
@@ -408,7 +453,7 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
     })
 }
 
-fn direction(account: &Account) -> Direction {
+pub(super) fn direction(account: &Account) -> Direction {
     let Frames { continuation, text, binary, close, ping, pong } = account.frames;
     Direction {
         bytes: account.bytes,
@@ -427,7 +472,7 @@ fn direction(account: &Account) -> Direction {
     }
 }
 
-fn pings(pings: &tunnel::Pings) -> Option<Pings> {
+pub(super) fn pings(pings: &tunnel::Pings) -> Option<Pings> {
     let &tunnel::Pings { sent, lost, round_trip, longest_round_trip } = pings;
     (sent > 0).then_some(Pings { sent, lost, round_trip, longest_round_trip })
 }
@@ -437,8 +482,8 @@ fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
         Side::Downstream => of_peer(&report.client)?,
         Side::Upstream => of_peer(&report.backend)?,
         Side::Gate => {
-            let (code, reason) = report.own_close?;
-            (Some(code), reason.into())
+            let (code, reason) = report.own_close.as_ref()?;
+            (Some(*code), reason.clone())
         }
     };
     Some(ClosedBy { side: side.label(), code, reason })
@@ -504,6 +549,7 @@ mod tests {
 
     fn open(access: &AccessSink, client: &str) -> TunnelRecord {
         TunnelRecord {
+            id: 1,
             access: access.clone(),
             listener: "127.0.0.1:443".into(),
             client: Arc::new(Client::new(Some(SocketAddr::from(([192, 0, 2, 1], 5))))),

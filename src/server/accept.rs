@@ -173,11 +173,14 @@ mod tests {
             drain: drain.clone(),
             drain_spread: std::time::Duration::ZERO,
         };
+        let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),
+            lists_tunnels: false.into(),
+            totals,
             tls_permits: TlsPermits::new(1),
             verifier: Verifier::default(),
             redact: Arc::new([]),

@@ -11,7 +11,7 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 
 pub use self::{
-    access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
+    access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields, format_time},
     mask::{mask_query, mask_subprotocol, mask_target},
     metrics::{
         Buckets, CertificateGauges, Connects, Ending, EndpointGauges, Exchanged, Gauges, Handshake,
