@@ -327,7 +327,7 @@ impl Drop for ExchangeRecord {
 }
 
 /// How what is cut ends.
-const CUT: Ending = Ending { label: "drain_timeout", side: Side::Gate, phase: Phase::Tunnel };
+pub(super) const CUT: Ending = Ending { label: "drain_timeout", side: Side::Gate, phase: Phase::Tunnel };
 
 fn end(record: &mut AccessRecord, ending: Ending) {
     record.ending = Some(ending.label);

@@ -24,6 +24,6 @@ pub(super) fn encode(
         drain_began_with: if draining { order.began_with() } else { 0 },
         dropped: vec![("access", gate.access.dropped())],
         listeners: listeners.iter().map(|listener| listener.gauges()).collect(),
-        ..gate.snapshot.gauges()
+        ..gate.gauges()
     })
 }

@@ -151,7 +151,7 @@ mod tests {
         let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
         let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals, &Arc::default()).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),

@@ -141,8 +141,8 @@ pub struct Connects {
 pub struct Buckets {
     /// Each bucket's upper bound in seconds and what fell into it and not into the one before; the last one's is infinite.
     pub counts: Vec<(f64, u64)>,
-    /// The sum of all durations.
-    pub sum: Duration,
+    /// The sum of all durations, in seconds.
+    pub sum: f64,
 }
 
 /// What went one way through all tunnels.
@@ -434,7 +434,7 @@ impl Sheet<'_> {
         let rows = rows.into_iter().filter(|(_, buckets)| !buckets.counts.is_empty());
         self.rows(name, help, MetricType::Histogram, rows, |mut encoder, buckets| {
             let count = buckets.counts.iter().map(|(_, count)| count).sum();
-            encoder.encode_histogram::<NoLabelSet>(buckets.sum.as_secs_f64(), count, &buckets.counts, None)
+            encoder.encode_histogram::<NoLabelSet>(buckets.sum, count, &buckets.counts, None)
         })
     }
 
