@@ -14,7 +14,7 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{connection::Gate, lifecycle::Tracker, tunnel, upstream};
+use crate::{connection::Gate, lifecycle::Tracker, telemetry::RateLimited, tunnel, upstream};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -116,7 +116,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a connection panicked, which is a defect of wsgate");
+            static PANICS: RateLimited = RateLimited::new(tracing::Level::ERROR, "a connection panicked");
+            PANICS.warn(|skipped| {
+                tracing::error!(skipped, "a connection panicked, which is a defect of wsgate");
+            });
         }
         self.counts.open.fetch_sub(1, Ordering::Release);
         self.counts.all.leave();
