@@ -213,7 +213,7 @@ impl Listener {
             clients: config.max_connections_per_ip.map(Clients::new),
             handshakes: config.handshake_rate_per_ip.map(|rate| ClientRates::new(rate.count, rate.period)),
             cut: AtomicU64::new(0),
-            cuts: RateLimited::new(),
+            cuts: RateLimited::new(tracing::Level::WARN, "far over max_connections_per_ip"),
         })
     }
 }

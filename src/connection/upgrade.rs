@@ -119,7 +119,8 @@ async fn offer_to(
             request.record.traffic(exchange.traffic());
             drop(exchange);
             if got_no_answer && way.pool.config().retry_handshakes && attempt.may_retry(Instant::now()) {
-                tracing::debug!(endpoint = %connected.lease.endpoint_name(), "no answer to the handshake, trying another");
+                let trace_id = request.record.trace().id();
+                tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "no answer to the handshake, trying another");
                 return Ok(Offered::Unanswered(refusal));
             }
             return refuse_or_cut(request, may_answer, None, refusal);

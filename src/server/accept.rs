@@ -90,7 +90,7 @@ impl Acceptor {
 
     /// Accepts for ever; no error of `accept` ends it (rule S3).
     async fn accept_all(&self, socket: &Socket, listener: &Arc<Listener>) {
-        let failures = RateLimited::new();
+        let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         loop {
             match socket.accept().await {

@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{open::Pair, process::Process, split_unit};
+use super::{super::Dropped, open::Pair, process::Process, split_unit};
 
 /// What whoever encodes has read off those who have it: connections, pools, tunnels, the drain.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +23,6 @@ pub struct Gauges {
     pub draining: bool,
     /// Connections that were open when it began.
     pub drain_began_with: usize,
-    /// Log lines that were dropped, as nobody wrote them fast enough, by what they are.
-    pub dropped: Vec<(&'static str, u64)>,
     /// The listeners.
     pub listeners: Vec<ListenerGauges>,
     /// The routes.
@@ -189,6 +187,7 @@ pub(super) struct Scrape {
     pub(super) gauges: Gauges,
     pub(super) tunnels: Vec<(Pair, u64)>,
     pub(super) process: Process,
+    pub(super) dropped: Dropped,
 }
 
 impl Collector for Scrape {
@@ -217,7 +216,7 @@ impl Scrape {
         sheet.gauges("wsgate_draining", "1 while the process ends in order", alone(draining))?;
         let help = "Connections that were open when the drain began";
         sheet.gauges("wsgate_drain_connections_at_start", help, alone(all.drain_began_with))?;
-        let dropped = all.dropped.iter().map(|(stream, count)| ([("stream", *stream)], *count));
+        let dropped = [([("stream", "access")], self.dropped.access), ([("stream", "events")], self.dropped.events)];
         sheet.counters(
             "wsgate_log_records_dropped",
             "Log lines that were dropped, as nobody wrote them",
