@@ -25,6 +25,7 @@ mod keepalive;
 mod layers;
 mod limits;
 mod metrics;
+mod metrics_docs;
 mod mtls;
 mod namespace;
 mod origins;

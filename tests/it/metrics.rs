@@ -107,7 +107,12 @@ async fn every_exchange_is_counted_once_by_route_and_status() {
     let received: u64 = records.iter().filter_map(|record| record.received).sum();
     assert_counts(&metrics, "wsgate_response_bytes_total", &[], usize::try_from(received).unwrap());
     let sent: u64 = records.iter().filter_map(|record| record.sent).sum();
-    assert_counts(&metrics, "wsgate_request_bytes_total", &[("route", "main")], usize::try_from(sent).unwrap());
+    assert_counts(
+        &metrics,
+        "wsgate_request_bytes_total",
+        &[("route", "main")],
+        usize::try_from(sent).unwrap(),
+    );
     let plain = [("upstream", "main"), ("kind", "plain")];
     assert_counts(&metrics, "wsgate_upstream_response_head_seconds_count", &plain, 3);
     let endpoint = backend.address();
@@ -295,8 +300,7 @@ async fn t6_pings_and_their_round_trips_are_counted() {
     assert_eq!(ping.first, 0x80 | PING);
     client.send(frames::client(PONG, &ping.payload)).await;
     let clients = [("side", "downstream")];
-    let is_answered =
-        |metrics: &Metrics| metrics.sum("wsgate_ping_round_trip_seconds_count", &clients) > 0.5;
+    let is_answered = |metrics: &Metrics| metrics.sum("wsgate_ping_round_trip_seconds_count", &clients) > 0.5;
     let metrics = when(|| gate.metrics(), is_answered).await;
     assert!(metrics.sum("wsgate_pings_sent_total", &clients) > 0.5);
     assert_counts(&metrics, "wsgate_pings_sent_total", &[("side", "upstream")], 0);
