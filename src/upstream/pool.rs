@@ -23,7 +23,13 @@ use super::{
     set::{Caller, Set},
     srv::{self, Servers},
 };
-use crate::{buffered::{Buffered, worker}, config, ending::chain, lifecycle::Drain, tls::ConnectorError};
+use crate::{
+    buffered::{Buffered, worker},
+    config,
+    ending::chain,
+    lifecycle::Drain,
+    tls::ConnectorError,
+};
 
 /// The longest time between two looks at idle connections, so that one that never expires by itself does not
 /// stay half-closed for good.

@@ -21,7 +21,7 @@ mod sites;
 
 use super::*;
 use crate::{
-    buffered::{Buffered, Socket},
+    buffered::{Buffered, Socket, enter_worker},
     config::{self, ServerAddress, UpstreamServer},
     lifecycle::Drain,
 };
