@@ -214,7 +214,7 @@ impl Stage {
             5 => self.route.drain_over(Duration::ZERO),
             _ => {
                 let close = AdminClose::new(choices.pick(&[1000, 1012, 4000]), "by order");
-                visit(Guest::new(close.ok()).0).await;
+                visit(Guest::new(close.ok())).await;
             }
         }
         wake_all();

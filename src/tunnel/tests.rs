@@ -16,12 +16,15 @@ mod timers;
 mod totals;
 mod visits;
 
+use std::{io, time::Duration};
+
 use tokio::{io::AsyncReadExt, task::JoinHandle};
 
 pub(super) use super::laws::{Guest, KEY, Owner, agreed, frame, terms};
 use super::*;
 use crate::{
     buffered::wire::{Pace, Peer, Wire, wire},
+    ending::{AdminClose, Death},
     lifecycle::DrainHandle,
     proto::frame::{FrameError, FrameHeader, Opcode, apply_mask, encode_close},
 };

@@ -1,7 +1,6 @@
 //! Whoever owns a tunnel, as `connection` does in the program.
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::Pin,
     sync::{
@@ -11,7 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     buffered::Stream,
@@ -28,14 +27,12 @@ pub(in crate::tunnel) struct Guest {
     pub(in crate::tunnel) close: Option<AdminClose>,
     pub(in crate::tunnel) closed: AtomicUsize,
     pub(in crate::tunnel) views: Mutex<Vec<View>>,
-    _over: Option<mpsc::Sender<Infallible>>,
 }
 
 impl Guest {
-    /// A guest who wants this, and what ends when the last tunnel has had the visit or has ended.
-    pub(in crate::tunnel) fn new(close: Option<AdminClose>) -> (Arc<Self>, mpsc::Receiver<Infallible>) {
-        let (over, is_over) = mpsc::channel(1);
-        (Arc::new(Self { close, _over: Some(over), ..Self::default() }), is_over)
+    /// A guest who wants this.
+    pub(in crate::tunnel) fn new(close: Option<AdminClose>) -> Arc<Self> {
+        Arc::new(Self { close, ..Self::default() })
     }
 }
 
