@@ -163,6 +163,7 @@ mod tests {
         connection::Snapshot,
         lifecycle::{Drain, DrainHandle, TlsPermits},
         telemetry::AccessSink,
+        tunnel::Totals,
     };
 
     fn acceptor() -> (Acceptor, DrainHandle, Arc<Listener>) {

@@ -1,6 +1,16 @@
 //! What is told of a tunnel.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
+};
+use crate::{
+    buffered::Stream,
+    ending::{Death, Side, TunnelEnd},
+};
 
 /// What a tunnel's record says when it has ended.
 #[derive(Debug)]
