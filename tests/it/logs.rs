@@ -268,7 +268,7 @@ async fn events_that_nobody_reads_hold_no_tunnel_up_and_are_counted() {
     assert_eq!(client.read_head().await.status(), 101);
     let greeting = client.read_exact(2).await;
     client.read_exact(greeting[1].into()).await;
-    let (message, echo) = ([&[0x81, 0x80 | 126, 0, 200, 0, 0, 0, 0][..], &[b'x'; 200]].concat(), [b'x'; 200]);
+    let (message, echo) = ([&[0x81, 0xFE, 0, 200, 0, 0, 0, 0][..], &[b'x'; 200]].concat(), [b'x'; 200]);
     for _ in 0..MESSAGES / 100 {
         client.send(message.repeat(100)).await;
         for _ in 0..100 {

@@ -126,8 +126,8 @@ fn the_names_in_text_are_those_of_the_document_in_their_order() {
     let names: Vec<_> =
         text.split(' ').filter_map(|word| word.split_once('=')).map(|(name, _)| name.to_owned()).collect();
     let rows = table("| field | in text |");
-    let named = rows.iter().filter_map(|row| codes(&row[1]).first().copied());
-    assert_eq!(names, named.collect::<Vec<_>>());
+    let documented = rows.iter().filter_map(|row| codes(&row[1]).first().copied());
+    assert_eq!(names, documented.collect::<Vec<_>>());
 }
 
 #[test]
