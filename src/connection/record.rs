@@ -127,6 +127,11 @@ impl ExchangeRecord {
         &self.trace
     }
 
+    /// What a peer wrote, without the secrets that an address can carry.
+    pub(super) fn mask(&self, text: &str) -> String {
+        mask_target(text, &self.redact).into_owned()
+    }
+
     fn set(&mut self, set: impl FnOnce(&mut AccessRecord)) {
         if let Some(record) = &mut self.record {
             set(record);

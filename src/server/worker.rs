@@ -126,10 +126,10 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        static PANICS: RateLimited = RateLimited::new(tracing::Level::ERROR, "a connection panicked");
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
             self.counts.metrics.panicked();
-            static PANICS: RateLimited = RateLimited::new(tracing::Level::ERROR, "a connection panicked");
             PANICS.warn(|skipped| {
                 tracing::error!(skipped, "a connection panicked, which is a defect of wsgate");
             });

@@ -69,7 +69,7 @@ pub(super) fn agreed(extensions: &str) -> Agreed {
 
 /// The terms of one tunnel.
 pub(super) fn terms(limits: Limits, route: Drain) -> Arc<Terms> {
-    Arc::new(Terms { limits, route, totals: Arc::new(Totals::new(1)) })
+    Arc::new(Terms { limits, route, totals: Arc::new(Totals::new(1)), witness: Arc::new(()) })
 }
 
 /// A frame: masked from a client, bare from a server.

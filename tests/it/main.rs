@@ -24,6 +24,7 @@ mod identity;
 mod keepalive;
 mod layers;
 mod limits;
+mod logs;
 mod metrics;
 mod metrics_docs;
 mod mtls;
