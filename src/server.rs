@@ -9,6 +9,7 @@ mod bind;
 mod ending;
 mod files;
 mod handle;
+mod metrics;
 mod reload;
 mod worker;
 
@@ -33,9 +34,10 @@ pub use self::{
 use crate::{
     auth::Verifier,
     config::{self, Config, ListenAddress, Loaded},
-    connection::{Gate, SetUpError, Snapshot},
+    connection::{Gate, SetUpError, Setting, Snapshot},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, raise_fd_limit},
     telemetry::AccessSink,
+    tunnel::Totals,
     upstream::Surroundings,
 };
 
@@ -153,13 +155,17 @@ fn set_up(
     access: AccessSink,
 ) -> Result<(Arc<Gate>, DrainHandle), SetUpError> {
     let (order, drain) = Drain::new(ending::spread(&config.server));
+    let (totals, metrics) = (Arc::new(Totals::new(config.server.workers.get())), Arc::default());
     let at = bound.iter().map(|bound| Arc::clone(&bound.at)).collect();
-    let snapshot = Snapshot::new(Arc::clone(config), at, &surroundings(&drain, config), None)?;
+    let setting = Setting { place: surroundings(&drain, config), totals: &totals, metrics: &metrics };
+    let snapshot = Snapshot::new(Arc::clone(config), at, &setting, None)?;
     let gate = Gate {
         current: ArcSwap::from_pointee(snapshot),
         drain,
         access,
-        metrics: Arc::default(),
+        metrics,
+        lists_tunnels: config.admin.is_some().into(),
+        totals,
         tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
         verifier: Verifier::default(),
     };

@@ -163,7 +163,7 @@ impl Acceptor {
 
     /// Accepts until it is told to end; no error of `accept` ends it before (rule S3).
     async fn accept_all(&self, socket: Socket, at: &BoundAddress, mut listener: Arc<Listener>, end: Ended) {
-        let failures = RateLimited::new();
+        let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
         let _closing = loop {
@@ -179,6 +179,7 @@ impl Acceptor {
                 }
                 Err(error) => {
                     let address = &listener.label;
+                    self.gate.metrics.accept_failed(address);
                     failures.warn(|skipped| tracing::warn!(%address, %error, skipped, "accept failed"));
                     if !is_of_one_connection(&error) {
                         tokio::time::sleep(pause).await;
@@ -212,6 +213,10 @@ impl Acceptor {
         }
         let entrance = listener.enter_accepted(&accepted);
         if let Some(Entrance::Cut) = entrance {
+            let metrics = &self.gate.metrics;
+            metrics.accepted(&listener.label);
+            metrics.turned_away(&listener.label, None);
+            metrics.closed();
             listener.note_cut(accepted.ip());
             accepted.cut();
             return;
@@ -220,6 +225,7 @@ impl Acceptor {
         if listener.speaks_tls() {
             self.gate.tls_permits.available().await;
         }
+        self.gate.metrics.accepted(&listener.label);
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
         let connection = Connection::new(accepted, listener, gate, permit, entrance);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
