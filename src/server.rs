@@ -5,14 +5,22 @@
 
 mod accept;
 mod bind;
+mod handover;
+mod inherit;
+mod pulse;
 mod worker;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
 
-pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
+pub use self::{
+    bind::BindError,
+    handover::{HandoverError, Sockets, Succession, TookOver},
+    inherit::Inherited,
+    pulse::Pulse,
+};
 use crate::{
     auth::Verifier,
     config::{self, Config, ListenAddress},
@@ -36,6 +44,8 @@ pub struct Server {
     order: Arc<DrainHandle>,
     gate: Arc<Gate>,
     permits: Permits,
+    sockets: Arc<Sockets>,
+    pulse: Pulse,
     acceptor: JoinHandle<io::Result<usize>>,
     workers: Vec<Worker>,
     /// Asks for the names and records of the pools, if there are any.
@@ -83,9 +93,18 @@ pub struct Outcome {
 impl Server {
     /// Binds every listener and starts the workers. Returns when connections are accepted.
     pub fn start(config: &Config, access: AccessSink) -> Result<Self, StartError> {
+        Self::start_with(config, access, &Inherited::default())
+    }
+
+    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners.
+    pub fn start_with(
+        config: &Config,
+        access: AccessSink,
+        inherited: &Inherited,
+    ) -> Result<Self, StartError> {
         let mut bound = Vec::new();
         for listener in &config.listeners {
-            let socket = bind::bind(&listener.address)?;
+            let socket = bind::bind(&listener.address, inherited)?;
             let listener = Listener::new(listener, socket.port())
                 .map_err(|source| StartError::Tls { address: listener.address.to_string(), source })?;
             bound.push(Bound { socket, listener: Arc::new(listener) });
@@ -110,6 +129,7 @@ impl Server {
         let names = start_names(&gate).map_err(StartError::Worker)?;
         let permits = Permits::new(fitting(config.server.max_connections));
         let order = Arc::new(order);
+        let sockets = Arc::<Sockets>::default();
         let addresses = bound.iter().map(|bound| bound.socket.address()).collect();
         let listeners = bound.iter().map(|bound| Arc::clone(&bound.listener)).collect();
         let acceptor = accept::Acceptor {
@@ -117,11 +137,30 @@ impl Server {
             permits: permits.clone(),
             workers: workers.iter().map(Worker::handle).collect(),
             open,
+            sockets: Arc::clone(&sockets),
         };
         let health = start_checks(&gate).map_err(StartError::Worker)?;
         let verifiers = start_verifiers(&gate).map_err(StartError::Worker)?;
-        let acceptor = start_acceptor(acceptor, bound, Arc::clone(&order), config.server.shutdown_grace)?;
-        Ok(Self { addresses, listeners, order, gate, permits, acceptor, workers, names, health, verifiers })
+        let runtime = runtime().map_err(StartError::Worker)?;
+        let runtimes = workers.iter().map(Worker::runtime).chain([runtime.handle()]).cloned();
+        let pulse = Pulse::new(runtimes.collect(), order.signal());
+        let grace = config.server.shutdown_grace;
+        let acceptor = start_acceptor(runtime, acceptor, bound, Arc::clone(&order), grace)
+            .map_err(StartError::Worker)?;
+        Ok(Self {
+            addresses,
+            listeners,
+            order,
+            gate,
+            permits,
+            sockets,
+            pulse,
+            acceptor,
+            workers,
+            names,
+            health,
+            verifiers,
+        })
     }
 
     /// Where it listens; a port that was 0 is the one that it got.
@@ -132,6 +171,16 @@ impl Server {
     /// Gives orders to this gate from elsewhere.
     pub fn order(&self) -> Arc<DrainHandle> {
         Arc::clone(&self.order)
+    }
+
+    /// Its listening sockets.
+    pub fn sockets(&self) -> Arc<Sockets> {
+        Arc::clone(&self.sockets)
+    }
+
+    /// Tells whether its threads go on.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Downstream connections that are open.
@@ -222,12 +271,12 @@ fn start_names(gate: &Gate) -> io::Result<Option<JoinHandle<()>>> {
 
 /// Starts the thread that accepts until the drain begins, and then watches over the drain's time.
 fn start_acceptor(
+    runtime: Runtime,
     acceptor: accept::Acceptor,
     bound: Vec<Bound>,
     order: Arc<DrainHandle>,
     grace: Option<Duration>,
-) -> Result<JoinHandle<io::Result<usize>>, StartError> {
-    let runtime = runtime().map_err(StartError::Worker)?;
+) -> io::Result<JoinHandle<io::Result<usize>>> {
     let run = move || {
         runtime.block_on(async {
             let open = acceptor.open.clone();
@@ -240,7 +289,7 @@ fn start_acceptor(
             accepted.map(|()| cut)
         })
     };
-    std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)
+    std::thread::Builder::new().name("wsgate-accept".into()).spawn(run)
 }
 
 /// Starts the thread that checks servers until the drain begins, if there are some to check.

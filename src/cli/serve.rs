@@ -1,19 +1,24 @@
 //! The life of the proxy process.
 
-use std::sync::{Arc, LazyLock, mpsc};
+use std::{
+    sync::{Arc, LazyLock, mpsc},
+    thread::JoinHandle,
+};
 
 use wsgate::{
     config::{ListenAddress, Loaded},
     lifecycle::DrainHandle,
-    server::{Server, StartError},
+    server::{Inherited, Server, StartError, Succession},
     telemetry::{self, AccessSink},
 };
 
-use super::{Failure, advice, memory, signals};
+use super::{Failure, advice, memory, notify::Notifier, signals};
 
 /// Runs the proxy to its end. `announce` gets the addresses when they are bound.
 pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> Result<(), Failure> {
     let Loaded { config, warnings } = loaded;
+    // Before there are other threads.
+    let inherited = Inherited::from_environment();
     telemetry::init(&config.log).map_err(Failure::usage)?;
     memory::give_back();
     let access = AccessSink::open(&config.log).map_err(Failure::runtime)?;
@@ -39,17 +44,29 @@ pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> 
         },
     )
     .map_err(Failure::runtime)?;
-    let server = Server::start(&config, access).map_err(|error| match error {
-        StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
-        error => Failure::runtime(wsgate::ending::chain(&error)),
-    })?;
+    let succession =
+        Succession::begin(config.server.upgrade_socket.as_deref(), inherited).map_err(Failure::runtime)?;
+    let server =
+        Server::start_with(&config, access, succession.inherited()).map_err(|error| match error {
+            StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
+            error => Failure::runtime(wsgate::ending::chain(&error)),
+        })?;
     // The receiver lives in the thread of the signals.
     let _ = give.send(server.order());
     for address in server.addresses() {
         tracing::info!(%address, "listening");
     }
+    let notifier = Arc::new(Notifier::from_environment());
+    if let Err(error) = succession.complete(&server, |took_over| notifier.ready(took_over.is_some())) {
+        server.order().drain();
+        server.wait();
+        return Err(Failure::runtime(error));
+    }
+    let notifying = notifier.watch(&server).map_err(Failure::runtime)?;
     announce(server.addresses());
     let outcome = server.wait();
+    // It has said what there was to say.
+    let _ = notifying.map(JoinHandle::join);
     tracing::info!(cut = outcome.cut, panicked = outcome.panicked, "ended");
     if outcome.failed { Err(Failure::runtime("accepting connections failed")) } else { Ok(()) }
 }

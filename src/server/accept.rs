@@ -1,6 +1,11 @@
 //! Accepting: sockets to the worker with the fewest open ones.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use rustix::io::Errno;
 use tokio::{
@@ -10,6 +15,7 @@ use tokio::{
 
 use super::{
     bind::{Listening, UnixPath},
+    handover::{Offered, Sockets},
     worker::WorkerHandle,
 };
 use crate::{
@@ -36,21 +42,41 @@ pub(super) struct Acceptor {
     pub(super) permits: Permits,
     pub(super) workers: Vec<WorkerHandle>,
     pub(super) open: Tracker,
+    pub(super) sockets: Arc<Sockets>,
 }
 
 /// A listening socket that a runtime watches.
+#[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
     /// The file goes first: once nobody listens on it, a successor may take its place.
     Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(_, listener) => listener.as_fd(),
+        }
+    }
+}
+
 impl Socket {
-    fn register(listening: Listening) -> io::Result<Self> {
-        Ok(match listening {
-            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listening::Unix(listener, path) => Self::Unix(path, UnixListener::from_std(listener)?),
-        })
+    /// Has the runtime watch it, and offers it to a successor.
+    fn register(listening: Listening, sockets: &Sockets) -> io::Result<Arc<Self>> {
+        let address = listening.address();
+        let (socket, owned) = match listening {
+            Listening::Tcp(listener) => (Self::Tcp(TcpListener::from_std(listener)?), None),
+            Listening::Unix(listener, path) => {
+                let owned = path.owned.clone();
+                (Self::Unix(path, UnixListener::from_std(listener)?), Some(owned))
+            }
+        };
+        let socket = Arc::new(socket);
+        let offered: Weak<Self> = Arc::downgrade(&socket);
+        sockets.offer(Offered { address, socket: offered, owned });
+        Ok(socket)
     }
 
     /// Takes the next connection out of the kernel's queue.
@@ -74,7 +100,7 @@ impl Acceptor {
         let acceptor = Arc::new(self);
         let mut listeners = JoinSet::new();
         for Bound { socket, listener } in bound {
-            let (acceptor, socket) = (Arc::clone(&acceptor), Socket::register(socket)?);
+            let (acceptor, socket) = (Arc::clone(&acceptor), Socket::register(socket, &acceptor.sockets)?);
             listeners.spawn(async move { acceptor.accept_all(&socket, &listener).await });
         }
         tokio::select! {
@@ -176,7 +202,13 @@ mod tests {
             verifier: Verifier::default(),
             redact: Arc::new([]),
         });
-        let acceptor = Acceptor { gate, permits: Permits::new(1), workers: Vec::new(), open: Tracker::new() };
+        let acceptor = Acceptor {
+            gate,
+            permits: Permits::new(1),
+            workers: Vec::new(),
+            open: Tracker::new(),
+            sockets: Arc::default(),
+        };
         (acceptor, order, Arc::new(Listener::new(&config.listeners[0], None).unwrap()))
     }
 
