@@ -62,6 +62,7 @@ pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> 
         server.wait();
         return Err(Failure::runtime(error));
     }
+    tracing::info!("ready");
     let notifying = notifier.watch(&server).map_err(Failure::runtime)?;
     announce(server.addresses());
     let outcome = server.wait();

@@ -95,7 +95,8 @@ impl Socket {
 }
 
 impl Acceptor {
-    /// Accepts until the drain begins, then closes the listening sockets.
+    /// Accepts until the drain begins, or until somebody else has the listening sockets, and closes them. Returns when the drain
+    /// has begun.
     pub(super) async fn run(self, bound: Vec<Bound>) -> io::Result<()> {
         let acceptor = Arc::new(self);
         let mut listeners = JoinSet::new();
@@ -105,12 +106,14 @@ impl Acceptor {
         }
         tokio::select! {
             () = acceptor.gate.drain.draining() => {}
+            () = acceptor.sockets.handed_over() => {}
             // A listener never ends by itself: it panicked, which is a defect.
             _ = listeners.join_next() => {
                 return Err(io::Error::other("a listener ended"));
             }
         }
         listeners.shutdown().await;
+        acceptor.gate.drain.draining().await;
         Ok(())
     }
 

@@ -17,10 +17,7 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use tokio::{
-    net::{UnixListener, unix::UCred},
-    sync::Notify,
-};
+use tokio::{net::UnixListener, sync::Notify};
 
 use super::{
     super::{
@@ -35,6 +32,9 @@ use crate::{config::ListenAddress, lifecycle::DrainHandle, telemetry::RateLimite
 const STEP: Duration = Duration::from_secs(5);
 /// How long it may take to be ready.
 const READY: Duration = Duration::from_secs(60);
+/// How long after the hand-over those that were accepted just before it still find everything as it was: an opening handshake
+/// that comes in a drain is refused.
+const LAST_ARRIVALS: Duration = Duration::from_secs(2);
 /// Conversations at once; more are cut. Those that may have any are this user and root.
 const CONVERSATIONS: usize = 16;
 /// The pause after an error of accept.
@@ -154,6 +154,7 @@ impl Post {
                     Ok(listener) => {
                         tokio::select! {
                             () = accept_all(&listener, &old) => {}
+                            () = old.sockets.handed_over() => {}
                             () = wait_for_drain(&old.order) => {}
                         }
                         // The file goes first: once nobody listens on it, another process may take its place.
@@ -180,7 +181,7 @@ async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
             Ok((stream.into_std()?, who))
         });
         match accepted {
-            Ok((_, who)) if !may_take(&who) => warning.warn(|skipped| {
+            Ok((_, who)) if !may_take(who.uid()) => warning.warn(|skipped| {
                 tracing::warn!(uid = who.uid(), skipped, "a stranger at the upgrade socket");
             }),
             Ok((stream, _)) => Old::meet(old, stream),
@@ -193,8 +194,8 @@ async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
 }
 
 /// This user may take the sockets over, and root, who could anyway.
-fn may_take(who: &UCred) -> bool {
-    who.uid() == 0 || who.uid() == geteuid().as_raw()
+pub(super) fn may_take(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
 }
 
 /// The process that has the sockets.
@@ -205,7 +206,7 @@ pub(super) struct Old {
     /// Of the upgrade socket's file.
     owned: Ownership,
     /// How long a new process may take to be ready.
-    patience: Duration,
+    pub(super) patience: Duration,
     /// One successor at a time.
     turn: Mutex<()>,
     open: AtomicUsize,
@@ -248,7 +249,7 @@ impl Old {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return refuse(&mut channel, Refused::Busy),
         };
-        if self.order.signal().is_draining() {
+        if self.sockets.successor().is_some() || self.order.signal().is_draining() {
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
@@ -295,8 +296,9 @@ impl Old {
                 return Err(io::Error::other(format!("process {pid} ended when it was ready")));
             }
         }
-        tracing::info!(pid, "the listening sockets were handed over: draining");
+        tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
         self.sockets.give_up(pid);
+        thread::sleep(LAST_ARRIVALS);
         self.order.drain();
         Ok(())
     }
