@@ -23,10 +23,7 @@ use tokio::{
     runtime,
     time::{sleep, timeout},
 };
-use wsgate::{
-    lifecycle::DrainHandle,
-    server::{Pulse, Server, Sockets},
-};
+use wsgate::server::{Pulse, ServerHandle};
 
 /// How often a drain tells of itself, and how much more time each time asks for.
 const DRAINING: Duration = Duration::from_secs(5);
@@ -74,12 +71,11 @@ impl Notifier {
     }
 
     /// Watches over `server` from now on, and tells of its health and of its end, with which the thread ends.
-    pub(super) fn watch(self: Arc<Self>, server: &Server) -> io::Result<Option<JoinHandle<()>>> {
+    pub(super) fn watch(self: Arc<Self>, server: &ServerHandle) -> io::Result<Option<JoinHandle<()>>> {
         if self.manager.is_none() {
             return Ok(None);
         }
-        let watch =
-            Watch { notifier: self, pulse: server.pulse(), order: server.order(), sockets: server.sockets() };
+        let watch = Watch { notifier: self, pulse: server.pulse(), server: server.clone() };
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         thread::Builder::new().name("notify".into()).spawn(move || runtime.block_on(watch.run())).map(Some)
     }
@@ -115,13 +111,12 @@ impl Manager {
 struct Watch {
     notifier: Arc<Notifier>,
     pulse: Pulse,
-    order: Arc<DrainHandle>,
-    sockets: Arc<Sockets>,
+    server: ServerHandle,
 }
 
 impl Watch {
     async fn run(self) {
-        let signal = self.order.signal();
+        let signal = self.server.drain_signal();
         let half = self.notifier.watchdog.map(|period| period / 2);
         loop {
             self.feed_watchdog();
@@ -137,14 +132,14 @@ impl Watch {
             }
         }
         // Once another process is the service, its end is what the manager would take this for.
-        let ends_service = self.sockets.successor().is_none();
+        let ends_service = self.server.sockets().successor().is_none();
         if ends_service {
             self.notifier.tell("STOPPING=1");
         }
         while !signal.is_shutdown() {
             self.feed_watchdog();
             if ends_service {
-                let (time, open) = (EXTENSION.as_micros(), self.order.open().count());
+                let (time, open) = (EXTENSION.as_micros(), self.server.connections());
                 let state = format_args!("EXTEND_TIMEOUT_USEC={time}\nSTATUS=Draining, {open} open");
                 self.notifier.tell(state);
             }

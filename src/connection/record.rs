@@ -46,6 +46,7 @@ impl ExchangeRecord {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
         let request_id: Arc<str> =
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
+        let redact = gate.redact();
         let record = gate.access.is_on().then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
             let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
@@ -53,21 +54,13 @@ impl ExchangeRecord {
             if let Some((head, _)) = request {
                 record.request_id = (&*request_id).into();
                 record.method = head.method.as_str().into();
-                record.target = mask_target(&head.target, &gate.redact).into();
+                record.target = mask_target(&head.target, &redact).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
         });
         let phase = if request.is_some() { Phase::Route } else { Phase::Head };
-        Self {
-            access: gate.access.clone(),
-            record,
-            request_id,
-            redact: Arc::clone(&gate.redact),
-            began,
-            phase,
-            asks: false,
-        }
+        Self { access: gate.access.clone(), record, request_id, redact, began, phase, asks: false }
     }
 
     /// Where the exchange is, should it be cut there.

@@ -52,7 +52,7 @@ pub(super) struct UnixPath {
     pub(super) owned: Ownership,
 }
 
-/// Whether files are this process' to remove. Clones are one.
+/// Whether a file is this process' to remove. Clones are one.
 #[derive(Debug, Clone)]
 pub(super) struct Ownership(Arc<AtomicBool>);
 
@@ -65,17 +65,25 @@ impl Ownership {
         self.0.load(Ordering::Acquire)
     }
 
-    pub(super) fn set(&self, owned: bool) {
-        self.0.store(owned, Ordering::Release);
+    /// Returns what it was.
+    pub(super) fn set(&self, owned: bool) -> bool {
+        self.0.swap(owned, Ordering::AcqRel)
+    }
+}
+
+impl UnixPath {
+    /// Removes the file, once: another socket may have one at this path by then.
+    pub(super) fn remove(&self) {
+        if self.owned.set(false) {
+            // If somebody else removed it, it is gone, which is what was wanted.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if self.owned.get() {
-            // If somebody else removed it, it is gone, which is what was wanted.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.remove();
     }
 }
 
@@ -87,14 +95,6 @@ impl Listening {
                 ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
             Self::Unix(_, path) => ListenAddress::Unix(path.path.clone()),
-        }
-    }
-
-    /// Its port, if it has one.
-    pub(super) fn port(&self) -> Option<u16> {
-        match self.address() {
-            ListenAddress::Inet(address) => Some(address.port()),
-            ListenAddress::Unix(_) => None,
         }
     }
 }

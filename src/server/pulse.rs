@@ -50,14 +50,18 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     use super::*;
-    use crate::{server::Server, telemetry::AccessSink};
+    use crate::{
+        server::{ConfigSource, Server},
+        telemetry::AccessSink,
+    };
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
     #[test]
     fn a_worker_that_is_stuck_takes_the_pulse_away() {
-        let server = Server::start(&crate::server::tests::config(), AccessSink::memory().0).unwrap();
-        let pulse = server.pulse();
+        let loaded = crate::server::tests::loaded();
+        let server = Server::start(loaded, ConfigSource::Own, AccessSink::memory().0).unwrap();
+        let pulse = server.handle().pulse();
         assert!(pulse.beats(PATIENCE));
         for runtime in &pulse.runtimes {
             let (stuck, is_stuck) = sync_channel(0);
@@ -71,7 +75,7 @@ mod tests {
             drop(release);
             assert!(pulse.beats(PATIENCE));
         }
-        server.order().shutdown();
+        server.handle().shutdown();
         server.wait();
         assert!(pulse.beats(PATIENCE), "what has ended in a drain is not stuck");
     }

@@ -130,29 +130,16 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, num::NonZeroUsize, sync::mpsc, time::Duration};
+    use std::{net::Ipv4Addr, num::NonZeroUsize, sync::mpsc};
 
     use super::*;
     use crate::{
-        auth::Verifier,
-        connection::{Connection, Snapshot},
-        lifecycle::{Clients, Drain, DrainHandle, Places, TlsPermits},
-        telemetry::AccessSink,
+        connection::Connection,
+        lifecycle::{Clients, DrainHandle, Places},
     };
 
     fn worker() -> (Worker, DrainHandle, Tracker) {
-        let config = crate::server::tests::config();
-        let (order, drain) = Drain::new(Duration::ZERO);
-        let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
-        let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
-            drain,
-            access: AccessSink::memory().0,
-            metrics: Arc::default(),
-            tls_permits: TlsPermits::new(1),
-            verifier: Verifier::default(),
-            redact: Arc::new([]),
-        });
+        let (gate, order) = crate::server::tests::gate();
         let open = Tracker::new();
         (Worker::start(0, &gate, &open).unwrap(), order, open)
     }

@@ -21,12 +21,13 @@ use tokio::{net::UnixListener, sync::Notify};
 
 use super::{
     super::{
+        ServerHandle,
         bind::{Ownership, UnixPath},
         runtime,
     },
     channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
 };
-use crate::{config::ListenAddress, lifecycle::DrainHandle, telemetry::RateLimited};
+use crate::{config::ListenAddress, lifecycle::Drain, telemetry::RateLimited};
 
 /// How long a new process may take for a step that needs no work.
 const STEP: Duration = Duration::from_secs(5);
@@ -141,13 +142,17 @@ impl Post {
     }
 
     /// Puts it where successors look for it, and serves them until the drain begins.
-    pub(super) fn open(self, sockets: Arc<Sockets>, order: Arc<DrainHandle>) -> io::Result<()> {
+    pub(super) fn open(self, server: &ServerHandle) -> io::Result<()> {
         fs::rename(&self.beside.path, &self.path)?;
         self.beside.owned.set(false);
         let owned = Ownership::new(true);
         let path = UnixPath { path: self.path, owned: owned.clone() };
         let runtime = runtime()?;
-        let old = Arc::new(Old::new(sockets, order, owned));
+        let drain = {
+            let server = server.clone();
+            move || server.drain()
+        };
+        let old = Arc::new(Old::new(Arc::clone(server.sockets()), server.drain_signal(), drain, owned));
         let run = move || {
             runtime.block_on(async {
                 match UnixListener::from_std(self.listener) {
@@ -155,7 +160,7 @@ impl Post {
                         tokio::select! {
                             () = accept_all(&listener, &old) => {}
                             () = old.sockets.handed_over() => {}
-                            () = wait_for_drain(&old.order) => {}
+                            () = old.signal.draining() => {}
                         }
                         // The file goes first: once nobody listens on it, another process may take its place.
                         drop(path);
@@ -166,10 +171,6 @@ impl Post {
         };
         thread::Builder::new().name("wsgate-upgrade".into()).spawn(run).map(drop)
     }
-}
-
-async fn wait_for_drain(order: &DrainHandle) {
-    order.signal().draining().await;
 }
 
 /// Accepts for ever. A stranger is gone before it has cost anything.
@@ -199,10 +200,11 @@ pub(super) fn may_take(uid: u32) -> bool {
 }
 
 /// The process that has the sockets.
-#[derive(Debug)]
 pub(super) struct Old {
     sockets: Arc<Sockets>,
-    order: Arc<DrainHandle>,
+    signal: Drain,
+    /// Begins the drain.
+    drain: Box<dyn Fn() + Send + Sync>,
     /// Of the upgrade socket's file.
     owned: Ownership,
     /// How long a new process may take to be ready.
@@ -213,9 +215,14 @@ pub(super) struct Old {
 }
 
 impl Old {
-    pub(super) fn new(sockets: Arc<Sockets>, order: Arc<DrainHandle>, owned: Ownership) -> Self {
+    pub(super) fn new(
+        sockets: Arc<Sockets>,
+        signal: Drain,
+        drain: impl Fn() + Send + Sync + 'static,
+        owned: Ownership,
+    ) -> Self {
         let (turn, open) = (Mutex::default(), AtomicUsize::default());
-        Self { sockets, order, owned, patience: READY, turn, open }
+        Self { sockets, signal, drain: Box::new(drain), owned, patience: READY, turn, open }
     }
 
     /// Talks to who came, on a thread of its own: its steps may wait long.
@@ -249,7 +256,7 @@ impl Old {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return refuse(&mut channel, Refused::Busy),
         };
-        if self.sockets.successor().is_some() || self.order.signal().is_draining() {
+        if self.sockets.successor().is_some() || self.signal.is_draining() {
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
@@ -299,7 +306,7 @@ impl Old {
         tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
         self.sockets.give_up(pid);
         thread::sleep(LAST_ARRIVALS);
-        self.order.drain();
+        (self.drain)();
         Ok(())
     }
 }

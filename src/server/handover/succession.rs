@@ -14,7 +14,7 @@ use std::{
 use rustix::process::geteuid;
 
 use super::{
-    super::{Server, bind::Ownership, inherit::Inherited},
+    super::{ServerHandle, bind::Ownership, inherit::Inherited},
     channel::{Channel, Message, PROTOCOL, Refused},
     offer::Post,
 };
@@ -39,8 +39,8 @@ struct Predecessor {
     channel: Channel,
     pid: u32,
     sockets: usize,
-    /// Of the files of the unix sockets that it opened.
-    owned: Ownership,
+    /// Of the files that are this process' to remove when it has taken over.
+    owned: Vec<Ownership>,
 }
 
 /// Whom the sockets came from.
@@ -119,7 +119,7 @@ impl Succession {
     /// The running process has changed its mind, or this one can't be reached by the next. It must end.
     pub fn complete(
         self,
-        server: &Server,
+        server: &ServerHandle,
         announce: impl FnOnce(Option<TookOver>),
     ) -> Result<(), HandoverError> {
         self.inherited.close_rest();
@@ -129,7 +129,7 @@ impl Succession {
         };
         let failed = |source| HandoverError::Bind { path: path.clone(), source };
         let post = Post::prepare(&path).map_err(failed)?;
-        let open = |post: Post| post.open(server.sockets(), server.order()).map_err(failed);
+        let open = |post: Post| post.open(server).map_err(failed);
         let Some(mut predecessor) = self.predecessor else {
             open(post)?;
             announce(None);
@@ -168,7 +168,9 @@ impl Predecessor {
                 tracing::warn!(pid = self.pid, %error, "the predecessor does not answer");
             }
         }
-        self.owned.set(true);
+        for owned in &self.owned {
+            owned.set(true);
+        }
         Ok(())
     }
 
@@ -202,7 +204,7 @@ fn ask(path: &Path, inherited: &mut Inherited) -> io::Result<Answer> {
     let hello = Message::Hello { protocol: PROTOCOL, version, pid: process::id() };
     // If it is ending, there is nothing to be read either.
     let said = channel.send(&hello, &[], STEP);
-    let owned = Ownership::new(false);
+    let mut owned = Vec::new();
     let mut count = 0;
     loop {
         let (pid, sockets, more) = match channel.receive(STEP)? {
@@ -214,8 +216,9 @@ fn ask(path: &Path, inherited: &mut Inherited) -> io::Result<Answer> {
         };
         for passed in sockets {
             let descriptor = channel.descriptor().ok_or_else(|| io::Error::other("a socket is missing"))?;
-            let owned = if passed.removes_file { owned.clone() } else { Ownership::new(false) };
-            inherited.add(descriptor, &owned)?;
+            let of_this = Ownership::new(false);
+            inherited.add(descriptor, &of_this)?;
+            owned.extend(passed.removes_file.then_some(of_this));
             count += 1;
         }
         if !more {

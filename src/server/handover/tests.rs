@@ -31,6 +31,11 @@ struct Running {
     owned: [Ownership; 2],
 }
 
+fn old(sockets: &Arc<Sockets>, order: &Arc<DrainHandle>, owned: Ownership) -> Old {
+    let drains = Arc::clone(order);
+    Old::new(Arc::clone(sockets), order.signal(), move || drains.drain(), owned)
+}
+
 impl Running {
     fn with(count: usize) -> Self {
         let sockets = Arc::<Sockets>::default();
@@ -43,7 +48,7 @@ impl Running {
             sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()) });
         }
         let order = Arc::new(Drain::new(Duration::ZERO).0);
-        let old = Arc::new(Old::new(Arc::clone(&sockets), Arc::clone(&order), owned[0].clone()));
+        let old = Arc::new(old(&sockets, &order, owned[0].clone()));
         Self { listeners, sockets, order, old, owned }
     }
 
@@ -147,7 +152,7 @@ fn a_new_process_that_dies_at_any_step_changes_nothing() {
 #[test]
 fn a_new_process_that_is_not_ready_in_time_is_told_so() {
     let running = Running::with(1);
-    let mut old = Old::new(Arc::clone(&running.sockets), Arc::clone(&running.order), Ownership::new(true));
+    let mut old = old(&running.sockets, &running.order, Ownership::new(true));
     old.patience = Duration::from_millis(20);
     let (theirs, ours) = UnixStream::pair().unwrap();
     let mut channel = Channel::new(theirs).unwrap();
