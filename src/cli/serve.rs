@@ -1,7 +1,11 @@
 //! The life of the proxy process.
 
 use std::{
-    sync::{Arc, LazyLock, mpsc},
+    error::Error,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -27,22 +31,8 @@ pub(super) fn serve(
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.brief());
     }
-    // Signals are heard before there is a server; the orders then wait for it.
-    let (give, given) = mpsc::channel::<ServerHandle>();
-    let server = Arc::new(LazyLock::new(move || given.recv().ok()));
     let notifier = Arc::new(Notifier::from_environment());
-    let (reloaded, tells) = (Arc::clone(&server), Arc::clone(&notifier));
-    let end = move |signal| {
-        if let Some(server) = &**server {
-            tell(signal, server.end());
-        }
-    };
-    let read_again = move || {
-        if let Some(server) = &**reloaded {
-            reload(server, &tells);
-        }
-    };
-    signals::watch(end, read_again).map_err(Failure::runtime)?;
+    let running = Running::hear_signals(&notifier)?;
     let upgrade_socket = loaded.config.server.upgrade_socket.clone();
     let succession = Succession::begin(upgrade_socket.as_deref(), inherited).map_err(Failure::runtime)?;
     let started = Server::start_with(loaded, source, access, succession.inherited());
@@ -50,19 +40,16 @@ pub(super) fn serve(
         StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
         error => Failure::runtime(wsgate::ending::chain(&error)),
     })?;
-    let addresses = server.addresses();
+    let (handle, addresses) = (server.handle(), server.addresses());
     for address in &addresses {
         tracing::info!(%address, "listening");
     }
-    let handle = server.handle();
-    if let Err(error) = succession.complete(&handle, |took_over| notifier.ready(took_over.is_some())) {
+    if let Err(error) = running.succeed(succession, &handle, &notifier) {
         handle.drain();
         server.wait();
         return Err(Failure::runtime(error));
     }
     tracing::info!("ready");
-    // The receiver lives in the thread of the signals.
-    let _ = give.send(handle.clone());
     let notifying = notifier.watch(&handle).map_err(Failure::runtime)?;
     announce(&addresses);
     let outcome = server.wait();
@@ -70,6 +57,45 @@ pub(super) fn serve(
     let _ = notifying.map(JoinHandle::join);
     tracing::info!(cut = outcome.cut, panicked = outcome.panicked, "ended");
     if outcome.failed { Err(Failure::runtime("accepting connections failed")) } else { Ok(()) }
+}
+
+/// The server, for the signals: they are heard before there is one, and the orders then wait for it.
+struct Running {
+    server: Arc<OnceLock<ServerHandle>>,
+    is_to_end: Arc<AtomicBool>,
+}
+
+impl Running {
+    fn hear_signals(notifier: &Arc<Notifier>) -> Result<Self, Failure> {
+        let (server, is_to_end) = (Arc::new(OnceLock::<ServerHandle>::new()), Arc::<AtomicBool>::default());
+        let (ends, told) = (Arc::clone(&server), Arc::clone(&is_to_end));
+        let end = move |signal| {
+            if ends.get().is_none() {
+                told.store(true, Ordering::Release);
+                tracing::info!("{signal}: draining as soon as the start is over");
+            }
+            tell(signal, ends.wait().end());
+        };
+        let (reloads, notifier) = (Arc::clone(&server), Arc::clone(notifier));
+        signals::watch(end, move || reload(reloads.wait(), &notifier)).map_err(Failure::runtime)?;
+        Ok(Self { server, is_to_end })
+    }
+
+    /// Puts `server` in the place of the running process, if there is one, and lets the signals reach it.
+    fn succeed(
+        &self,
+        succession: Succession,
+        server: &ServerHandle,
+        notifier: &Notifier,
+    ) -> Result<(), Box<dyn Error>> {
+        // To take over and then to drain would leave nobody.
+        if succession.has_predecessor() && self.is_to_end.load(Ordering::Acquire) {
+            return Err("told to end before it took over: the running process goes on".into());
+        }
+        succession.complete(server, |took_over| notifier.ready(took_over.is_some()))?;
+        self.server.get_or_init(|| server.clone());
+        Ok(())
+    }
 }
 
 /// Reads the configuration again, of which the service manager is told.

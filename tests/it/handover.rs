@@ -8,7 +8,11 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
     path::PathBuf,
 };
 
@@ -16,7 +20,9 @@ use rustix::process::geteuid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{AGREED, Backend, HttpBackend, OFFER, Peer, frames, get, program::Program, soon};
+use crate::harness::{
+    AGREED, Backend, HttpBackend, OFFER, PATIENCE, Peer, frames, get, program::Program, soon,
+};
 
 /// A gate that has a place of its own: a folder, an address that nobody else listens on, and an upgrade socket.
 struct Site {
@@ -126,7 +132,7 @@ struct Taker(UnixStream);
 impl Taker {
     fn connect(site: &Site) -> Self {
         let stream = UnixStream::connect(site.upgrade_socket()).unwrap();
-        stream.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(stream)
     }
 
@@ -309,6 +315,92 @@ async fn b9_the_socket_of_a_process_that_was_killed_is_in_nobodys_way() {
     site.serves().await;
     terminate(program).await;
     assert!(!site.upgrade_socket().exists());
+}
+
+#[tokio::test]
+async fn b9_what_reloads_have_added_and_removed_counts() {
+    let backend = HttpBackend::start().await;
+    let mut site = Site::before(backend.address());
+    let old = site.run().await;
+    site.listeners = format!("[[listener]]\naddress = \"{}\"", free_address());
+    let toml = site.toml();
+    let config = [
+        fs::read_to_string(site.folder.path().join("proxy.toml")).unwrap().split("[server]").next().unwrap(),
+        &toml,
+    ]
+    .concat();
+    fs::write(site.folder.path().join("proxy.toml"), config).unwrap();
+    old.hang_up();
+    old.says("that it reloaded", |event| message(event).starts_with("reloaded")).await;
+    let new = site.swap(&old).await;
+    site.serves().await;
+    ended(old).await;
+    terminate(new).await;
+}
+
+/// A running process that the test speaks for. It has passed no socket, and hears that the new one is ready.
+async fn elder(site: &Site) -> (Program, UnixStream, BufReader<UnixStream>) {
+    let listener = UnixListener::bind(site.upgrade_socket()).unwrap();
+    let new = site.spawn();
+    let (stream, _) = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    assert!(line(&mut reader).contains("\"hello\""));
+    (new, stream, reader)
+}
+
+fn line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    line
+}
+
+const NO_SOCKETS: &[u8] = b"{\"sockets\":{\"pid\":7,\"sockets\":[],\"more\":false}}\n";
+
+#[tokio::test]
+async fn b9_one_that_is_told_no_ends_and_leaves_the_others_socket() {
+    for (why, part) in [("too_late", "took too long"), ("protocol", "of a version")] {
+        let site = Site::before("127.0.0.1:9");
+        let (mut new, mut stream, mut reader) = elder(&site).await;
+        if why == "too_late" {
+            stream.write_all(NO_SOCKETS).unwrap();
+            assert_eq!(line(&mut reader), "\"ready\"\n");
+        }
+        stream.write_all(format!("{{\"refused\":{{\"why\":\"{why}\"}}}}\n").as_bytes()).unwrap();
+        assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
+        assert!(said(&new, part), "{:?}", new.said());
+        assert!(site.upgrade_socket().exists());
+        assert_eq!(
+            fs::read_dir(site.folder.path()).unwrap().count(),
+            3,
+            "the log, the configuration and the socket"
+        );
+    }
+}
+
+#[tokio::test]
+async fn b9_one_whose_predecessor_dies_goes_on_alone() {
+    let backend = HttpBackend::start().await;
+    let site = Site::before(backend.address());
+    let (new, mut stream, mut reader) = elder(&site).await;
+    stream.write_all(NO_SOCKETS).unwrap();
+    assert_eq!(line(&mut reader), "\"ready\"\n");
+    drop((stream, reader));
+    new.says("that it is ready", |event| message(event) == "ready").await;
+    site.serves().await;
+    terminate(new).await;
+}
+
+#[tokio::test]
+async fn b9_one_that_is_to_end_before_it_took_over_does_not() {
+    let site = Site::before("127.0.0.1:9");
+    let (mut new, mut stream, mut reader) = elder(&site).await;
+    new.terminate();
+    new.says("that it heard", |event| message(event).contains("as soon as the start is over")).await;
+    stream.write_all(NO_SOCKETS).unwrap();
+    assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
+    assert!(said(&new, "told to end before it took over"));
+    assert_eq!(line(&mut reader), "", "it never said that it is ready");
 }
 
 #[tokio::test]

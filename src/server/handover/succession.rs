@@ -110,6 +110,11 @@ impl Succession {
         &self.inherited
     }
 
+    /// Another process has passed its sockets and waits to hear that this one is ready.
+    pub fn has_predecessor(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
     /// Puts `server`, which accepts, in the place of the running process, and offers its sockets to the next one.
     ///
     /// `announce` is called when the running process has let go and before it begins to end, so that who watches over both

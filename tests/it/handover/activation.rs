@@ -41,6 +41,7 @@ async fn listeners_take_the_sockets_of_the_service_manager() {
     let sockets = vec![web.into(), local.into(), more.into(), stream.into()];
     let old = activate(&site, sockets, "$$");
     assert_eq!(early.read_response().await.text(), "hello");
+    drop(early);
     site.serves().await;
     let closed =
         old.says("what it closed", |event| message(event).contains("inherited socket: closed")).await;

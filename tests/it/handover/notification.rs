@@ -94,6 +94,28 @@ async fn the_service_manager_follows_the_successor_and_does_not_take_the_old_one
 }
 
 #[tokio::test]
+async fn the_service_manager_hears_of_a_reload_whether_or_not_it_goes_well() {
+    let backend = HttpBackend::start().await;
+    let site = Site::before(backend.address());
+    let manager = Manager::new(&site);
+    let program = Manager::runs(&site, "");
+    assert_eq!(manager.next(), "READY=1\nSTATUS=Serving");
+    for text in [site.toml(), "nothing = 1".to_owned()] {
+        std::fs::write(site.folder.path().join("proxy.toml"), text).unwrap();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
+        program.hang_up();
+        let told = manager.next();
+        let told = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("a reload");
+        let (at, status) = told.split_once('\n').unwrap();
+        assert!((now..now + 20).contains(&(at.parse::<i64>().unwrap() / 1_000_000)), "{at}");
+        assert_eq!(status, "STATUS=Reloading");
+        assert_eq!(manager.next(), "READY=1\nSTATUS=Serving");
+    }
+    site.serves().await;
+    terminate(program).await;
+}
+
+#[tokio::test]
 async fn a_watchdog_of_another_process_is_not_fed() {
     let site = Site::before("127.0.0.1:9");
     let manager = Manager::new(&site);

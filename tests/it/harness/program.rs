@@ -93,6 +93,11 @@ impl Program {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running program");
     }
 
+    /// Asks it to read its configuration again.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a running program");
+    }
+
     /// Waits for its end, and for all that it says before. Returns its exit code.
     #[track_caller]
     pub fn ended(&mut self) -> impl Future<Output = Option<i32>> {
