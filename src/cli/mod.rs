@@ -8,6 +8,7 @@ mod cert;
 mod check;
 mod demo;
 mod memory;
+mod notify;
 mod quick;
 mod run;
 mod serve;

@@ -16,6 +16,7 @@ mod faults;
 mod field;
 mod flapping;
 mod forward_auth;
+mod handover;
 mod handshake;
 mod harness;
 mod health;
