@@ -9,7 +9,7 @@ mod worker;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 pub use self::bind::BindError;
 use self::{accept::Bound, worker::Worker};
@@ -19,7 +19,7 @@ use crate::{
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
-    tunnel::Totals,
+    tunnel::{Sum, Totals},
     upstream::{Pool, Surroundings},
 };
 
@@ -136,6 +136,16 @@ impl Server {
     /// Gives orders to this gate from elsewhere.
     pub fn order(&self) -> Arc<DrainHandle> {
         Arc::clone(&self.order)
+    }
+
+    /// The workers, for who visits tunnels ([`crate::connection::tunnels`]).
+    pub fn workers(&self) -> Vec<Handle> {
+        self.workers.iter().map(Worker::runtime).collect()
+    }
+
+    /// What all tunnels have carried so far.
+    pub fn carried(&self) -> Sum {
+        self.gate.totals.sum()
     }
 
     /// Downstream connections that are open.

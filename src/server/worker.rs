@@ -67,6 +67,11 @@ impl Worker {
         self.handle.clone()
     }
 
+    /// Its runtime.
+    pub(super) fn runtime(&self) -> Handle {
+        self.handle.runtime.clone()
+    }
+
     /// Waits for the thread; returns how many connections panicked.
     pub(super) fn join(self) -> usize {
         usize::from(self.thread.join().is_err()) + self.handle.counts.panicked.load(Ordering::Relaxed)

@@ -37,5 +37,6 @@ mod storm;
 mod tls;
 mod tunnel;
 mod tunnel_ends;
+mod tunnels;
 mod upstream_tls;
 mod upstreams;
