@@ -41,5 +41,6 @@ mod storm;
 mod tls;
 mod tunnel;
 mod tunnel_ends;
+mod tunnels;
 mod upstream_tls;
 mod upstreams;

@@ -295,6 +295,16 @@ impl Gate {
         .await;
     }
 
+    /// The workers' runtimes.
+    pub fn workers(&self) -> Vec<tokio::runtime::Handle> {
+        self.server.as_ref().map(Server::workers).unwrap_or_default()
+    }
+
+    /// What all tunnels have carried so far.
+    pub fn carried(&self) -> wsgate::tunnel::Sum {
+        self.server.as_ref().map(Server::carried).unwrap_or_default()
+    }
+
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.handle.leases()
