@@ -8,6 +8,7 @@ mod cert;
 mod check;
 mod demo;
 mod memory;
+mod paper;
 mod quick;
 mod run;
 mod serve;
@@ -62,6 +63,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => {
+            paper::completions(&arguments);
+            Ok(())
+        }
+        Command::Man(arguments) => paper::man(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
