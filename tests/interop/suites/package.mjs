@@ -44,7 +44,7 @@ async function holdsAll() {
     "usr/share/bash-completion/completions/wsgate",
     "usr/share/zsh/vendor-completions/_wsgate",
     "usr/share/fish/vendor_completions.d/wsgate.fish",
-    "lib/systemd/system/wsgate.service",
+    "usr/lib/systemd/system/wsgate.service",
     "etc/wsgate/proxy.toml",
     "etc/logrotate.d/wsgate",
   ];
@@ -81,7 +81,7 @@ function asUser(...args) {
 }
 
 async function hardened() {
-  const unit = "/lib/systemd/system/wsgate.service";
+  const unit = "/usr/lib/systemd/system/wsgate.service";
   const said = await output("systemd-analyze", ["security", "--offline=true", unit]);
   const [, figure] = /exposure level for wsgate\.service: ([\d.]+)/.exec(said) ?? [];
   console.log(`# systemd-analyze security: ${figure}`);
