@@ -19,8 +19,8 @@ use super::{
     background::Background,
     ending::spread,
     handover::Sockets,
-    pulse::Pulse,
     metrics,
+    pulse::Pulse,
     reload::{InForce, LastReload},
 };
 use crate::{

@@ -175,19 +175,20 @@ impl Post {
 
 /// Accepts for ever. A stranger is gone before it has cost anything.
 async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
-    let warning = RateLimited::new();
+    let strangers = RateLimited::new(tracing::Level::WARN, "a stranger at the upgrade socket");
+    let failures = RateLimited::new(tracing::Level::WARN, "the upgrade socket");
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             let who = stream.peer_cred()?;
             Ok((stream.into_std()?, who))
         });
         match accepted {
-            Ok((_, who)) if !may_take(who.uid()) => warning.warn(|skipped| {
+            Ok((_, who)) if !may_take(who.uid()) => strangers.warn(|skipped| {
                 tracing::warn!(uid = who.uid(), skipped, "a stranger at the upgrade socket");
             }),
             Ok((stream, _)) => Old::meet(old, stream),
             Err(error) => {
-                warning.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
+                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
                 tokio::time::sleep(PAUSE).await;
             }
         }

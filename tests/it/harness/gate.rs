@@ -297,12 +297,12 @@ impl Gate {
 
     /// The workers' runtimes.
     pub fn workers(&self) -> Vec<tokio::runtime::Handle> {
-        self.server.as_ref().map(Server::workers).unwrap_or_default()
+        self.handle.workers().to_vec()
     }
 
     /// What all tunnels have carried so far.
     pub fn carried(&self) -> wsgate::tunnel::Sum {
-        self.server.as_ref().map(Server::carried).unwrap_or_default()
+        self.handle.gate().totals.sum()
     }
 
     /// Leases that are out.
