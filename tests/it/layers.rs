@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Every module of the crate's root and its layer.
-const LAYERS: [(&str, u8); 15] = [
+const LAYERS: [(&str, u8); 16] = [
     ("proto", 0),
     ("route", 0),
     ("config", 1),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, u8); 15] = [
     ("telemetry", 2),
     ("connection", 3),
     ("server", 4),
+    ("admin", 4),
     ("demo", 4),
 ];
 
