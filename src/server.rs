@@ -11,7 +11,7 @@ use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::runtime::{Builder, Runtime};
 
-pub use self::bind::BindError;
+pub use self::bind::{BindError, Listening, UnixPath, bind_private};
 use self::{accept::Bound, worker::Worker};
 use crate::{
     auth::Verifier,

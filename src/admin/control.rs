@@ -2,11 +2,10 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::OnRemoved;
+use crate::{config::OnRemoved, proto::network::Network};
 
 /// An answer that needs the workers, and so some time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -71,6 +70,17 @@ pub enum Readiness {
     ShuttingDown,
     /// Nothing is accepted any more, and what is open has its time to end.
     Draining,
+}
+
+impl Readiness {
+    /// As `/readyz` says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::ShuttingDown => "shutting down",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// `GET /api/status`.
@@ -178,7 +188,7 @@ pub struct TunnelFilter {
     /// To this endpoint.
     pub endpoint: Option<String>,
     /// Of clients of this network.
-    pub client: Option<IpNet>,
+    pub client: Option<Network>,
     /// Of this listener.
     pub listener: Option<String>,
     /// Open for so long or longer.
@@ -208,6 +218,25 @@ pub struct Close {
     pub code: u16,
     /// At most 123 bytes.
     pub reason: String,
+}
+
+impl Close {
+    /// The longest reason, in bytes: a Close is a control frame.
+    const LONGEST: usize = 123;
+
+    /// # Errors
+    /// The code may not be sent, or the reason does not fit.
+    pub fn new(code: u16, reason: String) -> Result<Self, String> {
+        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+            return Err(format!(
+                "{code} is no code that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999"
+            ));
+        }
+        if reason.len() > Self::LONGEST {
+            return Err(format!("a reason has at most {} bytes", Self::LONGEST));
+        }
+        Ok(Self { code, reason })
+    }
 }
 
 /// What a reload did.

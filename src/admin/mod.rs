@@ -1,8 +1,28 @@
 //! The listener of operators and their programs: health, metrics, the API and the dashboard.
+//!
+//! | file | |
+//! |---|---|
+//! | `control` | what can be asked and ordered: the trait that the process implements |
+//! | `guard` | who may (rule S8) |
+//! | `api` | the endpoints |
+//! | `request` | queries and bodies |
+//! | `dashboard` | the page for people |
+//! | `serve` | the socket, the thread, the connections |
 
+mod api;
 mod control;
+mod dashboard;
+mod failure;
+mod guard;
+mod request;
+mod serve;
+#[cfg(test)]
+mod tests;
 
-pub use self::control::{
-    CertificateStatus, Changes, Close, Configuration, Control, DrainProgress, LastReload, Later,
-    ListenerStatus, Readiness, ReloadRefused, ReloadReport, Status, TunnelFilter, TunnelPage, Usage,
+pub use self::{
+    control::{
+        CertificateStatus, Changes, Close, Configuration, Control, DrainProgress, LastReload, Later,
+        ListenerStatus, Readiness, ReloadRefused, ReloadReport, Status, TunnelFilter, TunnelPage, Usage,
+    },
+    serve::{Bound, Serving, bind},
 };

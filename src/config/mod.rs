@@ -51,6 +51,7 @@ pub use self::{
         Balance, Check, HashKey, Health, OnRemoved, ProxyProtocol, SameSite, ServerAddress, Sticky, Trust,
         Upstream, UpstreamServer, UpstreamTls,
     },
+    values::duration_of,
 };
 
 /// Everything that one `proxy.toml` says, with the defaults filled in.

@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::{Mode, chmod, fchmod};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::ListenAddress;
 
@@ -30,14 +31,16 @@ pub struct BindError {
 
 /// A bound and listening socket, non-blocking.
 #[derive(Debug)]
-pub(super) enum Listening {
+pub enum Listening {
+    /// Over TCP.
     Tcp(TcpListener),
+    /// A unix socket and its file.
     Unix(UnixListener, UnixPath),
 }
 
 /// The file of a unix socket; removed on drop.
 #[derive(Debug)]
-pub(super) struct UnixPath(PathBuf);
+pub struct UnixPath(PathBuf);
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
@@ -48,7 +51,7 @@ impl Drop for UnixPath {
 
 impl Listening {
     /// The address it got.
-    pub(super) fn address(&self) -> ListenAddress {
+    pub fn address(&self) -> ListenAddress {
         match self {
             Self::Tcp(listener) => {
                 ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
@@ -75,6 +78,28 @@ pub(super) fn bind(address: &ListenAddress) -> Result<Listening, BindError> {
         }
     };
     bound.map_err(|source| BindError { address: address.clone(), source })
+}
+
+/// The same, with the file of a unix socket for nobody but its owner.
+pub fn bind_private(address: &ListenAddress) -> Result<Listening, BindError> {
+    let ListenAddress::Unix(path) = address else { return bind(address) };
+    let bound = bind_private_unix(path);
+    let listening = bound.map(|listener| Listening::Unix(listener, UnixPath(path.clone())));
+    listening.map_err(|source| BindError { address: address.clone(), source })
+}
+
+/// The file gets the mode that the socket has when it is bound, so that at no moment it has another.
+fn bind_private_unix(path: &Path) -> io::Result<UnixListener> {
+    let private = Mode::RUSR | Mode::WUSR;
+    remove_stale(path);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where the system has no modes of sockets this fails; the file is seen to below.
+    let _ = fchmod(&socket, private);
+    socket.bind(&SockAddr::unix(path)?)?;
+    chmod(path, private)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -27,7 +27,7 @@ const LAYERS: [(&str, u8); 16] = [
 ];
 
 /// Imports within a layer that are meant, with the reason.
-const WITHIN_A_LAYER: [(&str, &str, &str); 8] = [
+const WITHIN_A_LAYER: [(&str, &str, &str); 9] = [
     ("route", "proto", "a target is read off a request head, and an offer selects a route"),
     ("tls", "buffered", "it wraps the trait of a stream and is one"),
     ("tunnel", "buffered", "it takes two streams with their tails"),
@@ -35,6 +35,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 8] = [
     ("upstream", "buffered", "it hands out streams with their tails"),
     ("upstream", "tls", "it speaks TLS to servers"),
     ("tunnel", "lifecycle", "it listens to the drain signal"),
+    ("admin", "server", "it binds as listeners do, and asks and orders a running server"),
     ("upstream", "lifecycle", "an endpoint that leaves drains its tunnels"),
 ];
 
