@@ -30,7 +30,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::timeout,
 };
 
@@ -199,7 +199,7 @@ async fn serve(socket: Socket, router: Router, mut stopped: watch::Receiver<()>)
     }
     drop(socket);
     // Whoever is not done by then has stopped reading.
-    let _ = timeout(CLOSING, connections.tasks.join_all()).await;
+    let _ = timeout(CLOSING, connections.ended()).await;
 }
 
 async fn accept(socket: &Socket, connections: &mut Connections) -> io::Result<()> {
@@ -238,7 +238,9 @@ fn next_turn() -> u64 {
 
 impl Connections {
     fn admit(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, via: Via) {
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            note_panic(ended);
+        }
         self.open.retain(|open| !open.task.is_finished());
         if self.open.len() >= CONNECTIONS {
             self.cut_one();
@@ -248,12 +250,26 @@ impl Connections {
         self.open.push(Open { turn, task: self.tasks.spawn(connection) });
     }
 
+    /// Waits until all of them have ended.
+    async fn ended(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            note_panic(ended);
+        }
+    }
+
     /// Cuts the connection whose last request is the longest ago.
     fn cut_one(&mut self) {
         let by_turn = |(_, open): &(usize, &Open)| open.turn.load(Ordering::Relaxed);
         if let Some((place, _)) = self.open.iter().enumerate().min_by_key(by_turn) {
             self.open.swap_remove(place).task.abort();
         }
+    }
+}
+
+/// A panic ends its own connection alone (rule S4).
+fn note_panic(ended: Result<(), JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!("a connection of the admin listener panicked, which is a defect of wsgate");
     }
 }
 
