@@ -13,7 +13,7 @@ use super::{Failure, advice, memory, signals};
 
 /// Runs the proxy to its end. `announce` gets the addresses when they are bound.
 pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> Result<(), Failure> {
-    let Loaded { config, warnings } = loaded;
+    let Loaded { config, warnings, .. } = loaded;
     telemetry::init(&config.log).map_err(Failure::usage)?;
     memory::give_back();
     let access = AccessSink::open(&config.log).map_err(Failure::runtime)?;
