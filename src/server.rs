@@ -5,6 +5,7 @@
 
 mod accept;
 mod bind;
+mod metrics;
 mod worker;
 
 use std::{io, num::NonZeroUsize, sync::Arc, thread::JoinHandle, time::Duration};
@@ -19,6 +20,7 @@ use crate::{
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
     telemetry::AccessSink,
+    tunnel::Totals,
     upstream::{Pool, Surroundings},
 };
 
@@ -93,11 +95,14 @@ impl Server {
         let drain_spread = spread(&config.server);
         let (order, drain) = Drain::new(drain_spread);
         let place = Surroundings { workers: config.server.workers.get(), drain: drain.clone(), drain_spread };
+        let totals = Arc::new(Totals::new(place.workers));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(config, &place)?),
+            snapshot: Arc::new(Snapshot::new(config, &place, &totals)?),
             drain,
             access,
             metrics: Arc::default(),
+            lists_tunnels: config.admin.is_some().into(),
+            totals,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
             verifier: Verifier::default(),
             redact: config.log.redact.clone().into(),
@@ -158,6 +163,11 @@ impl Server {
     /// Connections far over `max_connections_per_ip`, which were cut without an answer, so far.
     pub fn cut_unanswered(&self) -> u64 {
         self.listeners.iter().map(|listener| listener.cut()).sum()
+    }
+
+    /// What is counted and what is there now, as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        metrics::encode(&self.gate, &self.permits, &self.listeners, &self.order)
     }
 
     /// Waits for the end, which [`Self::order`] begins.

@@ -50,6 +50,7 @@ impl Request<'_> {
             pool: &snapshot.pools[server.upstream],
             asked: &ask.target,
             target: server.path.clone(),
+            metrics: self.connection.gate.metrics.upstream(snapshot.pools[server.upstream].name()),
         };
         self.record.begin_to_ask();
         let answer = forward_auth::ask(self, &way).await?;

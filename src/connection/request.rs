@@ -8,6 +8,7 @@ use super::{
     Client, Listener, Taken,
     answer::Answer,
     caller,
+    downstream::Downstream,
     h1::{Http1, Next},
     record::ExchangeRecord,
     sender::Sender,
@@ -28,7 +29,8 @@ use crate::{
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
-    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Want},
+    telemetry::UpstreamMetrics,
+    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Transport, Want},
 };
 
 /// A request whose head is complete.
@@ -60,6 +62,7 @@ pub(super) struct Way<'a> {
     pub(super) asked: &'a Target,
     /// What goes upstream.
     pub(super) target: String,
+    pub(super) metrics: Arc<UpstreamMetrics>,
 }
 
 impl<'a> Request<'a> {
@@ -133,6 +136,7 @@ impl<'a> Request<'a> {
                     pool: &snapshot.pools[*place],
                     asked: &ask.target,
                     target: upstream_target(&ask.target, route),
+                    metrics: gate.metrics.upstream(snapshot.pools[*place].name()),
                 };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
@@ -161,6 +165,9 @@ impl<'a> Request<'a> {
         self.is_offer = true;
         let offer = Offer::from_head(&self.head).map_err(Refusal::Handshake)?;
         self.is_offer = offer.is_some();
+        if self.is_offer {
+            self.record.offers();
+        }
         if self.is_offer && self.connection.gate.drain.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -245,7 +252,7 @@ impl<'a> Request<'a> {
             let plan = way.plan(&facts.listener, &self.head, kind, head, set_cookie.as_deref(), values);
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
-            let answer = exchange.response_head().await;
+            let answer = way.response_head(&mut exchange, kind).await;
             note_failure(&connected.lease, connected.reused, &answer);
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
@@ -405,6 +412,18 @@ impl Facts {
 }
 
 impl Way<'_> {
+    /// The head of the answer, which is waited for, and how long is counted.
+    pub(super) async fn response_head(
+        &self,
+        exchange: &mut Exchange<'_, Downstream, Transport>,
+        kind: Kind,
+    ) -> Result<ResponseHead, Refusal> {
+        let began = Instant::now();
+        let head = exchange.response_head().await?;
+        self.metrics.answered(kind == Kind::Handshake, began.elapsed());
+        Ok(head)
+    }
+
     /// By which rules the answer to `request` comes back, when `head` is what goes upstream.
     pub(super) fn plan<'p>(
         &'p self,

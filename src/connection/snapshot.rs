@@ -15,12 +15,12 @@ use crate::{
     auth::Users,
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
     ending::Refusal,
-    lifecycle::{ClientRates, Clients, Entrance, Permit, Places},
+    lifecycle::{ClientRates, Clients, DrainHandle, Entrance, Permit, Places},
     proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
-    telemetry::RateLimited,
+    telemetry::{Permitted, RateLimited, RouteGauges},
     tls::{self, Acceptor, development},
-    tunnel,
+    tunnel::{self, Terms, Totals},
     upstream::{Pool, Surroundings},
 };
 
@@ -45,17 +45,25 @@ pub(super) struct Route {
     /// What trailers of requests are judged by: the route's edits, and what no client may say.
     pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
-    limits: Vec<Arc<tunnel::Limits>>,
+    terms: Vec<Arc<Terms>>,
+    /// Orders its tunnels to leave, when it is changed or removed.
+    pub(super) leave: DrainHandle,
     /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
     tunnels: Option<Arc<Places>>,
 }
 
 impl Route {
-    fn new(config: &config::Route, listeners: &[config::Listener]) -> Self {
+    fn new(
+        config: &config::Route,
+        listeners: &[config::Listener],
+        place: &Surroundings,
+        totals: &Arc<Totals>,
+    ) -> Self {
         let mut writes: Vec<_> = listeners.iter().map(|listener| listener.timeout.write).collect();
         writes.sort_unstable();
         writes.dedup();
-        let limits = writes.into_iter().map(|write| Arc::new(tunnel_limits(&config.websocket, write)));
+        let leave = place.drain.part(place.drain_spread);
+        let terms = writes.into_iter().map(|write| Arc::new(terms(config, write, &leave, totals)));
         let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
         let mut trailers = config.request_headers.clone();
         trailers.remove.extend_from_slice(config.copied_headers());
@@ -64,7 +72,8 @@ impl Route {
             users: users.map(|file| Arc::new(Users::new(file))),
             about_request: config.request_headers.about_request(),
             trailers,
-            limits: limits.collect(),
+            terms: terms.collect(),
+            leave,
             tunnels: config.max_tunnels.map(|most| Places::new(most.get())),
             config: config.clone(),
         }
@@ -76,11 +85,18 @@ impl Route {
         tunnels.try_take().map(Some).ok_or(Refusal::RouteLimit)
     }
 
-    /// The bounds of its tunnels that came through a listener.
-    pub(super) fn tunnel_limits(&self, listener: &config::Listener) -> Arc<tunnel::Limits> {
+    /// Its places for tunnels.
+    pub(super) fn gauges(&self) -> RouteGauges {
+        let places = self.tunnels.as_ref();
+        let places = places.map(|places| Permitted { open: places.in_use(), most: places.total() });
+        RouteGauges { name: Arc::clone(&self.name), places }
+    }
+
+    /// The terms of its tunnels that came through a listener.
+    pub(super) fn terms(&self, listener: &config::Listener, totals: &Arc<Totals>) -> Arc<Terms> {
         let write = listener.timeout.write;
-        let known = self.limits.iter().find(|limits| limits.write == write);
-        known.cloned().unwrap_or_else(|| Arc::new(tunnel_limits(&self.config.websocket, write)))
+        let known = self.terms.iter().find(|terms| terms.limits.write == write);
+        known.cloned().unwrap_or_else(|| Arc::new(terms(&self.config, write, &self.leave, totals)))
     }
 }
 
@@ -129,17 +145,18 @@ fn pool(config: &config::Upstream, place: &Surroundings) -> Result<Pool, PoolErr
 }
 
 impl Snapshot {
-    /// The snapshot that `config` describes, at this place.
-    pub fn new(config: &Config, place: &Surroundings) -> Result<Self, PoolError> {
+    /// The snapshot that `config` describes, at this place. What its tunnels carry is counted in `totals`.
+    pub fn new(config: &Config, place: &Surroundings, totals: &Arc<Totals>) -> Result<Self, PoolError> {
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
             subprotocol: route.subprotocol.clone(),
             kind: route.kind,
         });
+        let routes = config.routes.iter().map(|route| Route::new(route, &config.listeners, place, totals));
         Ok(Self {
             table: RouteTable::new(matchers.collect()),
-            routes: config.routes.iter().map(|route| Route::new(route, &config.listeners)).collect(),
+            routes: routes.collect(),
             pools: config.upstreams.iter().map(|upstream| pool(upstream, place)).collect::<Result<_, _>>()?,
         })
     }
@@ -269,6 +286,16 @@ fn development_identity(names: &[String], folder: &Path) -> Result<Identity, Tls
         tracing::warn!("{} can be read by others", key.display());
     }
     Ok(issued.identity)
+}
+
+fn terms(
+    route: &config::Route,
+    write: Option<Duration>,
+    leave: &DrainHandle,
+    totals: &Arc<Totals>,
+) -> Terms {
+    let limits = tunnel_limits(&route.websocket, write);
+    Terms { limits, route: leave.signal(), totals: Arc::clone(totals) }
 }
 
 fn tunnel_limits(route: &config::WebSocket, write: Option<Duration>) -> tunnel::Limits {

@@ -19,7 +19,7 @@ use crate::{
         handshake::{Agreed, Offer},
         head::ResponseHead,
     },
-    tunnel::{Limits, Tunnel},
+    tunnel::{Terms, Tunnel},
     upstream::{Attempt, Connected, Lease, Transport, Want},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Established {
     up: Buffered<Transport>,
     lease: Lease,
     agreed: Agreed,
-    limits: Arc<Limits>,
+    terms: Arc<Terms>,
     record: Option<Box<TunnelRecord>>,
     taken: Option<Box<Taken>>,
 }
@@ -39,7 +39,7 @@ impl Established {
         let lease = self.lease.into_tunnel();
         let drain = lease.drain();
         OpenTunnel {
-            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
+            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.terms, drain),
             record: self.record,
             lease,
             _taken: self.taken,
@@ -95,7 +95,7 @@ async fn offer_to(
     let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
-    let answer = exchange.response_head().await;
+    let answer = way.response_head(&mut exchange, Kind::Handshake).await;
     note_failure(&connected.lease, connected.reused, &answer);
     let head = match answer {
         Ok(head) if head.status == 101 => head,
@@ -134,14 +134,15 @@ async fn offer_to(
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, interim, &passed).await?;
-    let limits = way.route.tunnel_limits(&request.connection.listener.config);
+    let (listener, totals) = (&request.connection.listener.config, &request.connection.gate.totals);
+    let terms = way.route.terms(listener, totals);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
     let taken = request.taken_by_tunnel();
     Ok(Offered::Done(Next::Tunnel(Box::new(Established {
         up: connected.stream,
         lease: connected.lease,
         agreed,
-        limits,
+        terms,
         record,
         taken,
     }))))

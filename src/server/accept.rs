@@ -100,6 +100,7 @@ impl Acceptor {
                 }
                 Err(error) => {
                     let address = &listener.label;
+                    self.gate.metrics.accept_failed(address);
                     failures.warn(|skipped| tracing::warn!(%address, %error, skipped, "accept failed"));
                     if !is_of_one_connection(&error) {
                         tokio::time::sleep(pause).await;
@@ -115,6 +116,10 @@ impl Acceptor {
     async fn admit(&self, accepted: Accepted, listener: &Arc<Listener>) {
         let entrance = listener.enter_accepted(&accepted);
         if let Some(Entrance::Cut) = entrance {
+            let metrics = &self.gate.metrics;
+            metrics.accepted(&listener.label);
+            metrics.turned_away(&listener.label, None);
+            metrics.closed();
             listener.note_cut(accepted.ip());
             accepted.cut();
             return;
@@ -122,6 +127,7 @@ impl Acceptor {
         let permit = self.permits.acquire().await;
         let tls_permit =
             if listener.speaks_tls() { Some(self.gate.tls_permits.acquire().await) } else { None };
+        self.gate.metrics.accepted(&listener.label);
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
         let connection = Connection::new(accepted, listener, gate, permit, tls_permit, entrance);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
@@ -167,11 +173,14 @@ mod tests {
             drain: drain.clone(),
             drain_spread: std::time::Duration::ZERO,
         };
+        let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),
+            lists_tunnels: false.into(),
+            totals,
             tls_permits: TlsPermits::new(1),
             verifier: Verifier::default(),
             redact: Arc::new([]),

@@ -14,7 +14,7 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{connection::Gate, lifecycle::Tracker, tunnel, upstream};
+use crate::{buffered::enter_worker, connection::Gate, lifecycle::Tracker, telemetry::Metrics, tunnel};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ struct Counts {
     open: AtomicUsize,
     /// Those that ended in a panic.
     panicked: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 impl Worker {
@@ -46,11 +47,16 @@ impl Worker {
     /// began.
     pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let runtime = runtime()?;
-        let counts = Counts { all: open.clone(), open: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        let counts = Counts {
+            all: open.clone(),
+            open: AtomicUsize::new(0),
+            panicked: AtomicUsize::new(0),
+            metrics: Arc::clone(&gate.metrics),
+        };
         let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::new(counts) };
         let (drain, open) = (gate.drain.clone(), open.clone());
         let run = move || {
-            upstream::enter_worker(id);
+            enter_worker(id);
             runtime.block_on(async {
                 drain.orders(tunnel::wake_all).await;
                 // The last ones write their records; whoever can't is dropped with the runtime.
@@ -116,8 +122,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
+            self.counts.metrics.panicked();
             tracing::error!("a connection panicked, which is a defect of wsgate");
         }
+        self.counts.metrics.closed();
         self.counts.open.fetch_sub(1, Ordering::Release);
         self.counts.all.leave();
     }
@@ -133,17 +141,22 @@ mod tests {
         connection::{Connection, Snapshot},
         lifecycle::{Clients, Drain, DrainHandle, Places, TlsPermits},
         telemetry::AccessSink,
+        tunnel::Totals,
+        upstream,
     };
 
     fn worker() -> (Worker, DrainHandle, Tracker) {
         let config = crate::server::tests::config();
         let (order, drain) = Drain::new(Duration::ZERO);
         let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
+        let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),
+            lists_tunnels: false.into(),
+            totals,
             tls_permits: TlsPermits::new(1),
             verifier: Verifier::default(),
             redact: Arc::new([]),

@@ -423,7 +423,7 @@ impl serde_json::ser::Formatter for Visible {
     }
 }
 
-fn format_time(time: OffsetDateTime) -> String {
+pub fn format_time(time: OffsetDateTime) -> String {
     time.format(RFC_3339_MS).unwrap_or_default()
 }
 

@@ -11,9 +11,13 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 
 pub use self::{
-    access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields},
+    access::{AccessRecord, ClosedBy, Direction, Kind, Pings, TlsFields, format_time},
     mask::{mask_query, mask_subprotocol, mask_target},
-    metrics::Metrics,
+    metrics::{
+        Buckets, CertificateGauges, Connects, Ending, EndpointGauges, Exchanged, Gauges, Handshake,
+        ListenerGauges, Metrics, Permitted, PingGauges, RouteGauges, RouteMetrics, UpstreamGauges,
+        UpstreamMetrics, WayGauges,
+    },
     rate::RateLimited,
     sink::{AccessSink, Records},
 };

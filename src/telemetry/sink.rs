@@ -96,6 +96,14 @@ impl AccessSink {
         !matches!(self.target, Target::Off)
     }
 
+    /// Records that were dropped so far, as they came faster than they were written.
+    pub fn dropped(&self) -> u64 {
+        match &self.target {
+            Target::Writer(writer) => writer.dropped.load(Ordering::Relaxed),
+            Target::Off | Target::Memory(_) => 0,
+        }
+    }
+
     /// Takes a record. Never blocks: past the bound of the queue it is dropped and counted.
     pub fn record(&self, record: &AccessRecord) {
         match &self.target {
