@@ -10,15 +10,19 @@ use axum::{
     routing::{MethodRouter, get, post, put},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    control::{Control, Readiness, ReloadRefused, TunnelFilter},
+    control::{Control, Readiness, ReloadRefused},
     dashboard,
     failure::Failure,
     request::{
         CloseMany, CloseOne, DrainEndpoint, Nothing, PageOf, SetLevel, json, no_parameters, optional_json,
     },
+};
+use crate::{
+    connection::tunnels::{TunnelFilter, TunnelRow},
+    upstream::PoolView,
 };
 
 /// The process that is asked.
@@ -127,8 +131,8 @@ async fn upstream(State(control): Process, places: Places<String>, Query(pairs):
     told(&pairs, find_upstream(&*control, &name)?)
 }
 
-fn find_upstream(control: &dyn Control, name: &str) -> Answer<Value> {
-    let found = control.upstreams().into_iter().find(|upstream| upstream["name"] == name);
+fn find_upstream(control: &dyn Control, name: &str) -> Answer<PoolView> {
+    let found = control.upstreams().into_iter().find(|upstream| upstream.name == name);
     found.ok_or_else(|| Failure::not_found("there is no such upstream; GET /api/upstreams lists them"))
 }
 
@@ -186,9 +190,9 @@ fn no_tunnel() -> Failure {
     Failure::not_found("no tunnel with this id is open; GET /api/tunnels lists those that are")
 }
 
-async fn find_tunnel(control: &dyn Control, id: u64) -> Answer<Value> {
+async fn find_tunnel(control: &dyn Control, id: u64) -> Answer<TunnelRow> {
     let filter = TunnelFilter { id: Some(id), ..TunnelFilter::default() };
-    control.tunnels(filter, None, 1).await.tunnels.pop().ok_or_else(no_tunnel)
+    control.tunnels(filter, None, 1).await.rows.pop().ok_or_else(no_tunnel)
 }
 
 async fn close_tunnel(State(control): Process, places: Places<String>, request: Request) -> Answer {
@@ -196,21 +200,19 @@ async fn close_tunnel(State(control): Process, places: Places<String>, request: 
     let id = tunnel_id(&id)?;
     let order: Option<CloseOne> = optional_json(request).await?;
     let close = order.unwrap_or_default().close()?;
-    let code = close.code;
     let filter = TunnelFilter { id: Some(id), ..TunnelFilter::default() };
-    if control.close_tunnels(filter, close).await == 0 {
+    if control.close_tunnels(filter, close.clone()).await == 0 {
         find_tunnel(&*control, id).await?;
         return Err(Failure::conflict("this tunnel is closing already"));
     }
-    tracing::info!(id, code, "tunnel closed by an administrator");
+    tracing::info!(id, ?close, "tunnel closed by an administrator");
     Ok(Json(json!({ "closed": 1 })).into_response())
 }
 
 async fn close_tunnels(State(control): Process, request: Request) -> Answer {
     let (filter, close) = json::<CloseMany>(request).await?.read()?;
-    let code = close.code;
-    let closed = control.close_tunnels(filter, close).await;
-    tracing::info!(closed, code, "tunnels closed by an administrator");
+    let closed = control.close_tunnels(filter.clone(), close.clone()).await;
+    tracing::info!(closed, ?filter, ?close, "tunnels closed by an administrator");
     Ok(Json(json!({ "closed": closed })).into_response())
 }
 

@@ -1,11 +1,15 @@
 //! What an administrator can see and order: the seam between this room and the process that it tells of.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin};
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::{config::OnRemoved, proto::network::Network};
+use crate::{
+    config::OnRemoved,
+    connection::tunnels::{Page, TunnelFilter},
+    ending::AdminClose,
+    upstream::PoolView,
+};
 
 /// An answer that needs the workers, and so some time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -24,16 +28,15 @@ pub trait Control: Send + Sync + 'static {
     /// The listeners in force, in the order of the file.
     fn listeners(&self) -> Vec<ListenerStatus>;
 
-    /// The upstreams in force with their endpoints, in the order of the file; each has `name` and `endpoints`, and each of
-    /// these `name`.
-    fn upstreams(&self) -> Vec<Value>;
+    /// The upstreams in force with their endpoints, in the order of the file.
+    fn upstreams(&self) -> Vec<PoolView>;
 
     /// The open tunnels that `filter` lets through, in the order of their ids, from the first one after `after`, and no more
     /// than `limit`.
-    fn tunnels(&self, filter: TunnelFilter, after: Option<u64>, limit: usize) -> Later<'_, TunnelPage>;
+    fn tunnels(&self, filter: TunnelFilter, after: Option<u64>, limit: usize) -> Later<'_, Page>;
 
     /// Closes the open tunnels that `filter` lets through; how many were not closing already.
-    fn close_tunnels(&self, filter: TunnelFilter, close: Close) -> Later<'_, usize>;
+    fn close_tunnels(&self, filter: TunnelFilter, close: AdminClose) -> Later<'_, usize>;
 
     /// Gives an endpoint nothing new until it is restored, and deals with its tunnels. `false` if there is no such endpoint.
     fn drain_endpoint(&self, upstream: &str, endpoint: &str, tunnels: OnRemoved) -> bool;
@@ -176,67 +179,6 @@ pub struct CertificateStatus {
     pub names: Vec<String>,
     /// When it expires, RFC 3339, UTC.
     pub not_after: String,
-}
-
-/// Which tunnels are meant: those that meet all that is said.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TunnelFilter {
-    /// This one.
-    pub id: Option<u64>,
-    /// Of this route.
-    pub route: Option<String>,
-    /// To this endpoint.
-    pub endpoint: Option<String>,
-    /// Of clients of this network.
-    pub client: Option<Network>,
-    /// Of this listener.
-    pub listener: Option<String>,
-    /// Open for so long or longer.
-    pub min_age: Option<Duration>,
-    /// Open for so long or shorter.
-    pub max_age: Option<Duration>,
-    /// No byte either way for so long or longer.
-    pub min_idle: Option<Duration>,
-}
-
-/// `GET /api/tunnels`.
-#[derive(Debug, Clone, Serialize)]
-pub struct TunnelPage {
-    /// In the order of their ids.
-    pub tunnels: Vec<Value>,
-    /// How many the filter lets through.
-    pub total: usize,
-    /// The `after` of the next page; absent on the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<u64>,
-}
-
-/// The Close that an administrator has sent to clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Close {
-    /// A code that may be sent (RFC 6455 §7.4).
-    pub code: u16,
-    /// At most 123 bytes.
-    pub reason: String,
-}
-
-impl Close {
-    /// The longest reason, in bytes: a Close is a control frame.
-    const LONGEST: usize = 123;
-
-    /// # Errors
-    /// The code may not be sent, or the reason does not fit.
-    pub fn new(code: u16, reason: String) -> Result<Self, String> {
-        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-            return Err(format!(
-                "{code} is no code that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999"
-            ));
-        }
-        if reason.len() > Self::LONGEST {
-            return Err(format!("a reason has at most {} bytes", Self::LONGEST));
-        }
-        Ok(Self { code, reason })
-    }
 }
 
 /// What a reload did.

@@ -142,7 +142,8 @@ fn is_own(host: &Authority, via: Via, hosts: &[String]) -> bool {
 }
 
 fn is_listed(name: &str, hosts: &[String]) -> bool {
-    hosts.iter().any(|host| host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(name))
+    let bare = |host: &str| host.trim_end_matches(['.', ']']).trim_start_matches('[').to_ascii_lowercase();
+    hosts.iter().any(|host| bare(host) == name)
 }
 
 /// Whether a page of this Origin is the dashboard: it has the Host that it asks. By its scheme alone they can't be told apart, as a

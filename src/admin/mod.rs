@@ -21,8 +21,8 @@ mod tests;
 
 pub use self::{
     control::{
-        CertificateStatus, Changes, Close, Configuration, Control, DrainProgress, LastReload, Later,
-        ListenerStatus, Readiness, ReloadRefused, ReloadReport, Status, TunnelFilter, TunnelPage, Usage,
+        CertificateStatus, Changes, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus,
+        Readiness, ReloadRefused, ReloadReport, Status, Usage,
     },
     serve::{Bound, Serving, bind},
 };

@@ -10,11 +10,12 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{
-    control::{Close, TunnelFilter},
-    failure::Failure,
+use super::failure::Failure;
+use crate::{
+    config::{OnRemoved, duration_of},
+    connection::tunnels::TunnelFilter,
+    ending::AdminClose,
 };
-use crate::config::{OnRemoved, duration_of};
 
 /// Bytes of a body.
 const MOST: usize = 64 * 1024;
@@ -131,8 +132,8 @@ pub(super) struct CloseOne {
 }
 
 impl CloseOne {
-    pub(super) fn close(self) -> Result<Close, Failure> {
-        close(self.code, self.reason)
+    pub(super) fn close(&self) -> Result<AdminClose, Failure> {
+        close(self.code, self.reason.as_deref())
     }
 }
 
@@ -155,21 +156,21 @@ pub(super) struct CloseMany {
 
 impl CloseMany {
     /// Which tunnels, and how. All of them only if that is what is said.
-    pub(super) fn read(self) -> Result<(TunnelFilter, Close), Failure> {
+    pub(super) fn read(self) -> Result<(TunnelFilter, AdminClose), Failure> {
         let Self { route, endpoint, client, listener, min_age, max_age, min_idle, all, code, reason } = self;
         let criteria = Criteria { route, endpoint, client, listener, min_age, max_age, min_idle };
         let filter = criteria.filter().map_err(Failure::unprocessable)?;
         match (filter == TunnelFilter::default(), all) {
             (true, false) => Err(Failure::unprocessable("say which tunnels, or `\"all\": true`")),
             (false, true) => Err(Failure::unprocessable("`all` goes with no other criterion")),
-            _ => Ok((filter, close(code, reason)?)),
+            _ => Ok((filter, close(code, reason.as_deref())?)),
         }
     }
 }
 
-fn close(code: Option<u16>, reason: Option<String>) -> Result<Close, Failure> {
-    Close::new(code.unwrap_or(1012), reason.unwrap_or_else(|| "closed by an administrator".to_owned()))
-        .map_err(Failure::unprocessable)
+fn close(code: Option<u16>, reason: Option<&str>) -> Result<AdminClose, Failure> {
+    AdminClose::new(code.unwrap_or(1012), reason.unwrap_or("closed by an administrator"))
+        .map_err(|error| Failure::unprocessable(error.to_string()))
 }
 
 /// The body of `POST /api/upstreams/{name}/endpoints/{endpoint}/drain`.
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(page(&[("route", "a"), ("route", "b")]).unwrap_err(), "`route` is given twice");
     }
 
-    fn many(json: &str) -> Result<(TunnelFilter, Close), String> {
+    fn many(json: &str) -> Result<(TunnelFilter, AdminClose), String> {
         let order: CloseMany = serde_json::from_str(json).unwrap();
         order.read().map_err(|failure| failure.error)
     }
@@ -337,10 +338,10 @@ mod tests {
             "say which tunnels, or `\"all\": true`"
         );
         assert_eq!(many("{\"all\":true,\"route\":\"a\"}").unwrap_err(), "`all` goes with no other criterion");
-        let (filter, close) = many("{\"all\":true}").unwrap();
-        assert_eq!((filter, close.code), (TunnelFilter::default(), 1012));
+        let usual = AdminClose::new(1012, "closed by an administrator").unwrap();
+        assert_eq!(many("{\"all\":true}").unwrap(), (TunnelFilter::default(), usual));
         let (filter, close) = many("{\"client\":\"::1\",\"code\":4000,\"reason\":\"bye\"}").unwrap();
-        assert!(filter.client.is_some() && (close.code, &*close.reason) == (4000, "bye"));
+        assert!(filter.client.is_some() && close == AdminClose::new(4000, "bye").unwrap());
     }
 
     #[test]

@@ -4,139 +4,20 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
+mod fake;
+
+use self::fake::{Fake, fake};
 use super::*;
-use crate::config::{Admin, ListenAddress, OnRemoved, Secret};
+use crate::config::{Admin, ListenAddress, Secret};
 
 const TOKEN: &str = "a-token-of-some-length";
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A process that remembers what it was ordered.
-#[derive(Debug)]
-struct Fake {
-    readiness: Mutex<Readiness>,
-    orders: Mutex<Vec<String>>,
-    level: Mutex<String>,
-    reload: Mutex<Result<ReloadReport, ReloadRefused>>,
-}
-
-impl Fake {
-    fn note(&self, order: String) {
-        self.orders.lock().unwrap().push(order);
-    }
-
-    fn orders(&self) -> Vec<String> {
-        std::mem::take(&mut *self.orders.lock().unwrap())
-    }
-}
-
-fn report() -> ReloadReport {
-    ReloadReport {
-        generation: 2,
-        listeners: Changes { unchanged: vec!["127.0.0.1:443".into()], ..Changes::default() },
-        upstreams: Changes::default(),
-        routes: Changes::default(),
-        warnings: Vec::new(),
-    }
-}
-
-fn fake() -> Arc<Fake> {
-    Arc::new(Fake {
-        readiness: Mutex::new(Readiness::Ready),
-        orders: Mutex::default(),
-        level: Mutex::new("info".into()),
-        reload: Mutex::new(Ok(report())),
-    })
-}
-
-impl Control for Fake {
-    fn readiness(&self) -> Readiness {
-        *self.readiness.lock().unwrap()
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            version: "1.2.3".into(),
-            pid: 7,
-            started: "2026-01-01T00:00:00Z".into(),
-            uptime_s: 60,
-            readiness: self.readiness(),
-            generation: 1,
-            last_reload: None,
-            drain: None,
-            connections: Usage { in_use: 1, max: 10 },
-            tls_handshakes: Usage { in_use: 0, max: 5 },
-            tunnels: 1,
-            workers: 2,
-        }
-    }
-
-    fn configuration(&self) -> Configuration {
-        let config = toml::from_str("[admin]\ntoken = \"***\"\n").unwrap();
-        Configuration { file: Some("proxy.toml".into()), generation: 1, config }
-    }
-
-    fn listeners(&self) -> Vec<ListenerStatus> {
-        let certificates = Vec::new();
-        vec![ListenerStatus { address: "127.0.0.1:443".into(), tls: true, certificates, cut_unanswered: 0 }]
-    }
-
-    fn upstreams(&self) -> Vec<Value> {
-        vec![json!({ "name": "chat", "endpoints": [{ "name": "unix:/run/chat.sock" }] })]
-    }
-
-    fn tunnels(&self, filter: TunnelFilter, after: Option<u64>, limit: usize) -> Later<'_, TunnelPage> {
-        self.note(format!("list {filter:?} {after:?} {limit}"));
-        let is_there = filter.id.is_none_or(|id| id == 42 || id == 43);
-        let tunnels = if is_there { vec![json!({ "id": filter.id.unwrap_or(42) })] } else { Vec::new() };
-        Box::pin(async move { TunnelPage { total: tunnels.len(), tunnels, next: None } })
-    }
-
-    fn close_tunnels(&self, filter: TunnelFilter, close: Close) -> Later<'_, usize> {
-        self.note(format!("close {:?} {} {}", filter.id, close.code, close.reason));
-        let closed = match filter.id {
-            None => 3,
-            Some(id) => usize::from(id == 42),
-        };
-        Box::pin(async move { closed })
-    }
-
-    fn drain_endpoint(&self, upstream: &str, endpoint: &str, tunnels: OnRemoved) -> bool {
-        self.note(format!("drain {upstream} {endpoint} {tunnels:?}"));
-        endpoint == "unix:/run/chat.sock"
-    }
-
-    fn restore_endpoint(&self, upstream: &str, endpoint: &str) -> bool {
-        self.note(format!("restore {upstream} {endpoint}"));
-        endpoint == "unix:/run/chat.sock"
-    }
-
-    fn log_level(&self) -> String {
-        self.level.lock().unwrap().clone()
-    }
-
-    fn set_log_level(&self, level: &str) -> Result<(), String> {
-        if level == "loud" {
-            return Err("`loud` is no level".into());
-        }
-        level.clone_into(&mut self.level.lock().unwrap());
-        Ok(())
-    }
-
-    fn reload(&self) -> Result<ReloadReport, ReloadRefused> {
-        self.note("reload".into());
-        self.reload.lock().unwrap().clone()
-    }
-
-    fn metrics(&self) -> String {
-        "# EOF\n".into()
-    }
-}
 
 fn admin(address: ListenAddress, token: Option<&str>) -> Admin {
     Admin { address, token: token.map(Secret::new), metrics_token: None, hosts: Vec::new() }
@@ -267,9 +148,12 @@ fn what_is_ordered_is_done() {
         (answer.json(), room.fake.orders().into_iter().find(|order| !order.starts_with("list")))
     };
     let (told, order) = done("POST /api/tunnels/42/close", "{\"code\":4001,\"reason\":\"off\"}");
-    assert_eq!((told, order.as_deref()), (json!({ "closed": 1 }), Some("close Some(42) 4001 off")));
+    assert_eq!(
+        (told, order.as_deref()),
+        (json!({ "closed": 1 }), Some("close Some(42) Some((4001, \"off\"))"))
+    );
     let (told, order) = done("POST /api/tunnels/42/close", "");
-    let usual = "close Some(42) 1012 closed by an administrator";
+    let usual = "close Some(42) Some((1012, \"closed by an administrator\"))";
     assert_eq!((told, order.as_deref()), (json!({ "closed": 1 }), Some(usual)));
     assert_eq!(done("POST /api/tunnels/close", "{\"all\":true}").0, json!({ "closed": 3 }));
     let endpoint = "/api/upstreams/chat/endpoints/unix:%2Frun%2Fchat.sock";
@@ -309,10 +193,10 @@ fn what_is_wrong_is_said_and_nothing_is_done() {
         (close, "{\"cod\":1}", 422, "unknown field `cod`, expected `code` or `reason`"),
         (close, "{\"code\":1000,\"code\":1001}", 422, "duplicate field `code`"),
         (close, "{\"code\":70000}", 422, "70000"),
-        (close, "{\"code\":1006}", 422, "1006 is no code that may be sent"),
         ("POST /api/tunnels/close", "", 400, "needs a JSON object"),
         ("POST /api/tunnels/close", "{}", 422, "say which tunnels"),
         ("POST /api/tunnels/close", "{\"id\":1}", 422, "unknown field `id`, expected one of `route`, "),
+        (close, "{\"code\":1006}", 422, "1006 is no code"),
         ("POST /api/tunnels/close", "{\"min_age\":\"5\"}", 422, "`min_age` is a duration"),
         (drain, "", 400, "needs a JSON object"),
         (drain, "{}", 422, "missing field `tunnels`"),

@@ -288,12 +288,7 @@ fn development_identity(names: &[String], folder: &Path) -> Result<Identity, Tls
     Ok(issued.identity)
 }
 
-fn terms(
-    route: &config::Route,
-    write: Option<Duration>,
-    leave: &DrainHandle,
-    totals: &Arc<Totals>,
-) -> Terms {
+fn terms(route: &config::Route, write: Option<Duration>, leave: &DrainHandle, totals: &Arc<Totals>) -> Terms {
     let limits = tunnel_limits(&route.websocket, write);
     Terms { limits, route: leave.signal(), totals: Arc::clone(totals) }
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, io, time::Duration};
 
 use rustls::Error;
 
-use super::{AdminClose, AdminCloseError, Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
+use super::{
+    AdminClose, AdminCloseError, Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd,
+    UpstreamFault,
+};
 use crate::proto::{
     frame::{Excess, FrameError},
     framing::{ChunkError, FramingError},

@@ -87,7 +87,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     /// When the tunnel has to be looked at even if no byte comes.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        let stall = self.stall.as_ref().zip(self.terms.limits.write).map(|(stall, period)| stall.since + period);
+        let stall =
+            self.stall.as_ref().zip(self.terms.limits.write).map(|(stall, period)| stall.since + period);
         let cut = [self.deadline, stall].into_iter().flatten().min();
         if self.end.is_some() {
             return cut;

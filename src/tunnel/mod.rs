@@ -100,13 +100,7 @@ pub struct Tunnel<D, U> {
 impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// A tunnel between a client and a backend that agreed. Tails of the heads are relayed first. `drain` is the order of its
     /// server; that of its route stands in `terms`.
-    pub fn new(
-        down: Buffered<D>,
-        up: Buffered<U>,
-        agreed: &Agreed,
-        terms: Arc<Terms>,
-        drain: Drain,
-    ) -> Self {
+    pub fn new(down: Buffered<D>, up: Buffered<U>, agreed: &Agreed, terms: Arc<Terms>, drain: Drain) -> Self {
         let limits = terms.limits;
         let extensions = agreed.extensions();
         let ((mut down, down_tail), (mut up, up_tail)) = (down.into_parts(), up.into_parts());

@@ -80,7 +80,8 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// The report of a tunnel that has ended by itself, or was cut.
     pub(super) fn report(&mut self, was_cut: bool, now: Moment) -> Report {
         let has_run_out = was_cut && self.drain.is_shutdown();
-        let own_close = own_close(self.end.as_deref(), Side::Downstream).filter(|_| self.backend.has_own_close);
+        let own_close =
+            own_close(self.end.as_deref(), Side::Downstream).filter(|_| self.backend.has_own_close);
         let own_close = own_close.map(|OwnClose { code, reason }| (code, reason.into()));
         let end = match self.end.take().map(|end| *end) {
             None if has_run_out => TunnelEnd::DrainTimeout,

@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{Transport, endpoint::Endpoint, pool::Inner, site::Site};
-use crate::{buffered::{Buffered, worker}, lifecycle::Drain};
+use crate::{
+    buffered::{Buffered, worker},
+    lifecycle::Drain,
+};
 
 /// A place at an endpoint for which there is no connection yet. Its drop gives it back.
 pub(super) struct Claim {

@@ -10,7 +10,7 @@ fn admin(token: Option<&str>) -> Admin {
         address: ListenAddress::Inet(([0, 0, 0, 0], 9900).into()),
         token: token.map(Secret::new),
         metrics_token: None,
-        hosts: vec!["gate.example".into(), "2001:db8::7".into()],
+        hosts: vec!["gate.example".into(), "[2001:db8::7]".into()],
     }
 }
 
