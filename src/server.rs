@@ -19,7 +19,7 @@ use crate::{
     config::{self, Config, ListenAddress},
     connection::{Gate, Listener, PoolError, Snapshot, TlsSetupError},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, Tracker, raise_fd_limit},
-    telemetry::AccessSink,
+    telemetry::{AccessSink, Metrics},
     tunnel::Totals,
     upstream::{Pool, Surroundings},
 };
@@ -96,11 +96,12 @@ impl Server {
         let (order, drain) = Drain::new(drain_spread);
         let place = Surroundings { workers: config.server.workers.get(), drain: drain.clone(), drain_spread };
         let totals = Arc::new(Totals::new(place.workers));
+        let metrics = Arc::<Metrics>::default();
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(config, &place, &totals)?),
+            snapshot: Arc::new(Snapshot::new(config, &place, &totals, &metrics)?),
             drain,
             access,
-            metrics: Arc::default(),
+            metrics,
             lists_tunnels: config.admin.is_some().into(),
             totals,
             tls_permits: TlsPermits::new(config.server.max_tls_handshakes),

@@ -16,7 +16,11 @@ pub(super) fn serve(loaded: Loaded, announce: impl FnOnce(&[ListenAddress])) -> 
     let Loaded { config, warnings, .. } = loaded;
     telemetry::init(&config.log).map_err(Failure::usage)?;
     memory::give_back();
+    // Before there is a file that could be renamed.
+    let reopening = signals::Reopening::hear().map_err(Failure::runtime)?;
     let access = AccessSink::open(&config.log).map_err(Failure::runtime)?;
+    let rotated = access.clone();
+    reopening.each(move || rotated.reopen()).map_err(Failure::runtime)?;
     for warning in &warnings {
         tracing::warn!("{}", warning.brief());
     }

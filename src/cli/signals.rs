@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM, SIGINT and SIGUSR1.
 
 use std::{io, thread};
 
@@ -25,6 +25,35 @@ pub(super) fn watch(
     };
     thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(watch))?;
     Ok(())
+}
+
+/// SIGUSR1 as it is heard: an order to open the log anew.
+pub(super) struct Reopening {
+    runtime: runtime::Runtime,
+    orders: Signal,
+}
+
+impl Reopening {
+    /// From now on SIGUSR1 does not end the process any more, even if this is dropped.
+    pub(super) fn hear() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+        let orders = {
+            let _entered = runtime.enter();
+            signal(SignalKind::user_defined1())?
+        };
+        Ok(Self { runtime, orders })
+    }
+
+    /// Calls `reopen` for each order since [`Self::hear`], on a thread of its own.
+    pub(super) fn each(mut self, reopen: impl Fn() + Send + 'static) -> io::Result<()> {
+        let listen = async move {
+            while self.orders.recv().await.is_some() {
+                reopen();
+            }
+        };
+        thread::Builder::new().name("reopen".into()).spawn(move || self.runtime.block_on(listen))?;
+        Ok(())
+    }
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

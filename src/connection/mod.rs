@@ -91,6 +91,15 @@ struct OpenTunnel {
     _taken: Option<Box<Taken>>,
 }
 
+impl Drop for OpenTunnel {
+    /// Counts a tunnel that was dropped with its task.
+    fn drop(&mut self) {
+        if !self.tunnel.has_ended() {
+            self.tunnel.terms().witness.cut(self.lease.endpoint_name(), self.tunnel.age());
+        }
+    }
+}
+
 impl OpenTunnel {
     /// Does what visits to all tunnels want of this one.
     fn receive_visits(&mut self) {
@@ -151,6 +160,7 @@ impl Future for Connection {
                     if let Some(record) = &mut open.record {
                         record.end(&report);
                     }
+                    open.tunnel.terms().witness.ended(open.lease.endpoint_name(), &report);
                     return Poll::Ready(());
                 }
             }

@@ -11,6 +11,7 @@ use std::{
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::{Client, Gate, Listener, client::name_of, sender::Sender};
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     proto::{
         forward::ForwardedRequest,
         head::{Method, RequestHead, ResponseHead},
+        trace::{Trace, TraceId},
     },
     route::Target,
     telemetry::{
@@ -46,6 +48,7 @@ pub(super) struct ExchangeRecord {
     is_offer: bool,
     is_finished: bool,
     request_id: Arc<str>,
+    trace: Trace,
     redact: Arc<[String]>,
     began: Instant,
     phase: Phase,
@@ -65,6 +68,8 @@ impl ExchangeRecord {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
         let request_id: Arc<str> =
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
+        let trace = request.and_then(|(head, _)| Trace::told(&head.headers));
+        let trace = trace.unwrap_or_else(|| Trace::begin(rand::random(), rand::random()));
         let is_kept = gate.access.is_on() || gate.lists_tunnels.load(Ordering::Relaxed);
         let record = is_kept.then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
@@ -72,6 +77,7 @@ impl ExchangeRecord {
             record.peer = peer_beside(client, &record.client);
             if let Some((head, _)) = request {
                 record.request_id = (&*request_id).into();
+                record.trace_id = Some(trace.id());
                 record.method = head.method.as_str().into();
                 record.target = mask_target(&head.target, &gate.redact).into();
             }
@@ -91,6 +97,7 @@ impl ExchangeRecord {
             is_offer: false,
             is_finished: false,
             request_id,
+            trace,
             redact: Arc::clone(&gate.redact),
             began,
             phase,
@@ -113,6 +120,11 @@ impl ExchangeRecord {
     /// What X-Request-Id says.
     pub(super) fn request_id(&self) -> Arc<str> {
         Arc::clone(&self.request_id)
+    }
+
+    /// What `traceparent` says.
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     fn set(&mut self, set: impl FnOnce(&mut AccessRecord)) {
@@ -223,23 +235,28 @@ impl ExchangeRecord {
     }
 
     /// Notes in the log what was dropped from the request's head (rules H6, H7).
-    pub(super) fn dropped(forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
-        static UNDERSCORES: RateLimited = RateLimited::new();
-        static FORWARDED: RateLimited = RateLimited::new();
+    pub(super) fn dropped(&self, forwarded: &ForwardedRequest, client: Option<SocketAddr>) {
+        static UNDERSCORES: RateLimited = RateLimited::new(Level::INFO, "headers with `_` dropped");
+        static FORWARDED: RateLimited =
+            RateLimited::new(Level::INFO, "X-Forwarded-*/Forwarded of a private address dropped");
         if forwarded.dropped_underscore > 0 {
             let headers = forwarded.dropped_underscore;
+            let trace_id = self.trace.id();
             UNDERSCORES.warn(|skipped| {
                 tracing::info!(
                     headers,
+                    %trace_id,
                     skipped,
                     "dropped request headers with `_` in their names (underscore_headers)"
                 );
             });
         }
         if forwarded.dropped_forwarded > 0 && client.is_some_and(|client| is_private(&client)) {
+            let trace_id = self.trace.id();
             FORWARDED.warn(|skipped| {
                 tracing::info!(
                     client = %name_of(client),
+                    %trace_id,
                     skipped,
                     "dropped X-Forwarded-*/Forwarded of a private address, which is not in trusted_proxies"
                 );
@@ -311,6 +328,7 @@ impl ExchangeRecord {
             listener: record.listener,
             route: record.route,
             endpoint: record.endpoint,
+            trace_id: self.trace.id(),
             opened: Instant::now(),
             ended: false,
         }))
@@ -327,7 +345,7 @@ impl Drop for ExchangeRecord {
 }
 
 /// How what is cut ends.
-const CUT: Ending = Ending { label: "drain_timeout", side: Side::Gate, phase: Phase::Tunnel };
+pub(super) const CUT: Ending = Ending { label: "drain_timeout", side: Side::Gate, phase: Phase::Tunnel };
 
 fn end(record: &mut AccessRecord, ending: Ending) {
     record.ending = Some(ending.label);
@@ -347,6 +365,7 @@ pub(super) struct TunnelRecord {
     endpoint: Option<Arc<str>>,
     /// Client, if it is not the connection's, host, target, subprotocol, request id and user.
     words: Box<str>,
+    trace_id: TraceId,
     opened: Instant,
     ended: bool,
 }
@@ -432,6 +451,7 @@ impl TunnelRecord {
         record.target = word().into();
         record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.request_id = word().into();
+        record.trace_id = Some(self.trace_id);
         record.user = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
         record.route.clone_from(&self.route);
         record.endpoint.clone_from(&self.endpoint);
@@ -556,6 +576,7 @@ mod tests {
             route: Some("main".into()),
             endpoint: Some("127.0.0.1:9000".into()),
             words: [client, "a.example", "/chat", "graphql", "id", "ali"].join(TunnelRecord::BETWEEN).into(),
+            trace_id: Trace::begin(7, 7).id(),
             opened: Instant::now(),
             ended: false,
         }
@@ -573,6 +594,7 @@ mod tests {
         assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
         assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
         assert_eq!(record.user.as_deref(), Some("ali"));
+        assert_eq!(record.trace_id, Some(Trace::begin(7, 1).id()));
         assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
         assert_eq!(record.peer, None);
         assert_eq!(

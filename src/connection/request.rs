@@ -265,7 +265,8 @@ impl<'a> Request<'a> {
                         && exchange.may_send_again(&refusal)
                         && attempt.may_retry(Instant::now()) =>
                 {
-                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
+                    let trace_id = self.record.trace().id();
+                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "idle connection was gone, trying again");
                     want = Want::Fresh;
                     attempt.stay_if_bound();
                     stale = Some(refusal);
@@ -349,7 +350,7 @@ impl<'a> Request<'a> {
     ) -> Result<Vec<u8>, Refusal> {
         let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
+        self.record.dropped(&forwarded, self.connection.client.address());
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -381,6 +382,7 @@ impl<'a> Request<'a> {
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,
+            trace: self.record.trace(),
             target: &way.target,
             values,
         }

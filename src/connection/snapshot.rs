@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Accepted;
+use super::{Accepted, Gate, metrics::RouteWitness};
 use crate::{
     auth::Users,
     config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
@@ -18,7 +18,7 @@ use crate::{
     lifecycle::{ClientRates, Clients, DrainHandle, Entrance, Permit, Places},
     proto::{forward::HeaderEdits, head::HeadLimits},
     route::{Matcher, RouteTable},
-    telemetry::{Permitted, RateLimited, RouteGauges},
+    telemetry::{Metrics, Permitted, RateLimited, RouteGauges},
     tls::{self, Acceptor, development},
     tunnel::{self, Terms, Totals},
     upstream::{Pool, Surroundings},
@@ -58,12 +58,13 @@ impl Route {
         listeners: &[config::Listener],
         place: &Surroundings,
         totals: &Arc<Totals>,
+        metrics: &Arc<Metrics>,
     ) -> Self {
         let mut writes: Vec<_> = listeners.iter().map(|listener| listener.timeout.write).collect();
         writes.sort_unstable();
         writes.dedup();
         let leave = place.drain.part(place.drain_spread);
-        let terms = writes.into_iter().map(|write| Arc::new(terms(config, write, &leave, totals)));
+        let terms = writes.into_iter().map(|write| Arc::new(terms(config, write, &leave, totals, metrics)));
         let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
         let mut trailers = config.request_headers.clone();
         trailers.remove.extend_from_slice(config.copied_headers());
@@ -93,10 +94,11 @@ impl Route {
     }
 
     /// The terms of its tunnels that came through a listener.
-    pub(super) fn terms(&self, listener: &config::Listener, totals: &Arc<Totals>) -> Arc<Terms> {
+    pub(super) fn terms(&self, listener: &config::Listener, gate: &Gate) -> Arc<Terms> {
         let write = listener.timeout.write;
         let known = self.terms.iter().find(|terms| terms.limits.write == write);
-        known.cloned().unwrap_or_else(|| Arc::new(terms(&self.config, write, &self.leave, totals)))
+        let made = || terms(&self.config, write, &self.leave, &gate.totals, &gate.metrics);
+        known.cloned().unwrap_or_else(|| Arc::new(made()))
     }
 }
 
@@ -145,15 +147,22 @@ fn pool(config: &config::Upstream, place: &Surroundings) -> Result<Pool, PoolErr
 }
 
 impl Snapshot {
-    /// The snapshot that `config` describes, at this place. What its tunnels carry is counted in `totals`.
-    pub fn new(config: &Config, place: &Surroundings, totals: &Arc<Totals>) -> Result<Self, PoolError> {
+    /// The snapshot that `config` describes, at this place. What its tunnels carry is counted in `totals`, and they themselves in
+    /// `metrics`.
+    pub fn new(
+        config: &Config,
+        place: &Surroundings,
+        totals: &Arc<Totals>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, PoolError> {
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
             subprotocol: route.subprotocol.clone(),
             kind: route.kind,
         });
-        let routes = config.routes.iter().map(|route| Route::new(route, &config.listeners, place, totals));
+        let listeners = &config.listeners;
+        let routes = config.routes.iter().map(|route| Route::new(route, listeners, place, totals, metrics));
         Ok(Self {
             table: RouteTable::new(matchers.collect()),
             routes: routes.collect(),
@@ -204,7 +213,7 @@ impl Listener {
             clients: config.max_connections_per_ip.map(Clients::new),
             handshakes: config.handshake_rate_per_ip.map(|rate| ClientRates::new(rate.count, rate.period)),
             cut: AtomicU64::new(0),
-            cuts: RateLimited::new(),
+            cuts: RateLimited::new(tracing::Level::WARN, "far over max_connections_per_ip"),
         })
     }
 }
@@ -288,9 +297,16 @@ fn development_identity(names: &[String], folder: &Path) -> Result<Identity, Tls
     Ok(issued.identity)
 }
 
-fn terms(route: &config::Route, write: Option<Duration>, leave: &DrainHandle, totals: &Arc<Totals>) -> Terms {
+fn terms(
+    route: &config::Route,
+    write: Option<Duration>,
+    leave: &DrainHandle,
+    totals: &Arc<Totals>,
+    metrics: &Arc<Metrics>,
+) -> Terms {
     let limits = tunnel_limits(&route.websocket, write);
-    Terms { limits, route: leave.signal(), totals: Arc::clone(totals) }
+    let witness = Arc::new(RouteWitness::new(metrics, &route.name));
+    Terms { limits, route: leave.signal(), totals: Arc::clone(totals), witness }
 }
 
 fn tunnel_limits(route: &config::WebSocket, write: Option<Duration>) -> tunnel::Limits {

@@ -38,6 +38,7 @@ impl Established {
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
         let lease = self.lease.into_tunnel();
         let drain = lease.drain();
+        self.terms.witness.opened(lease.endpoint_name());
         OpenTunnel {
             tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.terms, drain),
             record: self.record,
@@ -118,7 +119,8 @@ async fn offer_to(
             request.record.traffic(exchange.traffic());
             drop(exchange);
             if got_no_answer && way.pool.config().retry_handshakes && attempt.may_retry(Instant::now()) {
-                tracing::debug!(endpoint = %connected.lease.endpoint_name(), "no answer to the handshake, trying another");
+                let trace_id = request.record.trace().id();
+                tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "no answer to the handshake, trying another");
                 return Ok(Offered::Unanswered(refusal));
             }
             return refuse_or_cut(request, may_answer, None, refusal);
@@ -134,8 +136,7 @@ async fn offer_to(
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, interim, &passed).await?;
-    let (listener, totals) = (&request.connection.listener.config, &request.connection.gate.totals);
-    let terms = way.route.terms(listener, totals);
+    let terms = way.route.terms(&request.connection.listener.config, &request.connection.gate);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
     let taken = request.taken_by_tunnel();
     Ok(Offered::Done(Next::Tunnel(Box::new(Established {

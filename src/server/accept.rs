@@ -90,7 +90,7 @@ impl Acceptor {
 
     /// Accepts for ever; no error of `accept` ends it (rule S3).
     async fn accept_all(&self, socket: &Socket, listener: &Arc<Listener>) {
-        let failures = RateLimited::new();
+        let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         loop {
             match socket.accept().await {
@@ -175,7 +175,7 @@ mod tests {
         };
         let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals, &Arc::default()).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),

@@ -22,8 +22,7 @@ pub(super) fn encode(
         passwords_waiting: gate.verifier.waiting(),
         draining,
         drain_began_with: if draining { order.began_with() } else { 0 },
-        dropped: vec![("access", gate.access.dropped())],
         listeners: listeners.iter().map(|listener| listener.gauges()).collect(),
-        ..gate.snapshot.gauges()
+        ..gate.gauges()
     })
 }

@@ -14,7 +14,13 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{buffered::enter_worker, connection::Gate, lifecycle::Tracker, telemetry::Metrics, tunnel};
+use crate::{
+    buffered::enter_worker,
+    connection::Gate,
+    lifecycle::Tracker,
+    telemetry::{Metrics, RateLimited},
+    tunnel,
+};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -123,7 +129,10 @@ impl Drop for Counted {
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
             self.counts.metrics.panicked();
-            tracing::error!("a connection panicked, which is a defect of wsgate");
+            static PANICS: RateLimited = RateLimited::new(tracing::Level::ERROR, "a connection panicked");
+            PANICS.warn(|skipped| {
+                tracing::error!(skipped, "a connection panicked, which is a defect of wsgate");
+            });
         }
         self.counts.metrics.closed();
         self.counts.open.fetch_sub(1, Ordering::Release);
@@ -151,7 +160,7 @@ mod tests {
         let place = upstream::Surroundings { workers: 1, drain: drain.clone(), drain_spread: Duration::ZERO };
         let totals = Arc::new(Totals::new(1));
         let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place, &totals).unwrap()),
+            snapshot: Arc::new(Snapshot::new(&config, &place, &totals, &Arc::default()).unwrap()),
             drain,
             access: AccessSink::memory().0,
             metrics: Arc::default(),

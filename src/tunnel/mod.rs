@@ -59,7 +59,7 @@ pub use self::{
     limits::{Keepalive, Limits, Rate},
     pulse::Pings,
     report::{Report, View},
-    terms::Terms,
+    terms::{Terms, Witness},
     totals::{Carried, Messages, Pinged, ROUND_TRIPS, Sum, Totals},
     visit::{Visit, visit},
 };
@@ -95,6 +95,8 @@ pub struct Tunnel<D, U> {
     first_eof: Option<Side>,
     /// A side has got its end as a reset, so nothing is waited for.
     is_broken: bool,
+    /// The report of it was given.
+    has_ended: bool,
 }
 
 impl<D: Stream, U: Stream> Tunnel<D, U> {
@@ -129,6 +131,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             first_close: None,
             first_eof: None,
             is_broken: false,
+            has_ended: false,
             terms,
         }
     }

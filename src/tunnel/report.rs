@@ -55,6 +55,23 @@ impl View {
     }
 }
 
+impl<D, U> Tunnel<D, U> {
+    /// What it has in common with others.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Its report was given.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Since it was opened.
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+}
+
 impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// How it stands at `now`.
     pub fn view(&self, now: Instant) -> View {
@@ -101,6 +118,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
                 self.terms.totals.here().pings(pulse.side()).lose();
             }
         }
+        self.has_ended = true;
         Report {
             ended_by: end.ended_by(self.first_close),
             first_close: self.first_close,

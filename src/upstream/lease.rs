@@ -97,6 +97,11 @@ impl TunnelLease {
         self.site.drain()
     }
 
+    /// The endpoint as logs and metrics name it.
+    pub fn endpoint_name(&self) -> &Arc<str> {
+        &self.site.load.endpoint
+    }
+
     /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets
     /// fewer of them for a while.
     pub fn server_ended_tunnel(&self, after: Duration) {

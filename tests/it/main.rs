@@ -24,6 +24,7 @@ mod identity;
 mod keepalive;
 mod layers;
 mod limits;
+mod metrics;
 mod mtls;
 mod namespace;
 mod origins;

@@ -8,7 +8,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{open::Pair, process::Process, split_unit};
+use super::{super::Dropped, open::Pair, process::Process, split_unit};
 
 /// What whoever encodes has read off those who have it: connections, pools, tunnels, the drain.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +23,6 @@ pub struct Gauges {
     pub draining: bool,
     /// Connections that were open when it began.
     pub drain_began_with: usize,
-    /// Log lines that were dropped, as nobody wrote them fast enough, by what they are.
-    pub dropped: Vec<(&'static str, u64)>,
     /// The listeners.
     pub listeners: Vec<ListenerGauges>,
     /// The routes.
@@ -141,8 +139,8 @@ pub struct Connects {
 pub struct Buckets {
     /// Each bucket's upper bound in seconds and what fell into it and not into the one before; the last one's is infinite.
     pub counts: Vec<(f64, u64)>,
-    /// The sum of all durations.
-    pub sum: Duration,
+    /// The sum of all durations, in seconds.
+    pub sum: f64,
 }
 
 /// What went one way through all tunnels.
@@ -189,6 +187,7 @@ pub(super) struct Scrape {
     pub(super) gauges: Gauges,
     pub(super) tunnels: Vec<(Pair, u64)>,
     pub(super) process: Process,
+    pub(super) dropped: Dropped,
 }
 
 impl Collector for Scrape {
@@ -217,7 +216,7 @@ impl Scrape {
         sheet.gauges("wsgate_draining", "1 while the process ends in order", alone(draining))?;
         let help = "Connections that were open when the drain began";
         sheet.gauges("wsgate_drain_connections_at_start", help, alone(all.drain_began_with))?;
-        let dropped = all.dropped.iter().map(|(stream, count)| ([("stream", *stream)], *count));
+        let dropped = [([("stream", "access")], self.dropped.access), ([("stream", "events")], self.dropped.events)];
         sheet.counters(
             "wsgate_log_records_dropped",
             "Log lines that were dropped, as nobody wrote them",
@@ -434,7 +433,7 @@ impl Sheet<'_> {
         let rows = rows.into_iter().filter(|(_, buckets)| !buckets.counts.is_empty());
         self.rows(name, help, MetricType::Histogram, rows, |mut encoder, buckets| {
             let count = buckets.counts.iter().map(|(_, count)| count).sum();
-            encoder.encode_histogram::<NoLabelSet>(buckets.sum.as_secs_f64(), count, &buckets.counts, None)
+            encoder.encode_histogram::<NoLabelSet>(buckets.sum, count, &buckets.counts, None)
         })
     }
 

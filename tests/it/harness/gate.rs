@@ -16,7 +16,7 @@ use wsgate::{
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
-use super::{PATIENCE, Peer, pki::Pki, soon};
+use super::{Metrics, PATIENCE, Peer, pki::Pki, soon};
 
 /// What the gate wrote about a request, a tunnel or a connection.
 pub type Record = AccessRecord;
@@ -283,6 +283,11 @@ impl Gate {
     /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
     pub fn places(&self) -> usize {
         self.server.as_ref().map_or(0, Server::places)
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.server.as_ref().expect("a running gate").metrics())
     }
 
     /// Connections that were cut without an answer.
