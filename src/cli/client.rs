@@ -110,8 +110,8 @@ impl Client {
     /// The JSON with which it answers, or why there is none.
     pub(super) fn json(&self, method: Method, path: &str, within: Duration) -> Result<Value, AskError> {
         let Answer { status, body } = self.ask(method, path, within)?;
-        let json: Value =
-            serde_json::from_slice(&body).map_err(|error| AskError::Broken(self.address.clone(), error.into()))?;
+        let json: Value = serde_json::from_slice(&body)
+            .map_err(|error| AskError::Broken(self.address.clone(), error.into()))?;
         if status == 200 {
             return Ok(json);
         }
@@ -150,7 +150,8 @@ impl Client {
         path: &str,
         host: &str,
     ) -> Result<Answer, AskError> {
-        let broken = |error: Box<dyn std::error::Error + Send + Sync>| AskError::Broken(self.address.clone(), error);
+        let broken =
+            |error: Box<dyn std::error::Error + Send + Sync>| AskError::Broken(self.address.clone(), error);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(error.into()))?;
         tokio::spawn(connection);
@@ -192,7 +193,9 @@ mod tests {
         for good in ["127.0.0.1:9900", "[::1]:9900", "unix:/run/wsgate.sock"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }
-        for bad in ["", "9900", "localhost:9900", "127.0.0.1", "127.0.0.1:0", "unix:", "http://127.0.0.1:9900"] {
+        for bad in
+            ["", "9900", "localhost:9900", "127.0.0.1", "127.0.0.1:0", "unix:", "http://127.0.0.1:9900"]
+        {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }

@@ -44,7 +44,11 @@ fn told(report: &Value) -> String {
         let unchanged = changes["unchanged"].as_array().map_or(0, Vec::len);
         parts.extend((unchanged > 0).then(|| format!("{unchanged} unchanged")));
         // Writing to a String does not fail.
-        let _ = writeln!(text, "  {kind:<9}  {}", if parts.is_empty() { "none".to_owned() } else { parts.join(", ") });
+        let _ = writeln!(
+            text,
+            "  {kind:<9}  {}",
+            if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+        );
     }
     text
 }

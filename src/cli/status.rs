@@ -52,7 +52,8 @@ fn health(arguments: &Status) -> Result<(), Failure> {
 /// What people want to know at a glance, in the form of `wsgate check`.
 fn overview(all: &Value) -> String {
     let status = &all["status"];
-    let mut text = format!("wsgate {}, {}\n", word(&status["version"]), word(&status["readiness"]).replace('_', " "));
+    let mut text =
+        format!("wsgate {}, {}\n", word(&status["version"]), word(&status["readiness"]).replace('_', " "));
     write_rows(&mut text, process(status));
     text.push_str("\nListeners\n");
     write_rows(&mut text, elements(&all["listeners"]).map(listener).collect());
@@ -69,7 +70,8 @@ type Row = Vec<String>;
 /// Writes rows in columns as wide as their widest cell.
 fn write_rows(text: &mut String, rows: Vec<Row>) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     for row in &rows {
         let mut line = String::new();
@@ -87,7 +89,10 @@ fn process(status: &Value) -> Vec<Row> {
     let up = Duration::from_secs(status["uptime_s"].as_u64().unwrap_or(0));
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
-        row("process", format!("{}, up {} since {}", word(&status["pid"]), show(up), word(&status["started"]))),
+        row(
+            "process",
+            format!("{}, up {} since {}", word(&status["pid"]), show(up), word(&status["started"])),
+        ),
         row("configuration", format!("generation {}", word(&status["generation"]))),
         row("connections", usage(&status["connections"])),
         row("TLS handshakes", usage(&status["tls_handshakes"])),
@@ -101,7 +106,10 @@ fn process(status: &Value) -> Vec<Row> {
         rows.push(row("last reload", format!("{}, {how}", word(&reload["at"]))));
     }
     if let Some(drain) = status.get("drain") {
-        rows.push(row("drain", format!("{} of {} still open", word(&drain["open"]), word(&drain["began_with"]))));
+        rows.push(row(
+            "drain",
+            format!("{} of {} still open", word(&drain["open"]), word(&drain["began_with"])),
+        ));
     }
     rows
 }
@@ -231,7 +239,10 @@ Upstreams
     #[test]
     fn times_have_their_two_largest_units() {
         let shown = |seconds| show(Duration::from_secs(seconds));
-        assert_eq!([shown(0), shown(59), shown(60), shown(3_605), shown(90_000)], ["0s", "59s", "1m", "1h", "1d 1h"]);
+        assert_eq!(
+            [shown(0), shown(59), shown(60), shown(3_605), shown(90_000)],
+            ["0s", "59s", "1m", "1h", "1d 1h"]
+        );
         assert_eq!(show(Duration::from_millis(900)), "0s");
     }
 }
