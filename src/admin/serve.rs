@@ -39,6 +39,7 @@ use super::{
     control::Control,
     guard::{Caller, Via},
 };
+use tracing::Level;
 use crate::{
     config::{self, ListenAddress},
     server::{BindError, Listening, UnixPath, bind_private},
@@ -85,7 +86,7 @@ impl Bound {
     pub fn serve(self, control: Arc<dyn Control>) -> io::Result<Serving> {
         let address = self.address();
         let admin = Arc::new(ArcSwap::from_pointee(self.admin));
-        let state = Arc::new(Door { admin: Arc::clone(&admin), refused: RateLimited::new() });
+        let state = Arc::new(Door { admin: Arc::clone(&admin), refused: RateLimited::new(Level::WARN, "admin request refused") });
         let router = api::router(control).layer(from_fn_with_state(state, pass));
         let (stop, stopped) = watch::channel(());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -186,7 +187,7 @@ impl Socket {
 async fn serve(socket: Socket, router: Router, mut stopped: watch::Receiver<()>) {
     let mut connections =
         Connections { router, stopped: stopped.clone(), tasks: JoinSet::new(), open: Vec::new() };
-    let failures = RateLimited::new();
+    let failures = RateLimited::new(Level::WARN, "admin accept failed");
     loop {
         let accepted = tokio::select! {
             accepted = accept(&socket, &mut connections) => accepted,
@@ -268,8 +269,9 @@ impl Connections {
 
 /// A panic ends its own connection alone (rule S4).
 fn note_panic(ended: Result<(), JoinError>) {
+    static PANICS: RateLimited = RateLimited::new(Level::ERROR, "an admin connection panicked");
     if ended.is_err_and(|error| error.is_panic()) {
-        tracing::error!("a connection of the admin listener panicked, which is a defect of wsgate");
+        PANICS.warn(|skipped| tracing::error!(skipped, "an admin connection panicked, which is a defect of wsgate"));
     }
 }
 
