@@ -39,12 +39,12 @@ use super::{
     control::Control,
     guard::{Caller, Via},
 };
-use tracing::Level;
 use crate::{
     config::{self, ListenAddress},
     server::{BindError, Listening, UnixPath, bind_private},
     telemetry::RateLimited,
 };
+use tracing::Level;
 
 /// Connections at once. One more takes the place of that which has asked nothing for the longest time.
 const CONNECTIONS: usize = 64;
@@ -86,7 +86,10 @@ impl Bound {
     pub fn serve(self, control: Arc<dyn Control>) -> io::Result<Serving> {
         let address = self.address();
         let admin = Arc::new(ArcSwap::from_pointee(self.admin));
-        let state = Arc::new(Door { admin: Arc::clone(&admin), refused: RateLimited::new(Level::WARN, "admin request refused") });
+        let state = Arc::new(Door {
+            admin: Arc::clone(&admin),
+            refused: RateLimited::new(Level::WARN, "admin request refused"),
+        });
         let router = api::router(control).layer(from_fn_with_state(state, pass));
         let (stop, stopped) = watch::channel(());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -271,7 +274,9 @@ impl Connections {
 fn note_panic(ended: Result<(), JoinError>) {
     static PANICS: RateLimited = RateLimited::new(Level::ERROR, "an admin connection panicked");
     if ended.is_err_and(|error| error.is_panic()) {
-        PANICS.warn(|skipped| tracing::error!(skipped, "an admin connection panicked, which is a defect of wsgate"));
+        PANICS.warn(|skipped| {
+            tracing::error!(skipped, "an admin connection panicked, which is a defect of wsgate")
+        });
     }
 }
 

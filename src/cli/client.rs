@@ -64,8 +64,13 @@ pub(super) enum AskError {
     #[error("the admin listener at {0} gave no answer that can be read")]
     Broken(ListenAddress, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// It takes too long.
-    #[error("the admin listener at {0} gave no answer within {} s", .1.as_secs())]
-    TimedOut(ListenAddress, Duration),
+    #[error("the admin listener at {address} gave no answer within {} s", within.as_secs())]
+    TimedOut {
+        /// It.
+        address: ListenAddress,
+        /// The time that it had.
+        within: Duration,
+    },
     /// It says no.
     #[error("{error}")]
     Refused {
@@ -124,7 +129,7 @@ impl Client {
         let unreachable = |error| AskError::Unreachable(self.address.clone(), error);
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
         let asked = runtime.block_on(timeout(within, self.exchange(method, path)));
-        asked.unwrap_or_else(|_| Err(AskError::TimedOut(self.address.clone(), within)))
+        asked.unwrap_or_else(|_| Err(AskError::TimedOut { address: self.address.clone(), within }))
     }
 
     async fn exchange(&self, method: Method, path: &str) -> Result<Answer, AskError> {

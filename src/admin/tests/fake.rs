@@ -1,17 +1,23 @@
 //! A process that is none.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use crate::{
     admin::{
-        Changes, Configuration, Control, Later, ListenerStatus, Readiness, ReloadRefused, ReloadReport,
-        Status, Usage,
+        CertificateStatus, Changes, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus,
+        Readiness, ReloadRefused, ReloadReport, Status, Usage,
     },
     config::OnRemoved,
     connection::tunnels::{Page, TunnelFilter, TunnelRow},
     ending::{AdminClose, Side, TunnelEnd},
-    telemetry::Direction,
-    upstream::{ConnectFailures, CountsView, EndpointState, EndpointView, HistogramView, PoolView},
+    telemetry::{Direction, Pings},
+    upstream::{
+        Bucket, CheckView, ConnectFailures, CountsView, EndpointState, EndpointView, FailureView,
+        HistogramView, PoolView,
+    },
 };
 
 /// A process that remembers what it was ordered.
@@ -33,13 +39,25 @@ impl Fake {
     }
 }
 
+const TIME: &str = "2026-01-01T00:00:00Z";
+
+fn pings() -> Pings {
+    let time = Some(Duration::from_millis(5));
+    Pings { sent: 2, lost: 1, round_trip: time, longest_round_trip: time }
+}
+
+fn changes() -> Changes {
+    let names = || vec!["a".to_owned()];
+    Changes { added: names(), removed: names(), changed: names(), unchanged: names() }
+}
+
 fn report() -> ReloadReport {
     ReloadReport {
         generation: 2,
-        listeners: Changes { unchanged: vec!["127.0.0.1:443".into()], ..Changes::default() },
-        upstreams: Changes::default(),
-        routes: Changes::default(),
-        warnings: Vec::new(),
+        listeners: changes(),
+        upstreams: changes(),
+        routes: changes(),
+        warnings: vec!["hardly meant so".into()],
     }
 }
 
@@ -53,7 +71,8 @@ pub(super) fn fake() -> Arc<Fake> {
 }
 
 fn endpoint() -> EndpointView {
-    let never = || HistogramView { count: 0, sum_s: 0.0, buckets: Vec::new() };
+    let buckets = vec![Bucket { up_to_s: Some(0.001), count: 1 }];
+    let once = || HistogramView { count: 1, sum_s: 0.001, buckets: buckets.clone() };
     EndpointView {
         name: "unix:/run/chat.sock".into(),
         addresses: vec!["unix:/run/chat.sock".into()],
@@ -66,12 +85,12 @@ fn endpoint() -> EndpointView {
         state_for_s: None,
         back_in_s: None,
         share: 1.0,
-        last_failure: None,
-        last_check: None,
+        last_failure: Some(FailureView { reason: "refused".into(), ago_s: 1.0 }),
+        last_check: Some(CheckView { passed: true, took_s: 0.1, ago_s: 1.0 }),
         counts: CountsView {
             connects_failed: ConnectFailures { failed: 0, timed_out: 0, tls: 0, unresolved: 0 },
-            connect: never(),
-            tls_handshake: never(),
+            connect: once(),
+            tls_handshake: once(),
             reused: 0,
             stale: 0,
             checks_passed: 0,
@@ -86,12 +105,12 @@ fn tunnel(id: u64) -> TunnelRow {
         id,
         request_id: "0123".into(),
         client: "192.0.2.1:50000".into(),
-        peer: None,
+        peer: Some("198.51.100.1:4000".into()),
         listener: "127.0.0.1:443".into(),
         host: "chat.example".into(),
         target: "/".into(),
-        subprotocol: None,
-        user: None,
+        subprotocol: Some("told".into()),
+        user: Some("told".into()),
         route: Some("chat".into()),
         endpoint: Some("unix:/run/chat.sock".into()),
         opened: "2026-01-01T00:00:00.000Z".into(),
@@ -99,9 +118,9 @@ fn tunnel(id: u64) -> TunnelRow {
         idle_ms: 10,
         from_client: Direction::default(),
         from_backend: Direction::default(),
-        client_pings: None,
-        backend_pings: None,
-        closing: None,
+        client_pings: Some(pings()),
+        backend_pings: Some(pings()),
+        closing: Some("admin"),
     }
 }
 
@@ -114,12 +133,12 @@ impl Control for Fake {
         Status {
             version: "1.2.3".into(),
             pid: 7,
-            started: "2026-01-01T00:00:00Z".into(),
+            started: TIME.into(),
             uptime_s: 60,
             readiness: self.readiness(),
             generation: 1,
-            last_reload: None,
-            drain: None,
+            last_reload: Some(LastReload { at: TIME.into(), ok: false, error: Some("wrong".into()) }),
+            drain: Some(DrainProgress { began_with: 3, open: 1 }),
             connections: Usage { in_use: 1, max: 10 },
             tls_handshakes: Usage { in_use: 0, max: 5 },
             tunnels: 1,
@@ -133,7 +152,7 @@ impl Control for Fake {
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
-        let certificates = Vec::new();
+        let certificates = vec![CertificateStatus { names: vec!["a.test".into()], not_after: TIME.into() }];
         vec![ListenerStatus { address: "127.0.0.1:443".into(), tls: true, certificates, cut_unanswered: 0 }]
     }
 
@@ -145,7 +164,7 @@ impl Control for Fake {
         self.note(format!("list {filter:?} {after:?} {limit}"));
         let is_there = filter.id.is_none_or(|id| id == 42 || id == 43);
         let rows = if is_there { vec![tunnel(filter.id.unwrap_or(42))] } else { Vec::new() };
-        Box::pin(async move { Page { total: rows.len(), rows, unlisted: 0, next: None } })
+        Box::pin(async move { Page { total: rows.len(), rows, unlisted: 0, next: Some(43) } })
     }
 
     fn close_tunnels(&self, filter: TunnelFilter, close: AdminClose) -> Later<'_, usize> {
