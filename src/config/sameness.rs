@@ -71,7 +71,8 @@ impl Tls {
 }
 
 impl UpstreamTls {
-    fn is_same(&self, other: &Self) -> bool {
+    /// Whether it trusts the same certificates and shows the same one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         let has_same_trust = match (&self.trust, &other.trust) {
             (Trust::Ca(one), Trust::Ca(other)) => one == other,
             (Trust::System, Trust::System) | (Trust::Anybody, Trust::Anybody) => true,

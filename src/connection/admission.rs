@@ -39,7 +39,8 @@ impl Request<'_> {
         }
         if ask.offer.is_some() {
             let own = || Origin::of_request(self.sender.https, ask.target.authority());
-            judge_origin(&self.head.headers, &route.config.origins, own).map_err(Refusal::OriginDenied)?;
+            judge_origin(&self.head.headers, &route.config.origins, own)
+                .map_err(|origin| Refusal::OriginDenied(self.record.mask(&origin)))?;
         }
         self.check_password(route).await?;
         let Some(server) = route.config.auth.as_ref().and_then(|auth| auth.forward.as_ref()) else {

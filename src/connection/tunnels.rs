@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,7 @@ use std::{
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::mpsc, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     OpenTunnel,
@@ -229,13 +228,11 @@ impl List {
 struct Visit {
     filter: TunnelFilter,
     wish: Wish,
-    /// Closes the channel when the last tunnel has had the visit.
-    _over: mpsc::Sender<Infallible>,
 }
 
 /// Does what a visit wants of this tunnel.
 pub(super) fn receive(visit: &tunnel::Visit, open: &mut OpenTunnel) {
-    let Some(Visit { filter, wish, .. }) = visit.downcast_ref() else { return };
+    let Some(Visit { filter, wish }) = visit.downcast_ref() else { return };
     let record = open.record.as_deref();
     if !filter.names(record) {
         return;
@@ -247,22 +244,21 @@ pub(super) fn receive(visit: &tunnel::Visit, open: &mut OpenTunnel) {
     match wish {
         Wish::List(list) => list.add(record, &view),
         Wish::Close(close, closed) => {
-            let closes = open.tunnel.close_for_admin(close.clone());
-            closed.fetch_add(closes.into(), Ordering::Relaxed);
+            let has_begun = open.tunnel.close_for_admin(close.clone());
+            closed.fetch_add(has_begun.into(), Ordering::Relaxed);
         }
     }
 }
 
 /// Visits every tunnel of these workers, and waits until each has had the visit or has ended.
 async fn visit_all(workers: &[Handle], filter: TunnelFilter, wish: Wish) {
-    let (over, mut is_over) = mpsc::channel(1);
-    let visit: tunnel::Visit = Arc::new(Visit { filter, wish, _over: over });
-    for worker in workers {
-        worker.spawn(tunnel::visit(Arc::clone(&visit)));
+    let visit: tunnel::Visit = Arc::new(Visit { filter, wish });
+    let rounds: Vec<_> =
+        workers.iter().map(|worker| worker.spawn(tunnel::visit(Arc::clone(&visit)))).collect();
+    for round in rounds {
+        // A worker that has ended has no tunnels.
+        let _ = round.await;
     }
-    drop(visit);
-    // Nothing is ever sent.
-    let _ = is_over.recv().await;
 }
 
 /// The tunnels of these workers' runtimes that `filter` means, at most `limit` of them (at least one) with numbers over `after`. In

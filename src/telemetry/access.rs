@@ -430,6 +430,7 @@ impl serde_json::ser::Formatter for Visible {
     }
 }
 
+/// A time as records have it: RFC 3339, UTC, with milliseconds.
 pub fn format_time(time: OffsetDateTime) -> String {
     time.format(RFC_3339_MS).unwrap_or_default()
 }

@@ -141,7 +141,8 @@ pub fn flush() {
 /// A panic is a line like others: in its form, and in its place among them.
 fn tell_of_panic(panic: &PanicHookInfo<'_>) {
     static PANICS: RateLimited = RateLimited::new(Level::ERROR, "panic");
-    let what = panic.payload_as_str().unwrap_or("of another kind");
+    let literal = panic.payload().downcast_ref::<&str>().copied();
+    let what = literal.or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
     let place = panic.location().map(tracing::field::display);
     let trace = Backtrace::capture();
     let trace = (trace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(trace));

@@ -326,7 +326,8 @@ impl Metrics {
     /// All of it as OpenMetrics text, whose type is `application/openmetrics-text; version=1.0.0; charset=utf-8`.
     pub fn encode(&self, gauges: Gauges) -> String {
         self.know(&gauges);
-        let scrape = Scrape { gauges, tunnels: self.tunnels.all(), process: Process::now(), dropped: dropped() };
+        let scrape =
+            Scrape { gauges, tunnels: self.tunnels.all(), process: Process::now(), dropped: dropped() };
         let mut now = Registry::default();
         now.register_collector(Box::new(scrape));
         let mut text = String::with_capacity(16 * 1024);

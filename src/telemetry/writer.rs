@@ -240,7 +240,7 @@ impl Lines {
         }
         let whole = write_whole(&mut *self.output.to, batch, &mut self.torn);
         if let Err((error, written)) = whole {
-            let lost = batch[written..].iter().filter(|byte| **byte == b'\n').count();
+            let lost = memchr::memchr_iter(b'\n', &batch[written..]).count();
             self.backlog.drop_lines(self.stream, lost as u64);
             // To say on standard error that standard error can't be written helps nobody.
             if self.stream == Stream::Access {
@@ -277,7 +277,7 @@ fn write_whole(to: &mut dyn Write, bytes: &[u8], torn: &mut bool) -> Result<(), 
             Ok(_) if *torn => *torn = false,
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
             Err(error) => {
                 *torn |= written > 0 && bytes[written - 1] != b'\n';
                 return Err((error, written));

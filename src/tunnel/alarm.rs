@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -114,7 +115,7 @@ impl Drop for Alarm {
         }
         let was_last = alarms.slots.is_empty();
         drop(alarms);
-        // Whoever waits for a visit hears of it here, and not under the lock.
+        // What a visit carries is not dropped under the lock.
         drop(missed);
         if was_last {
             self.clock.earlier.notify_one();
@@ -139,19 +140,25 @@ impl Clock {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets `visit` wait for the tunnels of `count` slots from `from` on, and wakes them. Returns where to go on; `None` behind
-    /// the last slot.
-    pub(super) fn mark(&self, from: usize, count: usize, visit: &Visit) -> Option<usize> {
+    /// Lets `visit` wait for the tunnels of these slots, and wakes them. Returns where to go on; `None` behind the last slot.
+    pub(super) fn mark(&self, portion: Range<usize>, visit: &Visit) -> Option<usize> {
         let mut alarms = self.lock();
         let Alarms { slots, visits, .. } = &mut *alarms;
-        for at in from..from + count {
+        for at in portion.clone() {
             if let Some(slot) = slots.get(at) {
                 visits.entry(at).or_default().push(Arc::clone(visit));
                 slot.waker.wake_by_ref();
             }
         }
         self.has_visits.store(!visits.is_empty(), Ordering::Relaxed);
-        Some(from + count).filter(|next| *next < slots.capacity())
+        Some(portion.end).filter(|next| *next < slots.capacity())
+    }
+
+    /// Whether `visit` still waits for one of these slots' tunnels.
+    pub(super) fn waits(&self, portion: Range<usize>, visit: &Visit) -> bool {
+        let alarms = self.lock();
+        let mut waiting = alarms.visits.range(portion).flat_map(|(_, visits)| visits);
+        waiting.any(|waiting| Arc::ptr_eq(waiting, visit))
     }
 
     /// Takes out the visits that wait for a slot.

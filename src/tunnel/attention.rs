@@ -1,6 +1,10 @@
 //! What a tunnel has to be looked at for: silence, and a client that takes nothing.
 
-use super::*;
+use super::{MIN_PROGRESS, Tunnel, direction::Direction, moment::Moment, pulse::Pulse};
+use crate::{
+    buffered::Stream,
+    ending::{Side, TunnelEnd},
+};
 
 /// A client that has not taken all that waits for it.
 #[derive(Debug)]

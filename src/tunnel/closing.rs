@@ -1,6 +1,20 @@
 //! How a tunnel is brought to its end.
 
-use super::*;
+use std::{io, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Tunnel,
+    direction::{Direction, OwnClose, Place},
+    moment::Moment,
+};
+use crate::{
+    buffered::Stream,
+    ending::{AdminClose, Death, Side, TunnelEnd},
+    lifecycle::Drain,
+    proto::frame::{Excess, Fault},
+};
 
 impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// What is left of the tunnel has so long to end by itself (rule T2).

@@ -25,11 +25,9 @@ mod visit;
 
 use std::{
     future::Future,
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -38,19 +36,16 @@ use self::{
     alarm::Alarm,
     attention::Stall,
     closing::own_close,
-    direction::{Direction, OwnClose, Place, Step, Turn},
+    direction::{Direction, Step, Turn},
     limits::Throttle,
     moment::Moment,
     pulse::{Asked, Pulse, Tag},
 };
 use crate::{
     buffered::{Buffered, Stream},
-    ending::{AdminClose, Death, Side, TunnelEnd},
+    ending::{Side, TunnelEnd},
     lifecycle::Drain,
-    proto::{
-        frame::{Excess, Fault, Role},
-        handshake::Agreed,
-    },
+    proto::{frame::Role, handshake::Agreed},
 };
 
 pub use self::{

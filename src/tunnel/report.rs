@@ -1,6 +1,16 @@
 //! What is told of a tunnel.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
+};
+use crate::{
+    buffered::Stream,
+    ending::{Death, Side, TunnelEnd},
+};
 
 /// What a tunnel's record says when it has ended.
 #[derive(Debug)]
@@ -57,7 +67,7 @@ impl View {
 
 impl<D, U> Tunnel<D, U> {
     /// What it has in common with others.
-    pub fn terms(&self) -> &Terms {
+    pub fn terms(&self) -> &super::Terms {
         &self.terms
     }
 

@@ -9,19 +9,22 @@ use tokio::task::yield_now;
 use super::{Tunnel, alarm};
 use crate::buffered::Stream;
 
-/// What comes to every tunnel, for its owner, who knows what it is. It is dropped when each has had it or has ended.
+/// What comes to every tunnel, for its owner, who knows what it is.
 pub type Visit = Arc<dyn Any + Send + Sync>;
 
-/// So many places of a worker's clock are visited before its other tasks have their turn.
+/// So many places of a worker's clock are visited at once, so that its other tasks never wait behind more.
 const PORTION: usize = 256;
 
-/// Brings `visit` to every tunnel of this thread that waits now. Ends when all have been told, which is before all have had it.
+/// Brings `visit` to every tunnel that this thread has now. Ends when each has had it, or has ended.
 pub async fn visit(visit: Visit) {
     let Some(clock) = alarm::clock() else { return };
     let mut next = Some(0);
     while let Some(from) = next {
-        next = clock.mark(from, PORTION, &visit);
-        yield_now().await;
+        let portion = from..from + PORTION;
+        next = clock.mark(portion.clone(), &visit);
+        while clock.waits(portion.clone(), &visit) {
+            yield_now().await;
+        }
     }
 }
 

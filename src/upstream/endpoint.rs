@@ -48,8 +48,8 @@ pub(super) struct Endpoint {
     pub(super) status: Status,
     /// As long as it is there, a task asks for the name.
     followed: Mutex<Option<oneshot::Sender<()>>>,
-    /// Its pool has been retired, so that its checks have no say any more. Changed under the lock of `sites`.
-    is_retired: AtomicBool,
+    /// It has left, or its pool is retired, so that its checks have no say any more. Changed under the lock of `sites`.
+    is_over: AtomicBool,
 }
 
 /// What an endpoint begins with.
@@ -157,7 +157,7 @@ impl Endpoint {
             idle,
             status,
             followed: Mutex::default(),
-            is_retired: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             name: name(&server.address).into(),
         }
     }
@@ -165,7 +165,7 @@ impl Endpoint {
     /// Active checks take it out, and its tunnels with it if `on_removed` says so.
     pub(super) fn checks_failed(&self, reason: &str) {
         self.with_sites(|sites| {
-            if !self.is_retired.load(Ordering::Relaxed) {
+            if !self.is_over.load(Ordering::Relaxed) {
                 self.status.checks_failed(reason);
                 self.order(sites, self.orders.on_removed);
             }
@@ -175,7 +175,7 @@ impl Endpoint {
     /// Active checks bring it back.
     pub(super) fn checks_passed(&self) {
         self.with_sites(|sites| {
-            if !self.is_retired.load(Ordering::Relaxed) {
+            if !self.is_over.load(Ordering::Relaxed) {
                 // Before it is in, so that no new tunnel hears the old order.
                 self.renew(sites, self.status.withdrawn());
                 self.status.checks_passed();
@@ -298,7 +298,11 @@ impl Endpoint {
     /// It is not in the pool any more: it keeps no connection, and its tunnels go by `on_removed`.
     pub(super) fn leave(&self) {
         drop(lock(&self.followed).take());
-        let sites = self.sites.send_replace(Sites::Unknown(Unresolved::left()));
+        let mut sites = Sites::Unknown(Unresolved::left());
+        self.sites.send_modify(|known| {
+            self.is_over.store(true, Ordering::Relaxed);
+            std::mem::swap(known, &mut sites);
+        });
         self.empty(sites.known());
     }
 
@@ -314,7 +318,7 @@ impl Endpoint {
     pub(super) fn retire(&self, newest: Option<&Orders>) {
         drop(lock(&self.followed).take());
         self.sites.send_if_modified(|sites| {
-            self.is_retired.store(true, Ordering::Relaxed);
+            self.is_over.store(true, Ordering::Relaxed);
             for site in sites.known() {
                 site.leave(newest.unwrap_or(&self.orders));
             }
@@ -330,7 +334,7 @@ impl Endpoint {
     /// Its pool is retired, and `heir` is the same server in the next one.
     pub(super) fn give_way(&self, heir: &Self) {
         drop(lock(&self.followed).take());
-        self.with_sites(|_| self.is_retired.store(true, Ordering::Relaxed));
+        self.with_sites(|_| self.is_over.store(true, Ordering::Relaxed));
         if !Arc::ptr_eq(&self.idle, &heir.idle) {
             self.idle.close();
         }
@@ -407,6 +411,11 @@ impl Endpoint {
     #[cfg(test)]
     pub(super) fn knows_addresses(&self) -> bool {
         !self.sites.borrow().known().is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn site(&self, place: usize) -> Arc<Site> {
+        Arc::clone(&self.sites.borrow().known()[place])
     }
 
     /// What a failed [`Self::dial`] is for a request.

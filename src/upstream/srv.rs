@@ -62,29 +62,17 @@ struct Change {
 impl Servers {
     /// The servers of `config` before any answer; those that `before` knows as it knows them.
     pub(super) fn new(config: &config::Upstream, place: &Surroundings, before: Option<&Before<'_>>) -> Self {
-        let list = |entry: &UpstreamServer| List {
-            endpoints: before.map_or_else(Vec::new, |before| before.listed(entry, config, place)),
-            entry: entry.clone(),
-        };
-        let mut lists: Vec<_> = config.servers.iter().map(list).collect();
-        for List { entry, endpoints } in &mut lists {
-            if endpoints.is_empty() && !matches!(entry.address, ServerAddress::Srv(_)) {
-                let left = before.and_then(|before| before.servers.left_from(&entry.address, &entry.address));
-                let endpoint = match left {
-                    Some(left) => left.come_back(entry, config, place),
-                    None => Endpoint::new(entry, config, place),
-                };
-                if before.is_some() {
-                    // For all that is known it was down until now.
-                    endpoint.status.is_back();
-                }
-                let (address, rank) = (entry.address.clone(), Rank::of(entry));
-                endpoints.push(Listed { address, endpoint: Arc::new(endpoint), rank });
+        let list = |(index, entry): (usize, &UpstreamServer)| {
+            let known = before.map_or_else(Vec::new, |before| before.listed(index, config, place));
+            let is_new = known.is_empty() && !matches!(entry.address, ServerAddress::Srv(_));
+            List {
+                endpoints: if is_new { vec![newcomer(entry, config, place, before)] } else { known },
+                entry: entry.clone(),
             }
-        }
+        };
         let servers = Self {
             place: place.clone(),
-            lists: Mutex::new(lists),
+            lists: Mutex::new(config.servers.iter().enumerate().map(list).collect()),
             left: Mutex::default(),
             awaited: watch::Sender::default(),
             is_settled: Mutex::default(),
@@ -111,11 +99,11 @@ impl Servers {
     /// Takes over what the answers to records have changed since [`Self::new`]; whether they did.
     pub(super) fn catch_up(&self, before: &Before<'_>, config: &config::Upstream) -> bool {
         let mut has_changed = false;
-        for List { entry, endpoints } in &mut *lock(&self.lists) {
+        for (index, List { entry, endpoints }) in lock(&self.lists).iter_mut().enumerate() {
             if !matches!(entry.address, ServerAddress::Srv(_)) {
                 continue;
             }
-            let mut newest = before.listed(entry, config, &self.place);
+            let mut newest = before.listed(index, config, &self.place);
             for listed in &mut newest {
                 let same = |own: &&Listed| own.endpoint.is_same_server(&listed.endpoint);
                 if let Some(own) = endpoints.iter().find(same) {
@@ -235,20 +223,21 @@ pub(super) struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// The servers that an entry with the same address had, under the next configuration.
-    fn listed(&self, entry: &UpstreamServer, config: &config::Upstream, place: &Surroundings) -> Vec<Listed> {
+    /// The servers that an entry with the same address had, under the next configuration, where the entry is at `index`.
+    fn listed(&self, index: usize, config: &config::Upstream, place: &Surroundings) -> Vec<Listed> {
+        let entry = &config.servers[index];
+        // One that stands there twice is two.
+        let nth = config.servers[..index].iter().filter(|other| other.address == entry.address).count();
         let lists = lock(&self.servers.lists);
-        let Some(list) = lists.iter().find(|list| list.entry.address == entry.address) else {
+        let Some(list) = lists.iter().filter(|list| list.entry.address == entry.address).nth(nth) else {
             return Vec::new();
         };
         let listed = |Listed { address, endpoint, rank }: &Listed| {
-            let rank = match address {
-                // Its own weight and priority, behind the entry's `backup`.
-                _ if *address != entry.address => {
-                    let priority = rank.group - u32::from(list.entry.backup);
-                    Rank { weight: rank.weight, group: priority + u32::from(entry.backup) }
-                }
-                _ => Rank::of(entry),
+            let rank = if let ServerAddress::Srv(_) = entry.address {
+                let group = rank.group - u32::from(list.entry.backup) + u32::from(entry.backup);
+                Rank { group, ..*rank }
+            } else {
+                Rank::of(entry)
             };
             let server = UpstreamServer { address: address.clone(), weight: rank.weight, ..entry.clone() };
             let endpoint = Arc::new(endpoint.under(&server, config, place, self.keeps_idle));
@@ -256,6 +245,25 @@ impl Before<'_> {
         };
         list.endpoints.iter().map(listed).collect()
     }
+}
+
+/// A server that was not in the list, though it may have been once.
+fn newcomer(
+    entry: &UpstreamServer,
+    config: &config::Upstream,
+    place: &Surroundings,
+    before: Option<&Before<'_>>,
+) -> Listed {
+    let left = before.and_then(|before| before.servers.left_from(&entry.address, &entry.address));
+    let endpoint = match left {
+        Some(left) => left.come_back(entry, config, place),
+        None => Endpoint::new(entry, config, place),
+    };
+    if before.is_some() {
+        // For all that is known it was down until now.
+        endpoint.status.is_back();
+    }
+    Listed { address: entry.address.clone(), endpoint: Arc::new(endpoint), rank: Rank::of(entry) }
 }
 
 /// The servers of an answer, a group for each priority, always in the same order.

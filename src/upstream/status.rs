@@ -445,7 +445,8 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn max_fails_off_takes_none_out() {
-        let status = Status::new(&upstream(Vec::new()), &"server".into(), &Arc::new(Load::new(&"server".into())));
+        let status =
+            Status::new(&upstream(Vec::new()), &"server".into(), &Arc::new(Load::new(&"server".into())));
         for _ in 0..1000 {
             status.failed("refused", || true);
         }

@@ -13,19 +13,16 @@ use super::{
     site::Orders,
     srv::{Before, Servers},
 };
-use crate::{
-    config::{self, Trust},
-    tls::ConnectorError,
-};
+use crate::{config, tls::ConnectorError};
 
 impl Pool {
     /// The pool that `config` describes, which is the next configuration of this one; the same pool if that changes nothing.
     ///
-    /// Until this one is retired nothing changes for it, so the new one may be dropped as well. Fails where its TLS can't be
-    /// set up.
+    /// Until this one is retired nothing changes for it, so the new one may be dropped as well; its own look-ups and checks are
+    /// to begin after that. Fails where its TLS can't be set up.
     pub fn succeed(&self, config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
         let old = self.inner();
-        if is_same(&old.config, config) && old.servers.place().drain_spread == place.drain_spread {
+        if config.is_same(&old.config) && old.servers.place().drain_spread == place.drain_spread {
             return Ok(self.clone());
         }
         let dial = if is_dialled_alike(&old.config, config) {
@@ -97,11 +94,6 @@ impl Inner {
     }
 }
 
-/// Whether nothing differs.
-fn is_same(one: &config::Upstream, other: &config::Upstream) -> bool {
-    one.table == other.table
-}
-
 /// Whether an idle connection is as good, and would be kept as long, under both.
 fn keeps_idle(one: &config::Upstream, other: &config::Upstream) -> bool {
     let how_kept = |config: &config::Upstream| (config.keep_alive, config.keep_alive_timeout);
@@ -112,24 +104,12 @@ fn keeps_idle(one: &config::Upstream, other: &config::Upstream) -> bool {
 fn is_dialled_alike(one: &config::Upstream, other: &config::Upstream) -> bool {
     let is_tls_same = match (&one.tls, &other.tls) {
         (None, None) => true,
-        (Some(one), Some(other)) => is_tls_alike(one, other),
+        (Some(one), Some(other)) => one.server_name == other.server_name && one.is_same(other),
         _ => false,
     };
     is_tls_same
         && one.source_addresses == other.source_addresses
         && one.proxy_protocol == other.proxy_protocol
-}
-
-fn is_tls_alike(one: &config::UpstreamTls, other: &config::UpstreamTls) -> bool {
-    let is_trust_same = match (&one.trust, &other.trust) {
-        (Trust::System, Trust::System) | (Trust::Anybody, Trust::Anybody) => true,
-        (Trust::Ca(one), Trust::Ca(other)) => one == other,
-        _ => false,
-    };
-    // Who shows the same certificate has the same key.
-    let chain =
-        |tls: &config::UpstreamTls| tls.identity.as_ref().map(|identity| identity.certified.cert.clone());
-    is_trust_same && one.server_name == other.server_name && chain(one) == chain(other)
 }
 
 /// Whether what checks have found still holds.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wsgate::{
     config::{Config, ListenAddress, Source},
-    server::Server,
+    server::{ConfigSource, Server},
     telemetry::{AccessSink, Kind},
 };
 
@@ -107,7 +107,12 @@ async fn every_exchange_is_counted_once_by_route_and_status() {
     let received: u64 = records.iter().filter_map(|record| record.received).sum();
     assert_counts(&metrics, "wsgate_response_bytes_total", &[], usize::try_from(received).unwrap());
     let sent: u64 = records.iter().filter_map(|record| record.sent).sum();
-    assert_counts(&metrics, "wsgate_request_bytes_total", &[("route", "main")], usize::try_from(sent).unwrap());
+    assert_counts(
+        &metrics,
+        "wsgate_request_bytes_total",
+        &[("route", "main")],
+        usize::try_from(sent).unwrap(),
+    );
     let plain = [("upstream", "main"), ("kind", "plain")];
     assert_counts(&metrics, "wsgate_upstream_response_head_seconds_count", &plain, 3);
     let endpoint = backend.address();
@@ -295,8 +300,7 @@ async fn t6_pings_and_their_round_trips_are_counted() {
     assert_eq!(ping.first, 0x80 | PING);
     client.send(frames::client(PONG, &ping.payload)).await;
     let clients = [("side", "downstream")];
-    let is_answered =
-        |metrics: &Metrics| metrics.sum("wsgate_ping_round_trip_seconds_count", &clients) > 0.5;
+    let is_answered = |metrics: &Metrics| metrics.sum("wsgate_ping_round_trip_seconds_count", &clients) > 0.5;
     let metrics = when(|| gate.metrics(), is_answered).await;
     assert!(metrics.sum("wsgate_pings_sent_total", &clients) > 0.5);
     assert_counts(&metrics, "wsgate_pings_sent_total", &[("side", "upstream")], 0);
@@ -312,13 +316,14 @@ struct Unlogged {
 impl Unlogged {
     fn start(toml: &str) -> Self {
         let source = Source { name: "proxy.toml".into(), text: toml.into(), folder: ".".into() };
-        let config = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}")).config;
-        let server = Server::start(&config, AccessSink::open(&config.log).unwrap()).unwrap();
+        let loaded = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let access = AccessSink::open(&loaded.config.log).unwrap();
+        let server = Server::start(loaded, ConfigSource::Own, access).unwrap();
         Self { server: Some(server) }
     }
 
     fn metrics(&self) -> Metrics {
-        Metrics::parse(&self.server.as_ref().unwrap().metrics())
+        Metrics::parse(&self.server.as_ref().unwrap().handle().metrics())
     }
 
     async fn ask(&self, request: impl AsRef<[u8]>) -> Peer {
@@ -332,7 +337,7 @@ impl Unlogged {
 impl Drop for Unlogged {
     fn drop(&mut self) {
         let server = self.server.take().unwrap();
-        server.order().shutdown();
+        server.handle().shutdown();
         assert_eq!(server.wait().panicked, 0);
     }
 }

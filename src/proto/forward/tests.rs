@@ -192,7 +192,8 @@ fn h7_what_a_client_says_of_proxies_is_dropped_and_rebuilt() {
     assert_eq!(one(&headers, "X-Real-IP"), "192.0.2.7");
     assert_eq!(one(&headers, "X-Request-Id"), "id-1");
     assert_eq!(one(&headers, "Forwarded"), "for=192.0.2.7;proto=https;host=\"Example.com:8443\"");
-    assert_eq!(headers.len(), 8);
+    assert_eq!(one(&headers, TRACEPARENT), trace().parent());
+    assert_eq!(headers.len(), 9);
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl Scrape {
         sheet.gauges("wsgate_draining", "1 while the process ends in order", alone(draining))?;
         let help = "Connections that were open when the drain began";
         sheet.gauges("wsgate_drain_connections_at_start", help, alone(all.drain_began_with))?;
-        let dropped = [([("stream", "access")], self.dropped.access), ([("stream", "events")], self.dropped.events)];
+        let dropped =
+            [([("stream", "access")], self.dropped.access), ([("stream", "events")], self.dropped.events)];
         sheet.counters(
             "wsgate_log_records_dropped",
             "Log lines that were dropped, as nobody wrote them",

@@ -151,11 +151,11 @@ pub(super) fn address(text: &str) -> RData {
     }
 }
 
-fn srv(priority: u16, weight: u16, port: u16, target: &str) -> RData {
+pub(super) fn srv(priority: u16, weight: u16, port: u16, target: &str) -> RData {
     RData::SRV(SRV::new(priority, weight, port, Name::from_ascii(target).unwrap()))
 }
 
-fn port(address: &ServerAddress) -> u16 {
+pub(super) fn port(address: &ServerAddress) -> u16 {
     let ServerAddress::Inet(address) = address else { unreachable!() };
     address.port()
 }
@@ -232,7 +232,7 @@ async fn names_of_the_hosts_file_need_no_dns() {
 }
 
 /// A pool whose servers a record lists, asked for all the time.
-fn listed(change: impl FnOnce(&mut config::Upstream)) -> Pool {
+pub(super) fn listed(change: impl FnOnce(&mut config::Upstream)) -> Pool {
     let mut config = upstream(vec![ServerAddress::Srv("_ws._tcp.example.test".into())]);
     config.dns_refresh = Some(Duration::from_millis(10));
     change(&mut config);
@@ -240,7 +240,7 @@ fn listed(change: impl FnOnce(&mut config::Upstream)) -> Pool {
 }
 
 /// Where the next request goes.
-async fn name(pool: &Pool) -> String {
+pub(super) async fn name(pool: &Pool) -> String {
     connect(pool, Want::Fresh).await.unwrap().lease.endpoint_name().to_string()
 }
 

@@ -11,7 +11,7 @@ use crate::{config::OnRemoved, lifecycle::Drain, upstream::TunnelLease};
 const NAME: &str = "web.test.";
 
 /// Servers at these addresses, all at one port.
-async fn servers<const N: usize>(ips: [&str; N]) -> (u16, [TcpListener; N]) {
+pub(super) async fn servers<const N: usize>(ips: [&str; N]) -> (u16, [TcpListener; N]) {
     'next: loop {
         let mut listeners = Vec::new();
         let mut port = 0;
@@ -24,23 +24,23 @@ async fn servers<const N: usize>(ips: [&str; N]) -> (u16, [TcpListener; N]) {
     }
 }
 
-fn named(port: u16) -> config::Upstream {
+pub(super) fn named(port: u16) -> config::Upstream {
     let mut config = upstream(vec![ServerAddress::Name { host: NAME.into(), port }]);
     config.dns_refresh = Some(Duration::from_millis(10));
     config
 }
 
 /// A name with these addresses.
-async fn dns(ips: &[&str]) -> Dns {
+pub(super) async fn dns(ips: &[&str]) -> Dns {
     Dns::serve(ips.iter().map(|ip| (NAME, address(ip))).collect()).await
 }
 
-fn says(dns: &Dns, ips: &[&str]) {
+pub(super) fn says(dns: &Dns, ips: &[&str]) {
     dns.change(|zone| zone.records = ips.iter().map(|ip| (NAME, address(ip))).collect());
 }
 
 /// Where the next request that wants this goes, with what it holds.
-async fn goes(pool: &Pool, want: Want) -> (String, TunnelLease, Buffered<Transport>) {
+pub(super) async fn goes(pool: &Pool, want: Want) -> (String, TunnelLease, Buffered<Transport>) {
     let Connected { stream, lease, .. } = connect(pool, want).await.unwrap();
     let Transport::Plain(Socket::Tcp(socket)) = stream.get_ref() else { unreachable!() };
     (socket.peer_addr().unwrap().ip().to_string(), lease.into_tunnel(), stream)
@@ -264,22 +264,7 @@ async fn source_addresses_take_turns_for_each_server() {
 #[tokio::test]
 async fn a_server_that_was_out_when_it_left_is_checked_back_in() {
     let (_listener, address) = server().await;
-    let config = config::Upstream {
-        health: Some(config::Health {
-            check: config::Check::Tcp,
-            path: "/".into(),
-            host: None,
-            headers: Vec::new(),
-            subprotocol: None,
-            expect_status: vec![200],
-            ping: false,
-            interval: Duration::from_millis(5),
-            timeout: Duration::from_secs(5),
-            rise: 2,
-            fall: 3,
-        }),
-        ..upstream(vec![address])
-    };
+    let config = config::Upstream { health: Some(checked()), ..upstream(vec![address]) };
     let pool = followed(&config);
     let endpoint = pool.endpoint(0);
     endpoint.checks_failed("refused");

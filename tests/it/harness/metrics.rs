@@ -73,7 +73,8 @@ fn sample(series: &str, value: &str) -> Sample {
     let mut rest = labels;
     let mut found = BTreeMap::new();
     while rest != "}" {
-        let (key, quoted) = rest.trim_start_matches(',').split_once("=\"").unwrap_or_else(|| panic!("{series}"));
+        let (key, quoted) =
+            rest.trim_start_matches(',').split_once("=\"").unwrap_or_else(|| panic!("{series}"));
         // No label of these tests has a quote in it.
         let (value, after) = quoted.split_once('"').unwrap_or_else(|| panic!("{series}"));
         assert!(found.insert(key.to_owned(), value.to_owned()).is_none(), "{series}");

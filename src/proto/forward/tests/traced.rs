@@ -64,7 +64,7 @@ proptest! {
     fn h7_whatever_came_one_valid_traceparent_goes_upstream(
         values in proptest::collection::vec("(00|01|ff)-[0-9a-f]{31,33}-[0-9a-f]{16}-0[01](-x)?|[ -~]{0,60}", 0..3),
     ) {
-        let lines: String = values.iter().map(|value| format!("traceparent: {value}\r\n")).collect();
+        let lines: String = values.iter().flat_map(|value| ["traceparent: ", value, "\r\n"]).collect();
         let headers = traced(&lines, &NO_EDITS);
         let gone: Vec<_> = headers.get_all(TRACEPARENT).collect();
         prop_assert_eq!(gone.len(), 1);
