@@ -94,7 +94,8 @@ impl Config {
         let admin = check::admin_alone(&reader, table.get_ref());
         // It may be missing for the reason that the text breaks off before it.
         let syntax = if admin.is_none() { syntax } else { Vec::new() };
-        conclude(&source, syntax, reader.into_findings())?;
+        let (findings, text) = reader.conclude();
+        conclude(&Source { text, ..source.clone() }, syntax, findings)?;
         Ok(admin)
     }
 
@@ -109,7 +110,7 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         running: &Self,
     ) -> Result<Loaded, Problems> {
-        Self::read(source, env, OffsetDateTime::now_utc(), Some(running))
+        Self::reload_at(source, env, OffsetDateTime::now_utc(), running)
     }
 
     /// The same at a given time, by which certificates are judged.
@@ -121,6 +122,16 @@ impl Config {
         Self::read(source, env, now, None)
     }
 
+    /// The same to replace the configuration that is running.
+    pub(super) fn reload_at(
+        source: &Source,
+        env: &dyn Fn(&str) -> Option<String>,
+        now: OffsetDateTime,
+        running: &Self,
+    ) -> Result<Loaded, Problems> {
+        Self::read(source, env, now, Some(running))
+    }
+
     fn read(
         source: &Source,
         env: &dyn Fn(&str) -> Option<String>,
@@ -130,7 +141,9 @@ impl Config {
         let (table, syntax) = super::file::syntax(&source.text);
         let reader = Reader::new(source, env, now);
         let config = check::config(&reader, table.get_ref(), running);
-        let warnings = conclude(source, syntax, reader.into_findings())?;
+        let (findings, text) = reader.conclude();
+        let shown = Source { text, ..source.clone() };
+        let warnings = conclude(&shown, syntax, findings)?;
         // `check` gives nothing only where it has recorded an error, and then `conclude` has returned it.
         let config = config.ok_or_else(|| Problems::unexplained(source))?;
         Ok(Loaded { config, warnings, source: source.clone() })
