@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    control::{Control, Readiness, ReloadRefused},
+    control::Control,
     dashboard,
     failure::Failure,
     request::{
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     connection::tunnels::{TunnelFilter, TunnelRow},
+    server::Readiness,
     upstream::PoolView,
 };
 
@@ -85,12 +86,12 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(control): Process) -> Response {
-    let readiness = control.readiness();
-    let status = match readiness {
-        Readiness::Ready => StatusCode::OK,
-        Readiness::ShuttingDown | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, format!("{}\n", readiness.word())).into_response()
+    match control.readiness() {
+        Readiness::Ready => (StatusCode::OK, "ready\n"),
+        Readiness::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    }
+    .into_response()
 }
 
 async fn metrics(State(control): Process, Query(pairs): Pairs) -> Answer {
@@ -236,7 +237,7 @@ async fn reload(State(control): Process, request: Request) -> Answer {
     })?;
     match done {
         Ok(report) => Ok(Json(report).into_response()),
-        Err(ReloadRefused::Configuration(error)) => Err(Failure::unprocessable(error)),
-        Err(ReloadRefused::State(error)) => Err(Failure::conflict(error)),
+        Err(error) if error.is_of_configuration() => Err(Failure::unprocessable(error.to_string())),
+        Err(error) => Err(Failure::conflict(error.to_string())),
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     config::OnRemoved,
     connection::tunnels::{Page, TunnelFilter},
     ending::AdminClose,
+    server::{Readiness, ReloadError, ReloadReport, Usage},
     upstream::PoolView,
 };
 
@@ -57,33 +58,10 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// Nothing has changed.
-    fn reload(&self) -> Result<ReloadReport, ReloadRefused>;
+    fn reload(&self) -> Result<ReloadReport, ReloadError>;
 
     /// What `/metrics` tells, as OpenMetrics text.
     fn metrics(&self) -> String;
-}
-
-/// Whether new connections should be sent here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Readiness {
-    /// Yes.
-    Ready,
-    /// It was told to end and waits for `shutdown_delay`; connections are still accepted.
-    ShuttingDown,
-    /// Nothing is accepted any more, and what is open has its time to end.
-    Draining,
-}
-
-impl Readiness {
-    /// As `/readyz` says it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::ShuttingDown => "shutting down",
-            Self::Draining => "draining",
-        }
-    }
 }
 
 /// `GET /api/status`.
@@ -112,18 +90,9 @@ pub struct Status {
     /// TLS handshakes in flight under `max_tls_handshakes`.
     pub tls_handshakes: Usage,
     /// Open tunnels.
-    pub tunnels: usize,
+    pub tunnels: u64,
     /// Worker threads.
     pub workers: usize,
-}
-
-/// What is taken of what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Usage {
-    /// Taken.
-    pub in_use: usize,
-    /// There are so many.
-    pub max: usize,
 }
 
 /// How the last reload went.
@@ -179,41 +148,4 @@ pub struct CertificateStatus {
     pub names: Vec<String>,
     /// When it expires, RFC 3339, UTC.
     pub not_after: String,
-}
-
-/// What a reload did.
-#[derive(Debug, Clone, Serialize)]
-pub struct ReloadReport {
-    /// How many configurations have been in force, this one included.
-    pub generation: u64,
-    /// Addresses of listeners.
-    pub listeners: Changes,
-    /// Names of upstreams.
-    pub upstreams: Changes,
-    /// Names of routes.
-    pub routes: Changes,
-    /// What is hardly meant so in the file, a line each.
-    pub warnings: Vec<String>,
-}
-
-/// How one kind of tables differs from before.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Changes {
-    /// There were none of these names.
-    pub added: Vec<String>,
-    /// There are none of these names any more.
-    pub removed: Vec<String>,
-    /// These say something else.
-    pub changed: Vec<String>,
-    /// These say what they said.
-    pub unchanged: Vec<String>,
-}
-
-/// Why a reload changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReloadRefused {
-    /// The file, as `wsgate check` tells it, or what it asks for can't be had.
-    Configuration(String),
-    /// The process is going down, or was started without a file.
-    State(String),
 }

@@ -7,6 +7,8 @@
 //! | `api` | the endpoints |
 //! | `request` | queries and bodies |
 //! | `dashboard` | the page for people |
+//! | `handle` | the server as such a process |
+//! | `keeper` | the listener over reloads |
 //! | `serve` | the socket, the thread, the connections |
 
 mod api;
@@ -14,6 +16,8 @@ mod control;
 mod dashboard;
 mod failure;
 mod guard;
+mod handle;
+mod keeper;
 mod request;
 mod serve;
 #[cfg(test)]
@@ -21,8 +25,8 @@ mod tests;
 
 pub use self::{
     control::{
-        CertificateStatus, Changes, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus,
-        Readiness, ReloadRefused, ReloadReport, Status, Usage,
+        CertificateStatus, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus, Status,
     },
+    keeper::Keeper,
     serve::{Bound, Serving, bind},
 };

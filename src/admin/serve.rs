@@ -51,7 +51,7 @@ const CONNECTIONS: usize = 64;
 /// For a request head, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For what is being answered when the listener closes.
-const CLOSING: Duration = Duration::from_secs(5);
+const CLOSING: Duration = Duration::from_secs(1);
 /// After a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -15,7 +15,10 @@ mod fake;
 
 use self::fake::{Fake, fake};
 use super::*;
-use crate::config::{Admin, ListenAddress, Secret};
+use crate::{
+    config::{Admin, ListenAddress, LoadError, Secret},
+    server::{Readiness, ReloadError},
+};
 
 const TOKEN: &str = "a-token-of-some-length";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -241,12 +244,17 @@ fn a_body_is_json_of_at_most_64_kib() {
 fn a_reload_that_is_refused_says_why() {
     let room = Room::open(Some(TOKEN));
     let refused = |why| {
-        *room.fake.reload.lock().unwrap() = Err(why);
+        *room.fake.wrong.lock().unwrap() = Some(why);
         room.order("POST /api/reload", "").error()
     };
-    let text = "error: unknown key `upstrem`\n  --> proxy.toml:1:1";
-    assert_eq!(refused(ReloadRefused::Configuration(text.into())), (422, text.into()));
-    assert_eq!(refused(ReloadRefused::State("draining".into())), (409, "draining".into()));
+    let wrong = || LoadError::NotText { path: "proxy.toml".into(), at: 7 };
+    let text = ReloadError::Config(wrong()).to_string();
+    assert!(text.contains("byte 7"), "{text}");
+    assert_eq!(refused(ReloadError::Config(wrong())), (422, text));
+    for error in [ReloadError::Draining, ReloadError::NoFile] {
+        let text = error.to_string();
+        assert_eq!(refused(error), (409, text));
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use wsgate::{
+    admin::{self, Keeper},
     config::{ListenAddress, Loaded},
-    server::{ConfigSource, Ending, Server, ServerHandle, StartError},
+    server::{BindError, ConfigSource, Ending, Server, ServerHandle, StartError},
     telemetry::{self, AccessSink},
 };
 
@@ -38,8 +39,10 @@ pub(super) fn serve(
     // What comes of it is logged there.
     let reload = move || drop(reloads.wait().reload());
     signals::watch(end, reload).map_err(Failure::runtime)?;
+    let unbound = |error: BindError| Failure::runtime(advice::on_bind(&error.address, &error.source));
+    let admin = loaded.config.admin.as_ref().map(admin::bind).transpose().map_err(unbound)?;
     let server = Server::start(loaded, source, access).map_err(|error| match error {
-        StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
+        StartError::Bind(error) => unbound(error),
         error => Failure::runtime(wsgate::ending::chain(&error)),
     })?;
     running.get_or_init(|| server.handle());
@@ -47,8 +50,10 @@ pub(super) fn serve(
     for address in &addresses {
         tracing::info!(%address, "listening");
     }
+    let keeper = Keeper::open(admin, &server.handle()).map_err(Failure::runtime)?;
     announce(&addresses);
     let outcome = server.wait();
+    keeper.close();
     tracing::info!(cut = outcome.cut, panicked = outcome.panicked, "ended");
     if outcome.failed { Err(Failure::runtime("accepting connections failed")) } else { Ok(()) }
 }

@@ -6,13 +6,11 @@ use std::{
 };
 
 use crate::{
-    admin::{
-        CertificateStatus, Changes, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus,
-        Readiness, ReloadRefused, ReloadReport, Status, Usage,
-    },
+    admin::{CertificateStatus, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus, Status},
     config::OnRemoved,
     connection::tunnels::{Page, TunnelFilter, TunnelRow},
     ending::{AdminClose, Side, TunnelEnd},
+    server::{Changes, Readiness, ReloadError, ReloadReport, Usage},
     telemetry::{Direction, Pings},
     upstream::{
         Bucket, CheckView, ConnectFailures, CountsView, EndpointState, EndpointView, FailureView,
@@ -26,7 +24,8 @@ pub(super) struct Fake {
     pub(super) readiness: Mutex<Readiness>,
     orders: Mutex<Vec<String>>,
     level: Mutex<String>,
-    pub(super) reload: Mutex<Result<ReloadReport, ReloadRefused>>,
+    /// What goes wrong with the next reload.
+    pub(super) wrong: Mutex<Option<ReloadError>>,
 }
 
 impl Fake {
@@ -66,7 +65,7 @@ pub(super) fn fake() -> Arc<Fake> {
         readiness: Mutex::new(Readiness::Ready),
         orders: Mutex::default(),
         level: Mutex::new("info".into()),
-        reload: Mutex::new(Ok(report())),
+        wrong: Mutex::default(),
     })
 }
 
@@ -199,9 +198,9 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn reload(&self) -> Result<ReloadReport, ReloadRefused> {
+    fn reload(&self) -> Result<ReloadReport, ReloadError> {
         self.note("reload".into());
-        self.reload.lock().unwrap().clone()
+        self.wrong.lock().unwrap().take().map_or_else(|| Ok(report()), Err)
     }
 
     fn metrics(&self) -> String {
