@@ -55,6 +55,7 @@ pub use self::{
         Balance, Check, HashKey, Health, OnRemoved, ProxyProtocol, SameSite, ServerAddress, Sticky, Trust,
         Upstream, UpstreamServer, UpstreamTls,
     },
+    values::duration_of,
     written::Written,
 };
 
