@@ -199,7 +199,7 @@ impl Acceptor {
         let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
-        let _closing = loop {
+        let closing = loop {
             let accepted = tokio::select! {
                 biased;
                 closing = &mut end => break closing,
@@ -227,6 +227,9 @@ impl Acceptor {
         socket.hide();
         // There may be no permits for all of them.
         let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener)).await;
+        // Before whoever waits for that is told.
+        drop(socket);
+        drop(closing);
     }
 
     /// Accepts what the kernel has established already. To close over it would reset it.
