@@ -14,7 +14,7 @@ use std::fmt;
 
 pub use refusal::{Refusal, UpstreamFault};
 pub use tls::{Introduction, TlsFailure};
-pub use tunnel::{Death, TunnelEnd};
+pub use tunnel::{AdminClose, AdminCloseError, Death, TunnelEnd};
 
 /// A side of the gate, or the gate itself, as the one who ended something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,4 +103,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     line
+}
+
+/// An error as the program tells people of it: everything that caused it in its first line, help in further ones.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let (first, help) = text.split_at(text.find('\n').unwrap_or(text.len()));
+    let causes = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    // The configuration's problems begin with this word already.
+    let word = if first.starts_with("error") { "" } else { "error: " };
+    format!("{word}{first}{causes}{help}")
 }

@@ -8,6 +8,8 @@ mod cert;
 mod check;
 mod demo;
 mod memory;
+mod notify;
+mod paper;
 mod quick;
 mod run;
 mod serve;
@@ -16,14 +18,18 @@ mod trust;
 
 use std::{
     error::Error,
-    fmt::{Display, Write as _},
+    fmt::Display,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
 
 use clap::Parser;
-use wsgate::config::{Config, Loaded, Problems, Source};
+use wsgate::{
+    config::{Config, Loaded, Problems, Source},
+    ending::report,
+    telemetry,
+};
 
 use arguments::{Arguments, Command};
 
@@ -50,39 +56,32 @@ impl Failure {
             Self::Usage(error) => (error, 2),
             Self::Runtime(error) => (error, 1),
         };
-        eprintln!("{}", chain(error.as_ref()));
+        eprintln!("{}", report(error.as_ref()));
         ExitCode::from(code)
     }
 }
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
+    // A log may be rotated while there is none yet. Where signals can't be heard, serving will say so.
+    drop(signals::Reopening::hear());
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => {
+            paper::completions(&arguments);
+            Ok(())
+        }
+        Command::Man(arguments) => paper::man(&arguments),
     };
+    // Behind what was logged, if anything was, comes the reason of the end.
+    telemetry::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-/// An error and everything that caused it, the causes in its first line; help may follow in further ones.
-fn chain(error: &dyn Error) -> String {
-    let text = error.to_string();
-    let (first, rest) = text.split_at(text.find('\n').unwrap_or(text.len()));
-    let mut chain = first.to_owned();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String does not fail.
-        let _ = write!(chain, ": {error}");
-        cause = error.source();
-    }
-    // The configuration's problems begin with this word already.
-    let word = if first.starts_with("error") { "" } else { "error: " };
-    format!("{word}{chain}{rest}")
 }
 
 /// Prints to standard output. Whoever reads it may have seen enough, as `head` has.

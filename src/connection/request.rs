@@ -8,10 +8,11 @@ use super::{
     Client, Listener, Taken,
     answer::Answer,
     caller,
+    downstream::Downstream,
     h1::{Http1, Next},
     record::ExchangeRecord,
     sender::Sender,
-    snapshot::Route,
+    snapshot::{Route, Snapshot},
     upgrade,
 };
 use crate::{
@@ -28,7 +29,8 @@ use crate::{
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
-    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Want},
+    telemetry::UpstreamMetrics,
+    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Transport, Want},
 };
 
 /// A request whose head is complete.
@@ -60,6 +62,7 @@ pub(super) struct Way<'a> {
     pub(super) asked: &'a Target,
     /// What goes upstream.
     pub(super) target: String,
+    pub(super) metrics: Arc<UpstreamMetrics>,
 }
 
 impl<'a> Request<'a> {
@@ -78,9 +81,9 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Finds who answers, and sees the answer through.
-    pub(super) async fn answer(mut self) -> Next {
-        match self.find_and_answer().await {
+    /// Finds who answers by this configuration, and sees the answer through.
+    pub(super) async fn answer(mut self, snapshot: &Snapshot) -> Next {
+        match self.find_and_answer(snapshot).await {
             Ok(next) => next,
             Err(refusal) => self.refuse(&refusal).await,
         }
@@ -92,7 +95,7 @@ impl<'a> Request<'a> {
         self.connection.refuse(refusal, &self.head, &mut self.record, body).await
     }
 
-    async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
+    async fn find_and_answer(&mut self, snapshot: &Snapshot) -> Result<Next, Refusal> {
         let ask = self.parse()?;
         self.enter()?;
         if let Some(port) = self.connection.listener.config.redirect_https
@@ -102,8 +105,6 @@ impl<'a> Request<'a> {
             let answer = Answer::redirect(308, &location).map_err(bad_config)?;
             return Ok(self.send(answer).await);
         }
-        let gate = Arc::clone(&self.connection.gate);
-        let snapshot = &*gate.snapshot;
         let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
         {
             Found::Route(place) => &snapshot.routes[place],
@@ -133,6 +134,7 @@ impl<'a> Request<'a> {
                     pool: &snapshot.pools[*place],
                     asked: &ask.target,
                     target: upstream_target(&ask.target, route),
+                    metrics: self.connection.gate.metrics.upstream(snapshot.pools[*place].name()),
                 };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
@@ -161,7 +163,10 @@ impl<'a> Request<'a> {
         self.is_offer = true;
         let offer = Offer::from_head(&self.head).map_err(Refusal::Handshake)?;
         self.is_offer = offer.is_some();
-        if self.is_offer && self.connection.gate.drain.is_draining() {
+        if self.is_offer {
+            self.record.offers();
+        }
+        if self.is_offer && self.connection.listener.is_draining() {
             return Err(Refusal::Draining);
         }
         Ok(Ask { target, offer })
@@ -170,16 +175,16 @@ impl<'a> Request<'a> {
     /// Counts it for its client. A connection counts by itself, but one of a trusted proxy has the requests of many clients.
     fn enter(&mut self) -> Result<(), Refusal> {
         let listener = &self.connection.listener;
-        let ip = self.sender.ip;
         // What a proxy asks for itself, as for its health checks, is no client's.
-        let is_proxy = self.sender.is_proxied() && listener.config.trusted_proxies.contains(ip);
+        let is_of_proxy = |ip| self.sender.is_proxied() && listener.trusted_proxies().contains(Some(ip));
+        let counted = self.sender.ip.filter(|&ip| !is_of_proxy(ip));
         if self.sender.is_proxied() {
-            match listener.enter(ip, is_proxy) {
+            match listener.enter(counted) {
                 Entrance::Open(place) => self.taken.client = place,
                 Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
             }
         }
-        if self.is_offer { listener.take_handshake(ip, is_proxy) } else { Ok(()) }
+        if self.is_offer { listener.take_handshake(counted) } else { Ok(()) }
     }
 
     /// The places that stay taken when it becomes a tunnel, its connection's among them; a box only where there are some.
@@ -245,20 +250,19 @@ impl<'a> Request<'a> {
             let plan = way.plan(&facts.listener, &self.head, kind, head, set_cookie.as_deref(), values);
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
-            let answer = exchange.response_head().await;
+            let answer = way.response_head(&mut exchange, kind).await;
             note_failure(&connected.lease, connected.reused, &answer);
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
-                Ok(head) => {
-                    exchange.relay(&head, persists && !self.connection.gate.drain.is_draining()).await
-                }
+                Ok(head) => exchange.relay(&head, persists && !self.connection.listener.is_draining()).await,
                 Err(refusal)
                     if connected.reused
                         && exchange.may_send_again(&refusal)
                         && attempt.may_retry(Instant::now()) =>
                 {
-                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
+                    let trace_id = self.record.trace().id();
+                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "idle connection was gone, trying again");
                     want = Want::Fresh;
                     attempt.stay_if_bound();
                     stale = Some(refusal);
@@ -342,7 +346,7 @@ impl<'a> Request<'a> {
     ) -> Result<Vec<u8>, Refusal> {
         let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
+        self.record.dropped(&forwarded, self.connection.client.address());
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -374,6 +378,7 @@ impl<'a> Request<'a> {
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,
+            trace: self.record.trace(),
             target: &way.target,
             values,
         }
@@ -405,6 +410,18 @@ impl Facts {
 }
 
 impl Way<'_> {
+    /// The head of the answer, which is waited for, and how long is counted.
+    pub(super) async fn response_head(
+        &self,
+        exchange: &mut Exchange<'_, Downstream, Transport>,
+        kind: Kind,
+    ) -> Result<ResponseHead, Refusal> {
+        let began = Instant::now();
+        let head = exchange.response_head().await?;
+        self.metrics.answered(kind == Kind::Handshake, began.elapsed());
+        Ok(head)
+    }
+
     /// By which rules the answer to `request` comes back, when `head` is what goes upstream.
     pub(super) fn plan<'p>(
         &'p self,

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -10,18 +9,18 @@ use std::{
 use tokio::io::ReadBuf;
 
 use super::{
-    account::{Account, Close, Tally},
-    limits::{Limits, Throttle},
+    account::{Account, Tally},
+    follow::{Edit, Followed, Follower},
+    limits::Throttle,
     moment::Moment,
-    pulse::{PingPayload, Pulse, Tag},
+    pulse::{Pulse, Tag},
+    terms::Terms,
+    totals::{Totals, Way},
 };
 use crate::{
     buffered::{Stream, with_scratch},
     proto::{
-        frame::{
-            Event, Excess, Fault, Follow, FrameHeader, FrameScanner, Opcode, Role, Stopped, encode_close,
-            encode_ping,
-        },
+        frame::{Fault, FrameScanner, Role, Stopped, encode_close, encode_ping},
         handshake::Extensions,
     },
 };
@@ -92,18 +91,18 @@ enum Outlet {
 
 /// A Close frame of wsgate's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OwnClose {
+pub(super) struct OwnClose<'a> {
     pub(super) code: u16,
-    pub(super) reason: &'static str,
+    pub(super) reason: &'a str,
 }
 
 /// What a way needs of its tunnel for a turn.
 pub(super) struct Turn<'a> {
-    pub(super) limits: &'a Limits,
+    pub(super) terms: &'a Terms,
     pub(super) now: Moment,
     pub(super) tag: Tag,
     /// The Close of wsgate's for the receiver, once the tunnel's end is decided.
-    pub(super) close: Option<OwnClose>,
+    pub(super) close: Option<OwnClose<'a>>,
     pub(super) sender: &'a mut Pulse,
     pub(super) receiver: &'a mut Pulse,
     /// Of the sender, if its frames are counted in time.
@@ -236,7 +235,7 @@ impl Direction {
     ) -> Poll<Option<Step>> {
         if std::mem::take(&mut self.has_tail) {
             let tail = self.take_held();
-            self.tally.bytes += tail.len() as u64;
+            self.count(tail.len(), turn);
             return Poll::Ready(self.pass(cx, &tail, to, turn));
         }
         with_scratch(|scratch| {
@@ -252,9 +251,19 @@ impl Direction {
                 self.end();
                 return Poll::Ready(Some(Step::SourceEnded));
             }
-            self.tally.bytes += count as u64;
+            self.count(count, turn);
             Poll::Ready(self.pass(cx, &scratch[..held + count], to, turn))
         })
+    }
+
+    fn count(&mut self, bytes: usize, turn: &Turn<'_>) {
+        self.tally.bytes += bytes as u64;
+        self.way(turn.terms).read(bytes);
+    }
+
+    /// Where this worker counts what goes this way.
+    fn way<'a>(&self, terms: &'a Terms) -> &'a Way {
+        terms.totals.here().way(self.scanner.role())
     }
 
     /// Takes `input` through the scanner and on to the receiver.
@@ -301,8 +310,10 @@ impl Direction {
             Flow::Relay | Flow::Closed | Flow::Discard => None,
         };
         let takes_pings = self.takes_pings();
+        let way = self.way(turn.terms);
         let mut follower = Follower {
             tally: &mut self.tally,
+            way,
             turn,
             place,
             takes_pings,
@@ -346,10 +357,10 @@ impl Direction {
     }
 
     /// Puts the Ping that waits for its place where the stream stands, if that is one.
-    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment) {
+    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment, totals: &Totals) {
         if receiver.waits() && self.takes_pings() && self.scanner.at_frame_boundary() {
             let mask = self.mask();
-            encode_ping(&receiver.send(tag, now), mask, self.spill());
+            encode_ping(&receiver.send(tag, now, totals), mask, self.spill());
         }
     }
 
@@ -396,7 +407,7 @@ impl Direction {
 
     /// Ends this way with a Close frame of wsgate's own. Where the sender's Close went this way already, or the stream can't
     /// be followed, it ends without one (rule T5).
-    pub(super) fn close(&mut self, place: Place, own: OwnClose) {
+    pub(super) fn close(&mut self, place: Place, own: OwnClose<'_>) {
         if self.drops() || self.source_ended {
             return;
         }
@@ -420,7 +431,7 @@ impl Direction {
         matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close)) && !self.source_ended
     }
 
-    fn put_close(&mut self, own: Option<OwnClose>) {
+    fn put_close(&mut self, own: Option<OwnClose<'_>>) {
         let mask = self.mask();
         if let Some(OwnClose { code, reason }) = own {
             encode_close(code, reason, mask, self.spill());
@@ -552,8 +563,8 @@ impl Direction {
     }
 
     /// What went this way.
-    pub(super) fn take_account(&mut self) -> Account {
-        self.tally.take()
+    pub(super) fn account(&self) -> Account {
+        self.tally.account()
     }
 
     /// The receiver has its end, or is gone.
@@ -578,105 +589,6 @@ impl Direction {
         self.outlet = Outlet::Shut;
         if self.waiting() > 0 || self.is_within_frame() || Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
             to.reset_on_drop();
-        }
-    }
-}
-
-/// What a look at the frames gave.
-struct Followed {
-    /// So many bytes of the input may be relayed.
-    legal: usize,
-    /// So many bytes at its end are the beginning of a header or control frame.
-    held: usize,
-    /// Why the frame behind the legal ones may not pass.
-    fault: Option<Fault>,
-    /// Here goes the Close that is to go out.
-    close_at: Option<usize>,
-    /// In the order of their places.
-    edits: Vec<Edit>,
-}
-
-/// A change to what is relayed.
-struct Edit {
-    /// These bytes of the input are left out,
-    at: Range<usize>,
-    /// and a Ping with this payload goes there.
-    put: Option<PingPayload>,
-}
-
-/// Looks at the frames of one read.
-struct Follower<'a, 'b> {
-    tally: &'a mut Tally,
-    turn: &'a mut Turn<'b>,
-    /// Where a Close is to go out.
-    place: Option<Place>,
-    /// A Ping may go out.
-    takes_pings: bool,
-    /// The frames go on to the receiver.
-    relays: bool,
-    close_at: Option<usize>,
-    edits: Vec<Edit>,
-}
-
-impl Follower<'_, '_> {
-    fn may_close(&mut self, at: usize, places: &[Place]) {
-        if self.close_at.is_none() && self.place.is_some_and(|place| places.contains(&place)) {
-            self.close_at = Some(at);
-        }
-    }
-
-    fn may_ping(&mut self, at: usize) {
-        let Turn { receiver, tag, now, .. } = &mut *self.turn;
-        if self.takes_pings && receiver.waits() && self.tally.close.is_none() {
-            // All before it has been taken, or nothing would have been read: only now the receiver is asked.
-            if !receiver.was_asked() {
-                receiver.excuse(*now);
-            }
-            let put = Some(receiver.send(*tag, *now));
-            self.edits.push(Edit { at: at..at, put });
-        }
-    }
-}
-
-impl Follow for Follower<'_, '_> {
-    #[inline]
-    fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess> {
-        let Turn { limits, now, sender, throttle, .. } = &mut *self.turn;
-        limits.admit(header, message_length)?;
-        // What wsgate itself asked for is not counted against the sender.
-        let was_asked_for = header.opcode == Opcode::Pong && sender.owes_answer();
-        match throttle {
-            Some(throttle) if !was_asked_for => throttle.admit(*now),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    #[inline]
-    fn meet(&mut self, event: Event<'_>) {
-        match event {
-            Event::Header { header, .. } => self.tally.frame(&header),
-            Event::FrameEnd { at } => {
-                self.may_close(at, &[Place::Frame]);
-                self.may_ping(at);
-            }
-            Event::MessageEnd { at, length, fragmented, compressed, .. } => {
-                self.tally.message(length, fragmented, compressed);
-                self.may_close(at, &[Place::Message]);
-            }
-            Event::Close { frame, code, reason } => {
-                self.tally.close.get_or_insert_with(|| Box::new(Close { code, reason: reason.into() }));
-                self.may_close(frame.start, &[Place::Frame, Place::Message, Place::Close]);
-            }
-            Event::Ping { payload, .. } => {
-                if self.relays && self.close_at.is_none() {
-                    self.turn.receiver.relay(payload);
-                }
-            }
-            Event::Pong { frame, payload } => {
-                if self.turn.sender.answer(payload, self.turn.tag, self.turn.now) {
-                    self.edits.push(Edit { at: frame, put: None });
-                }
-            }
         }
     }
 }
