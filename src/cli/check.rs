@@ -5,7 +5,7 @@ use wsgate::config::{Config, Loaded, summary};
 use super::{Failure, arguments::Check, say};
 
 pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
-    let Loaded { config, warnings } = Config::load(&arguments.config).map_err(Failure::usage)?;
+    let Loaded { config, warnings, .. } = Config::load(&arguments.config).map_err(Failure::usage)?;
     for warning in &warnings {
         eprintln!("{warning}\n");
     }

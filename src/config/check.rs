@@ -6,6 +6,7 @@ mod auth;
 mod effect;
 mod listener;
 mod proxies;
+mod restart;
 mod route;
 mod shadow;
 mod together;
@@ -19,18 +20,26 @@ use tracing_subscriber::EnvFilter;
 
 use self::{listener::Addresses, upstream::Pools};
 use super::{
-    AccessLog, Config, Log, LogFormat, Server,
+    AccessLog, Config, Log, LogFormat, Server, Written,
     file::{Reader, Table, Value},
     keys,
     report::{Finding, nearest, shown},
     values,
 };
 
-/// Reads the whole file. `None` only where an error was recorded.
-pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Option<Config> {
-    let root = Table::open(reader, &keys::ROOT, root, 0..0);
+/// Reads the whole file, for a start or to replace the configuration that is running. `None` only where an error was
+/// recorded.
+pub(super) fn config<'r>(
+    reader: &'r Reader<'r>,
+    entries: &'r DeTable<'r>,
+    running: Option<&Config>,
+) -> Option<Config> {
+    let root = Table::open(reader, &keys::ROOT, entries, 0..0);
     let server_table = root.table("server", &keys::SERVER);
     let server = server(&server_table);
+    if let Some(running) = running {
+        restart::changes(&server_table, &server, running);
+    }
     let log = log(&root.table("log", &keys::LOG));
     let admin = root.value("admin").map(admin::admin);
     let listener_tables = tables(&root, "listener", &keys::LISTENER);
@@ -45,9 +54,17 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
         Some(admin) => Some(admin?),
         None => None,
     };
-    let tables = toml::Table::new();
-    let config =
-        Config { server, log, admin, listeners, upstreams: pools.into_upstreams(), routes: routes?, tables };
+    let config = Config {
+        server,
+        log,
+        admin,
+        listeners,
+        upstreams: pools.into_upstreams(),
+        routes: routes?,
+        tables: Written::of(entries),
+        files: reader.files(),
+    };
+    let config = with_tables(config);
     together::warn(
         &config,
         &together::Tables {
@@ -58,6 +75,23 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, root: &'r DeTable<'r>) -> Optio
         },
     );
     Some(config)
+}
+
+/// Gives each part the table that it was written in.
+fn with_tables(mut config: Config) -> Config {
+    let tables = config.tables.table();
+    let of_list = |key: &str, place: usize| tables.get(key)?.get(place)?.as_table().cloned();
+    for (place, listener) in config.listeners.iter_mut().enumerate() {
+        listener.table = of_list("listener", place).unwrap_or_default().into();
+    }
+    for (place, route) in config.routes.iter_mut().enumerate() {
+        route.table = of_list("route", place).unwrap_or_default().into();
+    }
+    for upstream in &mut config.upstreams {
+        let table = tables.get("upstream").and_then(|upstreams| upstreams.get(&upstream.name)?.as_table());
+        upstream.table = table.cloned().unwrap_or_default().into();
+    }
+    config
 }
 
 /// The tables of `[[key]]`.

@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -92,6 +92,8 @@ pub(super) struct Reader<'r> {
     findings: RefCell<Vec<Finding>>,
     /// Certificates that are loaded already: a pair may serve many listeners.
     pub(super) identities: RefCell<HashMap<(PathBuf, PathBuf), Identity>>,
+    /// Files that were read.
+    files: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl<'r> Reader<'r> {
@@ -100,7 +102,14 @@ impl<'r> Reader<'r> {
         env: &'r dyn Fn(&str) -> Option<String>,
         now: OffsetDateTime,
     ) -> Self {
-        Self { source, env, now, findings: RefCell::default(), identities: RefCell::default() }
+        Self {
+            source,
+            env,
+            now,
+            findings: RefCell::default(),
+            identities: RefCell::default(),
+            files: RefCell::default(),
+        }
     }
 
     /// Notes a problem; the reading goes on.
@@ -108,9 +117,24 @@ impl<'r> Reader<'r> {
         self.findings.borrow_mut().push(finding);
     }
 
+    /// Whether a problem of this place is recorded already.
+    pub(super) fn is_blamed(&self, span: &Range<usize>) -> bool {
+        self.findings.borrow().iter().any(|finding| finding.is_at(span))
+    }
+
     /// The value, or `None` and its problem recorded.
     pub(super) fn recorded<T>(&self, result: Result<T, Finding>) -> Option<T> {
         result.map_err(|finding| self.record(finding)).ok()
+    }
+
+    /// Notes a file that is read.
+    pub(super) fn note_file(&self, path: &Path) {
+        self.files.borrow_mut().insert(path.to_owned());
+    }
+
+    /// The files that were read, in order and each once.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().iter().cloned().collect()
     }
 
     pub(super) fn into_findings(self) -> Vec<Finding> {

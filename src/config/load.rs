@@ -24,6 +24,20 @@ pub struct Source {
     pub folder: PathBuf,
 }
 
+impl Source {
+    /// Reads the file at `path`, and nothing yet of what it names.
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+        let text = String::from_utf8(bytes).map_err(|error| LoadError::NotText {
+            path: path.to_owned(),
+            at: error.utf8_error().valid_up_to(),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { name: path.display().to_string(), text, folder })
+    }
+}
+
 /// A configuration that can be used.
 #[derive(Debug, Clone)]
 pub struct Loaded {
@@ -31,6 +45,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is hardly meant so, in the order of the file.
     pub warnings: Vec<Problem>,
+    /// The file, to read it again when only what it names has changed.
+    pub source: Source,
 }
 
 /// Why a file gives no configuration. Help follows in further lines of `Display`.
@@ -65,15 +81,7 @@ const UNREADABLE_HELP: &str = "
 impl Config {
     /// Reads the file at `path` and everything that it names.
     pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| LoadError::NotText {
-            path: path.to_owned(),
-            at: error.utf8_error().valid_up_to(),
-        })?;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let source = Source { name: path.display().to_string(), text, folder };
-        Ok(Self::parse(&source, &|name| std::env::var(name).ok())?)
+        Ok(Self::parse(&Source::read(path)?, &|name| std::env::var(name).ok())?)
     }
 
     /// Reads a configuration that is already in memory. `env` looks an environment variable up.
@@ -81,21 +89,13 @@ impl Config {
         Self::parse_at(source, env, OffsetDateTime::now_utc())
     }
 
-    /// Puts in what was written, which two configurations are compared by.
-    fn with_tables(mut self, text: &str) -> Self {
-        self.tables = toml::from_str(text).unwrap_or_default();
-        let of_list = |key: &str, place: usize| self.tables.get(key)?.get(place)?.as_table().cloned();
-        for (place, listener) in self.listeners.iter_mut().enumerate() {
-            listener.table = of_list("listener", place).unwrap_or_default();
-        }
-        for (place, route) in self.routes.iter_mut().enumerate() {
-            route.table = of_list("route", place).unwrap_or_default();
-        }
-        for upstream in &mut self.upstreams {
-            let table = || self.tables.get("upstream")?.get(&upstream.name)?.as_table().cloned();
-            upstream.table = table().unwrap_or_default();
-        }
-        self
+    /// Reads a configuration that is to replace the one that is running: what cannot change but at a start is a problem.
+    pub fn reload(
+        source: &Source,
+        env: &dyn Fn(&str) -> Option<String>,
+        running: &Self,
+    ) -> Result<Loaded, Problems> {
+        Self::read(source, env, OffsetDateTime::now_utc(), Some(running))
     }
 
     /// The same at a given time, by which certificates are judged.
@@ -104,12 +104,21 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         now: OffsetDateTime,
     ) -> Result<Loaded, Problems> {
+        Self::read(source, env, now, None)
+    }
+
+    fn read(
+        source: &Source,
+        env: &dyn Fn(&str) -> Option<String>,
+        now: OffsetDateTime,
+        running: Option<&Self>,
+    ) -> Result<Loaded, Problems> {
         let (table, syntax) = super::file::syntax(&source.text);
         let reader = Reader::new(source, env, now);
-        let config = check::config(&reader, table.get_ref());
+        let config = check::config(&reader, table.get_ref(), running);
         let warnings = conclude(source, syntax, reader.into_findings())?;
         // `check` gives nothing only where it has recorded an error, and then `conclude` has returned it.
-        let config = config.map(|config| Config::with_tables(config, &source.text));
-        config.map(|config| Loaded { config, warnings }).ok_or_else(|| Problems::unexplained(source))
+        let config = config.ok_or_else(|| Problems::unexplained(source))?;
+        Ok(Loaded { config, warnings, source: source.clone() })
     }
 }

@@ -19,10 +19,12 @@ mod load;
 mod named;
 mod rate;
 mod report;
+mod sameness;
 mod secret;
 mod summary;
 mod upstream;
 mod values;
+mod written;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,7 @@ pub use self::{
         Balance, Check, HashKey, Health, OnRemoved, ProxyProtocol, SameSite, ServerAddress, Sticky, Trust,
         Upstream, UpstreamServer, UpstreamTls,
     },
+    written::Written,
 };
 
 /// Everything that one `proxy.toml` says, with the defaults filled in.
@@ -68,8 +71,10 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`, in the order of the file.
     pub routes: Vec<Route>,
-    /// The whole file as it was written, environment variables not put in.
-    pub tables: toml::Table,
+    /// The whole file as it was written.
+    pub tables: Written,
+    /// The files that it names and that were read for it.
+    files: Vec<PathBuf>,
 }
 
 /// `[server]`: what holds for the whole process.
@@ -93,7 +98,7 @@ pub struct Server {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// A tracing filter such as `info` or `wsgate::tunnel=debug`, already checked.
     pub level: String,
@@ -148,8 +153,8 @@ pub struct Listener {
     pub underscore_headers: UnderscoreHeaders,
     /// Answer every request with 308 to https at this port.
     pub redirect_https: Option<u16>,
-    /// Its table as it was written, environment variables not put in.
-    pub table: toml::Table,
+    /// Its table as it was written.
+    pub table: Written,
     /// Bounds of what a client may send.
     pub limits: ListenerLimits,
     /// Deadlines; `None` is "off".
@@ -311,8 +316,8 @@ pub struct Route {
     pub origins: Origins,
     /// `[route.websocket]`.
     pub websocket: WebSocket,
-    /// Its table as it was written, environment variables not put in.
-    pub table: toml::Table,
+    /// Its table as it was written.
+    pub table: Written,
 }
 
 impl Route {

@@ -20,6 +20,7 @@ pub(super) struct Kind {
 /// Reads a regular file of a bounded size, so that no device or pipe can hold the start up.
 pub(super) fn read(value: Value<'_>, path: &Path, kind: &Kind) -> Result<Vec<u8>, Finding> {
     let name = kind.name;
+    value.reader.note_file(path);
     let error = |reason: String| {
         value
             .finding(format!("cannot read the {name} file `{}`", shown(&value.text().unwrap_or_default())))

@@ -149,6 +149,11 @@ impl Finding {
         self
     }
 
+    /// Whether it points at this place.
+    pub(super) fn is_at(&self, span: &Range<usize>) -> bool {
+        self.span.as_ref() == Some(span)
+    }
+
     fn render(&self, source: &Source) -> Problem {
         let level = match self.severity {
             Severity::Error => Level::ERROR,

@@ -7,6 +7,7 @@ mod example;
 mod properties;
 mod public;
 mod readme;
+mod sameness;
 
 use std::{
     fmt::Write as _,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::Identity;
+use super::{Identity, Written};
 
 /// `[upstream.NAME]`: a pool of servers.
 #[derive(Debug, Clone)]
@@ -51,8 +51,8 @@ pub struct Upstream {
     pub fail_timeout: Duration,
     /// What becomes of the tunnels of a server that left.
     pub on_removed: OnRemoved,
-    /// Its table as it was written, environment variables not put in.
-    pub table: toml::Table,
+    /// Its table as it was written.
+    pub table: Written,
     /// The PROXY header that is sent to servers.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// `None` speaks plain TCP.

@@ -51,6 +51,7 @@ impl ExchangeRecord {
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
         let trace = request.and_then(|(head, _)| Trace::told(&head.headers));
         let trace = trace.unwrap_or_else(|| Trace::begin(rand::random(), rand::random()));
+        let redact = gate.redact();
         let record = gate.access.is_on().then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
             let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
@@ -59,22 +60,13 @@ impl ExchangeRecord {
                 record.request_id = (&*request_id).into();
                 record.trace_id = Some(trace.id());
                 record.method = head.method.as_str().into();
-                record.target = mask_target(&head.target, &gate.redact).into();
+                record.target = mask_target(&head.target, &redact).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
         });
         let phase = if request.is_some() { Phase::Route } else { Phase::Head };
-        Self {
-            access: gate.access.clone(),
-            record,
-            request_id,
-            trace,
-            redact: Arc::clone(&gate.redact),
-            began,
-            phase,
-            asks: false,
-        }
+        Self { access: gate.access.clone(), record, request_id, trace, redact, began, phase, asks: false }
     }
 
     /// Where the exchange is, should it be cut there.

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, hash_map},
     net::IpAddr,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::proto::network::ClientKey;
@@ -23,7 +26,8 @@ pub struct Clients {
 
 #[derive(Debug)]
 struct Shared {
-    most: usize,
+    /// A reload may change it.
+    most: AtomicUsize,
     open: Mutex<HashMap<ClientKey, Count>>,
 }
 
@@ -56,7 +60,12 @@ pub struct ClientPlace {
 impl Clients {
     /// A bound of `most` for each client.
     pub fn new(most: NonZeroUsize) -> Self {
-        Self { shared: Arc::new(Shared { most: most.get(), open: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { most: AtomicUsize::new(most.get()), open: Mutex::default() }) }
+    }
+
+    /// Changes the bound. Who is in stays in.
+    pub fn bound(&self, most: NonZeroUsize) {
+        self.shared.most.store(most.get(), Ordering::Relaxed);
     }
 
     /// One more of the client with this address.
@@ -65,7 +74,7 @@ impl Clients {
         let mut open = self.lock();
         // If it is made here, it does not stay empty: there is room for one at least.
         let count = open.entry(key).or_default();
-        let is_refused = count.let_in >= self.shared.most;
+        let is_refused = count.let_in >= self.shared.most.load(Ordering::Relaxed);
         if is_refused && count.refused >= TOLD {
             return Entrance::Cut;
         }
@@ -142,6 +151,22 @@ mod tests {
         drop(places);
         drop((let_in(clients.enter(one)), other));
         assert!(clients.in_use() == 0 && clients.lock().is_empty());
+    }
+
+    #[test]
+    fn s2_a_bound_that_changed_counts_who_is_in_already() {
+        let clients = clients(1);
+        let one = ip("192.0.2.1");
+        let first = let_in(clients.enter(one));
+        clients.bound(NonZeroUsize::new(3).unwrap());
+        let more = [let_in(clients.enter(one)), let_in(clients.enter(one))];
+        assert!(matches!(clients.enter(one), Entrance::Refused(_)));
+        clients.bound(NonZeroUsize::new(2).unwrap());
+        drop(first);
+        assert!(matches!(clients.enter(one), Entrance::Refused(_)));
+        drop(more);
+        drop(let_in(clients.enter(one)));
+        assert_eq!(clients.in_use(), 0);
     }
 
     #[test]

@@ -49,6 +49,8 @@ struct Began {
     at: Instant,
     /// So many were open.
     open: usize,
+    /// What is drained leaves in this time.
+    spread: Duration,
 }
 
 impl Drain {
@@ -93,7 +95,7 @@ impl Drain {
     /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
     pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
         let own = self.order.began.get();
-        let own = own.map(|began| began.at + self.order.spread.mul_f64(lot.clamp(0.0, 1.0)));
+        let own = own.map(|began| began.at + began.spread.mul_f64(lot.clamp(0.0, 1.0)));
         let whole = self.order.whole.as_ref().and_then(|whole| whole.leaves_at(lot));
         own.into_iter().chain(whole).min()
     }
@@ -128,9 +130,10 @@ impl Drain {
         }
     }
 
+    /// Waits for an order to the part or to the whole. The whole hears of each order to a part, so one wait is enough.
     async fn reach(&self, stage: u8) {
-        let mut changed = self.order.changed.subscribe();
-        while self.order.stage.load(Ordering::Acquire) < stage {
+        let mut changed = self.order.whole.as_ref().unwrap_or(self).order.changed.subscribe();
+        while self.stage() < stage {
             // The sender lives as long as this signal, so it can't be closed.
             let _ = changed.changed().await;
         }
@@ -155,21 +158,27 @@ impl DrainHandle {
 
     /// Begins the drain.
     pub fn drain(&self) {
-        self.advance(DRAINING);
+        self.advance(DRAINING, self.order.spread);
+    }
+
+    /// Begins the drain, but spread over `spread`; zero is at once. One that has begun already goes on as it began.
+    pub fn drain_over(&self, spread: Duration) {
+        self.advance(DRAINING, spread);
     }
 
     /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
     pub fn hurry(&self) {
-        self.advance(HURRIED);
+        self.advance(HURRIED, self.order.spread);
     }
 
     /// Ends it: what is still open is cut.
     pub fn shutdown(&self) {
-        self.advance(SHUTDOWN);
+        self.advance(SHUTDOWN, self.order.spread);
     }
 
-    fn advance(&self, to: u8) {
-        self.order.began.get_or_init(|| Began { at: Instant::now(), open: self.order.open.count() });
+    fn advance(&self, to: u8, spread: Duration) {
+        let began = || Began { at: Instant::now(), open: self.order.open.count(), spread };
+        self.order.began.get_or_init(began);
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
             if let Some(whole) = &self.order.whole {
@@ -205,6 +214,32 @@ mod tests {
         handle.drain();
         drain.shutdown().await;
         assert!(drain.is_shutdown() && drain.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_the_order_says_over_what_time() {
+        let part = Drain::new(Duration::ZERO).1.part(Duration::from_secs(4));
+        part.drain_over(Duration::from_secs(10));
+        let last = Some(Instant::now() + Duration::from_secs(10));
+        assert_eq!(part.signal().leaves_at(1.0), last);
+        part.drain_over(Duration::ZERO);
+        part.drain();
+        assert_eq!(part.signal().leaves_at(1.0), last, "the first order stands");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_order_to_a_part_hears_it_and_that_to_the_whole() {
+        let (handle, whole) = Drain::new(Duration::ZERO);
+        let (part, other) = (whole.part(Duration::ZERO), whole.part(Duration::ZERO));
+        let waits = |signal: Drain| tokio::spawn(async move { signal.draining().await });
+        let (of_part, of_other) = (waits(part.signal()), waits(other.signal()));
+        tokio::task::yield_now().await;
+        part.drain();
+        of_part.await.expect("no panic");
+        tokio::task::yield_now().await;
+        assert!(!of_other.is_finished());
+        handle.drain();
+        of_other.await.expect("no panic");
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// File descriptors kept for what is no connection: listeners, log files, DNS.
 const RESERVED_FDS: u64 = 128;
@@ -25,11 +25,13 @@ pub struct Permits {
     reserve: Arc<Places>,
 }
 
-/// Room for a number of connections or tunnels.
+/// Room for a number of connections, tunnels or TLS handshakes.
 #[derive(Debug)]
 pub struct Places {
     free: Semaphore,
-    total: usize,
+    total: AtomicUsize,
+    /// Places that are still taken of what a reload took away: so many are not free again when they are given back.
+    owed: AtomicUsize,
     is_reserve: bool,
 }
 
@@ -48,7 +50,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.free.add_permits(1);
+        self.places.give_back(1);
     }
 }
 
@@ -60,7 +62,33 @@ impl Places {
 
     fn with(total: usize, is_reserve: bool) -> Arc<Self> {
         let total = total.min(Semaphore::MAX_PERMITS);
-        Arc::new(Self { free: Semaphore::new(total), total, is_reserve })
+        let (free, owed) = (Semaphore::new(total), AtomicUsize::new(0));
+        Arc::new(Self { free, total: AtomicUsize::new(total), owed, is_reserve })
+    }
+
+    /// Makes room for `total` from now on. Whoever has a place keeps it; if they are more, nobody gets one until they are fewer.
+    /// To be called by one at a time.
+    pub fn resize(&self, total: usize) {
+        let total = total.min(Semaphore::MAX_PERMITS);
+        let before = self.total.swap(total, Ordering::AcqRel);
+        if total >= before {
+            self.give_back(total - before);
+        } else {
+            self.owed.fetch_add(before - total, Ordering::AcqRel);
+            let free = self.free.forget_permits(before - total);
+            self.give_back(free);
+        }
+    }
+
+    /// Frees so many places, but for those that are owed.
+    fn give_back(&self, count: usize) {
+        if count == 1 && self.owed.load(Ordering::Acquire) == 0 {
+            self.free.add_permits(1);
+            return;
+        }
+        let less = |owed: usize| Some(owed.saturating_sub(count));
+        let owed = self.owed.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).unwrap_or_default();
+        self.free.add_permits(count.saturating_sub(owed));
     }
 
     /// Takes a place, if there is one.
@@ -85,7 +113,13 @@ impl Places {
 
     /// Places that are taken.
     pub fn in_use(&self) -> usize {
-        self.total - self.free.available_permits()
+        let taken_or_free = self.total() + self.owed.load(Ordering::Acquire);
+        taken_or_free.saturating_sub(self.free.available_permits())
+    }
+
+    /// Places that there are.
+    pub fn total(&self) -> usize {
+        self.total.load(Ordering::Acquire)
     }
 }
 
@@ -93,6 +127,17 @@ impl Permits {
     /// Permits for `total` connections, and a small reserve for refusals.
     pub fn new(total: usize) -> Self {
         Self { served: Places::with(total, false), reserve: Places::with(reserve(total), true) }
+    }
+
+    /// Permits for `total` connections from now on. Those that are out stay so. To be called by one at a time.
+    pub fn resize(&self, total: usize) {
+        self.served.resize(total);
+        self.reserve.resize(reserve(total));
+    }
+
+    /// Connections that are served at once, at most.
+    pub fn total(&self) -> usize {
+        self.served.total()
     }
 
     /// A permit; out of the reserve when all are taken. Waits when the reserve is used up as well.
@@ -118,8 +163,7 @@ fn reserve(total: usize) -> usize {
 /// Bounds the TLS handshakes in flight (rule S2), and tells those that take long when others wait for their places.
 #[derive(Debug, Clone)]
 pub struct TlsPermits {
-    handshakes: Arc<Semaphore>,
-    total: usize,
+    handshakes: Arc<Places>,
     crowd: Arc<Crowd>,
 }
 
@@ -159,28 +203,38 @@ impl Drop for Waits<'_> {
 /// The right to one TLS handshake; given back on drop.
 #[derive(Debug)]
 pub struct TlsPermit {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl TlsPermits {
     /// Permits for `total` TLS handshakes at once.
     pub fn new(total: usize) -> Self {
-        let total = total.min(Semaphore::MAX_PERMITS);
         let crowd = Crowd { waiting: Semaphore::new(0), gave_way: AtomicUsize::new(0) };
-        Self { handshakes: Arc::new(Semaphore::new(total)), total, crowd: Arc::new(crowd) }
+        Self { handshakes: Places::new(total), crowd: Arc::new(crowd) }
+    }
+
+    /// Permits for `total` TLS handshakes from now on. Those that are out stay so. To be called by one at a time.
+    pub fn resize(&self, total: usize) {
+        self.handshakes.resize(total);
+    }
+
+    /// TLS handshakes in flight at once, at most.
+    pub fn total(&self) -> usize {
+        self.handshakes.total()
     }
 
     /// Waits for a permit.
     pub async fn acquire(&self) -> TlsPermit {
-        if let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() {
+        if let Some(permit) = self.handshakes.try_take() {
             return TlsPermit { _permit: permit };
         }
         let _waits = Waits::in_crowd(&self.crowd);
-        match Arc::clone(&self.handshakes).acquire_owned().await {
-            Ok(permit) => TlsPermit { _permit: permit },
-            // The semaphore is never closed.
-            Err(_) => std::future::pending().await,
-        }
+        TlsPermit { _permit: self.handshakes.take().await }
+    }
+
+    /// Waits until there is one to be had.
+    pub async fn available(&self) {
+        drop(self.acquire().await);
     }
 
     /// Waits until a permit is wanted for which nobody else gives way. Whoever called this then gives its own back.
@@ -197,7 +251,7 @@ impl TlsPermits {
 
     /// TLS handshakes in flight.
     pub fn in_use(&self) -> usize {
-        self.total - self.handshakes.available_permits()
+        self.handshakes.in_use()
     }
 }
 
@@ -233,6 +287,65 @@ mod tests {
         drop(first);
         assert!(!waits.await.expect("a permit").is_overload());
         drop((second, third, fourth));
+        assert_eq!(permits.in_use(), 0);
+    }
+
+    #[test]
+    fn s2_places_that_were_taken_away_are_given_back_to_nobody() {
+        let places = Places::new(4);
+        let mut taken: Vec<_> = (0..4).map_while(|_| places.try_take()).collect();
+        places.resize(2);
+        assert_eq!((taken.len(), places.in_use(), places.total()), (4, 4, 2));
+        for left in [3, 2] {
+            taken.pop();
+            assert!(places.try_take().is_none(), "{left}");
+            assert_eq!(places.in_use(), left);
+        }
+        taken.pop();
+        taken.extend(places.try_take());
+        assert!(taken.len() == 2 && places.try_take().is_none());
+        // More again, while some are owed and while none are.
+        places.resize(1);
+        places.resize(3);
+        taken.extend(places.try_take());
+        assert!(taken.len() == 3 && places.try_take().is_none());
+        places.resize(5);
+        assert_eq!(std::iter::from_fn(|| places.try_take()).take(9).collect::<Vec<_>>().len(), 2);
+        drop(taken);
+        assert_eq!(places.in_use(), 0);
+        assert_eq!(places.free.available_permits(), 5);
+    }
+
+    #[test]
+    fn s2_places_are_exact_after_they_came_and_went_while_their_number_changed() {
+        let places = Places::new(3);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        drop(places.try_take());
+                    }
+                });
+            }
+            for total in (0..500).flat_map(|_| [1, 5, 2, 3]) {
+                places.resize(total);
+            }
+        });
+        assert_eq!((places.in_use(), places.total(), places.free.available_permits()), (0, 3, 3));
+        assert_eq!(places.owed.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn s2_fewer_permits_turn_away_until_those_that_are_out_are_fewer() {
+        let permits = Permits::new(3);
+        let mut out = vec![permits.acquire().await, permits.acquire().await, permits.acquire().await];
+        permits.resize(1);
+        assert_eq!((permits.in_use(), permits.total()), (3, 1));
+        assert!(permits.acquire().await.is_overload());
+        out.truncate(1);
+        assert!(permits.acquire().await.is_overload());
+        out.clear();
+        assert!(!permits.acquire().await.is_overload());
         assert_eq!(permits.in_use(), 0);
     }
 

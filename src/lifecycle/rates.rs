@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,18 +20,33 @@ const MOST: usize = (1 << 19) / 8 * 7;
 /// them is not held by what each may do.
 #[derive(Debug)]
 pub struct ClientRates {
+    most: usize,
+    buckets: Mutex<Buckets>,
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
     /// In which a token comes back.
     gap: Duration,
     /// In which an empty bucket is full.
     period: Duration,
-    most: usize,
-    buckets: Mutex<Buckets>,
+}
+
+impl Pace {
+    fn new(count: NonZeroU32, period: Duration) -> Self {
+        // Rounded up, so that a period never has more than `count`.
+        let gap = (period + Duration::from_nanos(u64::from(count.get()) - 1)) / count.get();
+        Self { gap, period: gap * count.get() }
+    }
 }
 
 /// When each client's bucket is full again. No moment lies further ahead than a period, so whoever was last seen before the one
 /// that went before this has a full one.
 #[derive(Debug)]
 struct Buckets {
+    /// A reload may change it.
+    pace: Pace,
     now: HashMap<ClientKey, Instant>,
     before: HashMap<ClientKey, Instant>,
     began: Instant,
@@ -45,25 +60,36 @@ impl ClientRates {
     }
 
     fn with_most(count: NonZeroU32, period: Duration, most: usize) -> Self {
-        // Rounded up, so that a period never has more than `count`.
-        let gap = (period + Duration::from_nanos(u64::from(count.get()) - 1)) / count.get();
         let buckets = Buckets {
+            pace: Pace::new(count, period),
             now: HashMap::new(),
             before: HashMap::new(),
             began: Instant::now(),
             told_of_excess: false,
         };
-        Self { gap, period: gap * count.get(), most, buckets: Mutex::new(buckets) }
+        Self { most, buckets: Mutex::new(buckets) }
+    }
+
+    /// Changes the rate. What clients have used up stays used up, though no bucket is more than empty.
+    pub fn set(&self, count: NonZeroU32, period: Duration, now: Instant) {
+        let mut buckets = self.lock();
+        let Buckets { pace, now: known, before, .. } = &mut *buckets;
+        let changed = Pace::new(count, period);
+        if changed.period < pace.period {
+            let empty = now + changed.period;
+            known.values_mut().chain(before.values_mut()).for_each(|full_at| *full_at = empty.min(*full_at));
+        }
+        *pace = changed;
     }
 
     /// Takes a token of the client with this address. If there is none, it says how long the next one takes.
     pub fn take(&self, ip: IpAddr, now: Instant) -> Result<(), Duration> {
         let key = ClientKey::from(ip);
-        // Held for no longer than it takes to count, and nothing in there panics.
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let forgotten = buckets.turn(self.period, now);
-        let full_at = buckets.full_at(key).map_or(now, |full_at| full_at.max(now)) + self.gap;
-        let wait = full_at.saturating_duration_since(now + self.period);
+        let mut buckets = self.lock();
+        let Pace { gap, period } = buckets.pace;
+        let forgotten = buckets.turn(period, now);
+        let full_at = buckets.full_at(key).map_or(now, |full_at| full_at.max(now)) + gap;
+        let wait = full_at.saturating_duration_since(now + period);
         if wait.is_zero() {
             buckets.set(key, full_at, self.most);
         }
@@ -71,6 +97,11 @@ impl ClientRates {
         // Which may take a while, of as many as there can be.
         drop(forgotten);
         if wait.is_zero() { Ok(()) } else { Err(wait) }
+    }
+
+    /// Held for no longer than it takes to count, and nothing in there panics.
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,6 +217,24 @@ mod tests {
         assert_eq!(rates.take(ip(500), later), Ok(()));
         assert!(rates.take(ip(500), later).is_err());
         assert_eq!(known(&rates), 101);
+    }
+
+    #[test]
+    fn w15_a_rate_that_changed_gives_no_new_burst_and_holds_nobody_longer_than_its_period() {
+        let rates = rates(2, Duration::from_secs(60), 10);
+        let now = Instant::now();
+        assert_eq!([0; 3].map(|_| rates.take(ONE, now).is_ok()), [true, true, false]);
+        rates.set(NonZeroU32::new(10).unwrap(), Duration::from_secs(10), now);
+        assert_eq!(rates.take(ONE, now).unwrap_err(), Duration::from_secs(1));
+        let later = now + Duration::from_secs(1);
+        assert_eq!([0; 2].map(|_| rates.take(ONE, later).is_ok()), [true, false]);
+        rates.set(NonZeroU32::new(1).unwrap(), Duration::from_secs(3600), later);
+        assert_eq!(
+            rates.take(ONE, later).unwrap_err(),
+            Duration::from_secs(10),
+            "used up by what is in the bucket"
+        );
+        assert!(rates.take("192.0.2.2".parse().unwrap(), later).is_ok());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::counts::Counter;
+
 /// A retry costs what so many requests bring in: at most one request in five is a retry.
 const PRICE: u32 = 5;
 /// What is saved up at most, and there at the start: ten retries, so that a quiet pool has some.
@@ -11,11 +13,12 @@ const MOST: u32 = 10 * PRICE;
 #[derive(Debug)]
 pub(super) struct Budget {
     saved: AtomicU32,
+    spent: Counter,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { saved: AtomicU32::new(MOST) }
+        Self { saved: AtomicU32::new(MOST), spent: Counter::default() }
     }
 }
 
@@ -35,7 +38,14 @@ impl Budget {
     /// Spends a retry; `false` if there is none.
     pub(super) fn take(&self) -> bool {
         let less = |saved: u32| saved.checked_sub(PRICE);
-        self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        let had_one = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        self.spent.add(u64::from(had_one));
+        had_one
+    }
+
+    /// Retries so far.
+    pub(super) fn spent(&self) -> u64 {
+        self.spent.get()
     }
 }
 

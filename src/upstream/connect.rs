@@ -58,8 +58,17 @@ type Try<'a> = Pin<Box<dyn Future<Output = Result<Begun, Fault>> + Send + 'a>>;
 struct Begun {
     socket: Socket,
     site: Arc<Site>,
+    took: Duration,
     /// Until when all must stand that comes before the first request.
     end: Option<Instant>,
+}
+
+/// How long the parts of a connect took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    /// That of TCP, or of a unix socket: to the address that took it, without the head start of others.
+    pub(super) connect: Duration,
+    pub(super) tls_handshake: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -96,8 +105,8 @@ impl Dial {
         server_name: Option<&ServerName<'static>>,
         bounds: Bounds,
         addresses: Option<&Addresses>,
-    ) -> Result<(Transport, Arc<Site>), Fault> {
-        let Begun { mut socket, site, end } = match sites {
+    ) -> Result<(Transport, Arc<Site>, Took), Fault> {
+        let Begun { mut socket, site, took, end } = match sites {
             [site] => self.begin(site, bounds).await?,
             sites => self.first_of(sites, bounds).await?,
         };
@@ -109,12 +118,17 @@ impl Dial {
             }
             within(end, socket.write_all(&header)).await?;
         }
-        let Some(tls) = &self.tls else { return Ok((socket.into(), site)) };
+        let mut took = Took { connect: took, tls_handshake: None };
+        let Some(tls) = &self.tls else { return Ok((socket.into(), site, took)) };
         let name = tls.name.clone().or_else(|| server_name.cloned());
         let name =
             name.ok_or_else(|| Fault::Failed(io::Error::other("the server has no name to be verified")))?;
+        let began = Instant::now();
         match within(end, tls.connector.connect(socket, name)).await {
-            Ok(stream) => Ok((Transport::Tls(Box::new(stream)), site)),
+            Ok(stream) => {
+                took.tls_handshake = Some(began.elapsed());
+                Ok((Transport::Tls(Box::new(stream)), site, took))
+            }
             Err(Fault::Failed(error)) => Err(Fault::Tls(error)),
             Err(fault) => Err(fault),
         }
@@ -122,14 +136,15 @@ impl Dial {
 
     /// A connect to one site; what is left of its time is for what stands before the first request.
     async fn begin(&self, site: &Arc<Site>, bounds: Bounds) -> Result<Begun, Fault> {
-        let end = bounds.end();
+        let (began, end) = (Instant::now(), bounds.end());
         let connect = async {
             match &site.at {
                 At::Inet(address) => self.tcp(*address, &site.turn).await,
                 At::Unix(path) => unix(path).await,
             }
         };
-        Ok(Begun { socket: within(end, connect).await?, site: Arc::clone(site), end })
+        let socket = within(end, connect).await?;
+        Ok(Begun { socket, site: Arc::clone(site), took: began.elapsed(), end })
     }
 
     /// A connected TCP socket, from the own address whose `turn` it is among those of the server's family.
@@ -375,7 +390,7 @@ mod tests {
     async fn first_of(addresses: &[SocketAddr], bounds: Bounds) -> (Result<SocketAddr, Fault>, u128) {
         let (dial, begun) = (dial(&[]), Instant::now());
         let sites = sites(addresses.iter().copied().map(At::Inet));
-        let found = dial.first_of(&sites, bounds).await.map(|Begun { socket, site, end }| {
+        let found = dial.first_of(&sites, bounds).await.map(|Begun { socket, site, end, .. }| {
             // TLS has what is left of the time of this address, not of the first one.
             assert!(end.is_none_or(|end| end > Instant::now()));
             let Socket::Tcp(stream) = socket else { unreachable!() };

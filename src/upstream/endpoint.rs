@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustls::pki_types::ServerName;
@@ -10,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     ConnectFailure, Transport,
-    connect::{Bounds, Dial, Fault},
+    connect::{Bounds, Dial, Fault, Took},
     idle::Idle,
     lock,
     names::{self, Named},
@@ -20,11 +23,14 @@ use super::{
     status::Status,
 };
 use crate::{
-    config::{self, ServerAddress, UpstreamServer},
+    config::{self, OnRemoved, ServerAddress, UpstreamServer},
     proto::proxy_protocol::Addresses,
 };
 
 /// A server of a pool, with its counts and its idle connections.
+///
+/// The pool of the next configuration has an endpoint of its own for it. What does not follow from the configuration is one
+/// for both then: where it is, what is known of it and counted, and maybe its idle connections.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     name: Arc<str>,
@@ -33,15 +39,25 @@ pub(super) struct Endpoint {
     server_name: Option<ServerName<'static>>,
     /// `None` where its address stands in the file.
     named: Option<Named>,
-    /// Whatever changes one of them does so under its lock.
-    sites: watch::Sender<Sites>,
+    /// Whatever changes one of them, or gives an order to them, does so under its lock.
+    sites: Arc<watch::Sender<Sites>>,
     orders: Orders,
     max_connections: Option<usize>,
     pub(super) load: Arc<Load>,
-    pub(super) idle: Idle,
+    pub(super) idle: Arc<Idle>,
     pub(super) status: Status,
     /// As long as it is there, a task asks for the name.
     followed: Mutex<Option<oneshot::Sender<()>>>,
+    /// Its pool has been retired, so that its checks have no say any more. Changed under the lock of `sites`.
+    is_retired: AtomicBool,
+}
+
+/// What an endpoint begins with.
+struct Given {
+    sites: Arc<watch::Sender<Sites>>,
+    load: Arc<Load>,
+    idle: Arc<Idle>,
+    status: Status,
 }
 
 /// Where a server is.
@@ -66,49 +82,148 @@ impl Sites {
 
 impl Endpoint {
     pub(super) fn new(server: &UpstreamServer, upstream: &config::Upstream, place: &Surroundings) -> Self {
+        let load = Arc::new(Load::new());
+        let status = Status::new(upstream, &name(&server.address).into(), &load);
+        Self::at_new_sites(server, upstream, place, load, status)
+    }
+
+    /// A server that has left and comes back: what is open there counts, and what was known of it does.
+    pub(super) fn come_back(
+        &self,
+        server: &UpstreamServer,
+        upstream: &config::Upstream,
+        place: &Surroundings,
+    ) -> Self {
+        Self::at_new_sites(server, upstream, place, Arc::clone(&self.load), self.status.under(upstream))
+    }
+
+    /// The same server under another configuration. Nothing changes for this one.
+    pub(super) fn under(
+        &self,
+        server: &UpstreamServer,
+        upstream: &config::Upstream,
+        place: &Surroundings,
+        keeps_idle: bool,
+    ) -> Self {
+        let idle = if keeps_idle { Arc::clone(&self.idle) } else { idle(upstream, place, &self.load) };
+        let (sites, load) = (Arc::clone(&self.sites), Arc::clone(&self.load));
+        Self::with(Given { sites, load, idle, status: self.status.under(upstream) }, server, upstream, place)
+    }
+
+    fn at_new_sites(
+        server: &UpstreamServer,
+        upstream: &config::Upstream,
+        place: &Surroundings,
+        load: Arc<Load>,
+        status: Status,
+    ) -> Self {
+        let fixed = match &server.address {
+            ServerAddress::Inet(address) => Some(At::Inet(*address)),
+            ServerAddress::Unix(path) => Some(At::Unix(path.clone())),
+            ServerAddress::Name { .. } | ServerAddress::Srv(_) => None,
+        };
+        let order = Orders::new(upstream, place).fresh(status.withdrawn());
+        let site = |at| Sites::Known([Arc::new(Site::new(at, &load, order))].into());
+        let sites = Arc::new(watch::Sender::new(fixed.map_or(Sites::Awaited, site)));
+        let idle = idle(upstream, place, &load);
+        Self::with(Given { sites, load, idle, status }, server, upstream, place)
+    }
+
+    fn with(
+        given: Given,
+        server: &UpstreamServer,
+        upstream: &config::Upstream,
+        place: &Surroundings,
+    ) -> Self {
         let named = |host: &str, port| Named { host: host.into(), port, refresh: upstream.dns_refresh };
         let host_name = |host: &str| host.trim_end_matches('.').to_owned().try_into().ok();
-        let (fixed, named, server_name) = match &server.address {
-            ServerAddress::Inet(address) => (Some(At::Inet(*address)), None, Some(address.ip().into())),
-            ServerAddress::Unix(path) => (Some(At::Unix(path.clone())), None, None),
-            ServerAddress::Name { host, port } => (None, Some(named(host, *port)), host_name(host)),
+        let (named, server_name) = match &server.address {
+            ServerAddress::Inet(address) => (None, Some(address.ip().into())),
+            ServerAddress::Unix(_) => (None, None),
+            ServerAddress::Name { host, port } => (Some(named(host, *port)), host_name(host)),
             // What a list of servers holds are endpoints of their own.
-            ServerAddress::Srv(record) => (None, Some(named(record, 0)), None),
+            ServerAddress::Srv(record) => (Some(named(record, 0)), None),
         };
-        let (orders, load) = (Orders::new(upstream, place), Arc::new(Load::new()));
-        let site = |at| Sites::Known([Arc::new(Site::new(at, &load, orders.fresh()))].into());
-        let name: Arc<str> = name(&server.address).into();
+        let Given { sites, load, idle, status } = given;
         Self {
             authority: authority(&server.address, if upstream.tls.is_some() { 443 } else { 80 }),
             server_name,
             named,
-            sites: watch::Sender::new(fixed.map_or(Sites::Awaited, site)),
-            orders,
+            sites,
+            orders: Orders::new(upstream, place),
             max_connections: server.max_connections,
             load,
-            idle: Idle::new(upstream.keep_alive, place.workers),
-            status: Status::new(upstream, &name),
+            idle,
+            status,
             followed: Mutex::default(),
-            name,
+            is_retired: AtomicBool::new(false),
+            name: name(&server.address).into(),
         }
     }
 
     /// Active checks take it out, and its tunnels with it if `on_removed` says so.
     pub(super) fn checks_failed(&self, reason: &str) {
-        self.sites.send_if_modified(|sites| {
-            self.status.checks_failed(reason);
-            sites.known().iter().for_each(|site| site.removed(self.orders.on_removed));
-            false
+        self.with_sites(|sites| {
+            if !self.is_retired.load(Ordering::Relaxed) {
+                self.status.checks_failed(reason);
+                self.order(sites, self.orders.on_removed);
+            }
         });
     }
 
     /// Active checks bring it back.
     pub(super) fn checks_passed(&self) {
+        self.with_sites(|sites| {
+            if !self.is_retired.load(Ordering::Relaxed) {
+                // Before it is in, so that no new tunnel hears the old order.
+                self.renew(sites, self.status.withdrawn());
+                self.status.checks_passed();
+            }
+        });
+    }
+
+    /// An administrator takes it out; `tunnels` is what becomes of those that it has.
+    pub(super) fn withdraw(&self, tunnels: OnRemoved) {
+        self.with_sites(|sites| {
+            self.status.withdraw(tunnels);
+            self.order(sites, tunnels);
+        });
+    }
+
+    /// The administrator brings it back.
+    pub(super) fn restore(&self) {
+        self.with_sites(|sites| {
+            if self.status.withdrawn().is_some() {
+                self.renew(sites, self.status.has_failed_checks().then_some(self.orders.on_removed));
+                self.status.restore();
+            }
+        });
+    }
+
+    /// The checks that took it out are others from now on.
+    pub(super) fn forget_checks(&self) {
+        self.with_sites(|sites| {
+            if self.status.has_failed_checks() {
+                self.renew(sites, self.status.withdrawn());
+            }
+            self.status.forget_checks();
+        });
+    }
+
+    fn with_sites(&self, change: impl FnOnce(&Sites)) {
         self.sites.send_if_modified(|sites| {
-            sites.known().iter().for_each(|site| site.renew(self.orders.fresh()));
-            self.status.checks_passed();
+            change(sites);
             false
         });
+    }
+
+    fn order(&self, sites: &Sites, tunnels: OnRemoved) {
+        sites.known().iter().for_each(|site| site.order(&self.orders, tunnels));
+    }
+
+    /// New tunnels hear of none but the orders that are `given`.
+    fn renew(&self, sites: &Sites, given: Option<OnRemoved>) {
+        sites.known().iter().for_each(|site| site.renew(self.orders.fresh(given)));
     }
 
     /// A task that keeps its addresses fresh until it leaves or is dropped; `None` if they stand in the file.
@@ -167,12 +282,10 @@ impl Endpoint {
         if let Some(site) = known.iter().find(|site| site.at == at) {
             return Arc::clone(site);
         }
-        let site = Site::new(at, &self.load, self.orders.fresh());
-        // As it is for those that were there when its checks failed.
-        if self.status.has_failed_checks() {
-            site.removed(self.orders.on_removed);
-        }
-        Arc::new(site)
+        // As it is for those that were there when it went out.
+        let by_checks = self.status.has_failed_checks().then_some(self.orders.on_removed);
+        let order = self.orders.fresh(by_checks.into_iter().chain(self.status.withdrawn()));
+        Arc::new(Site::new(at, &self.load, order))
     }
 
     /// Its name has no answer, and never had one.
@@ -190,9 +303,41 @@ impl Endpoint {
 
     fn empty(&self, sites: &[Arc<Site>]) {
         for site in sites {
-            site.leave(self.orders.on_removed);
+            site.leave(&self.orders);
         }
         self.idle.forget_left();
+    }
+
+    /// Its pool is retired, and it is in no other: it keeps no connection, and its tunnels go by the `on_removed` of `newest`,
+    /// if there is such a configuration. Requests that know it yet may connect.
+    pub(super) fn retire(&self, newest: Option<&Orders>) {
+        drop(lock(&self.followed).take());
+        self.sites.send_if_modified(|sites| {
+            self.is_retired.store(true, Ordering::Relaxed);
+            for site in sites.known() {
+                site.leave(newest.unwrap_or(&self.orders));
+            }
+            let is_awaited = matches!(sites, Sites::Awaited);
+            if is_awaited {
+                *sites = Sites::Unknown(Unresolved::left());
+            }
+            is_awaited
+        });
+        self.idle.close();
+    }
+
+    /// Its pool is retired, and `heir` is the same server in the next one.
+    pub(super) fn give_way(&self, heir: &Self) {
+        drop(lock(&self.followed).take());
+        self.with_sites(|_| self.is_retired.store(true, Ordering::Relaxed));
+        if !Arc::ptr_eq(&self.idle, &heir.idle) {
+            self.idle.close();
+        }
+    }
+
+    /// Whether both are the same server, at the same places.
+    pub(super) fn is_same_server(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sites, &other.sites)
     }
 
     /// As logs name it.
@@ -227,7 +372,7 @@ impl Endpoint {
         dial: &Dial,
         bounds: Bounds,
         addresses: Option<&Addresses>,
-    ) -> Result<(Transport, Arc<Site>), Fault> {
+    ) -> Result<(Transport, Arc<Site>, Took), Fault> {
         let sites = match bounds.apply(self.known_sites()).await {
             Some(sites) => sites.map_err(Fault::Unresolved)?,
             None => return Err(Fault::ResolvedTooLate),
@@ -248,6 +393,16 @@ impl Endpoint {
         }
     }
 
+    /// Where it is as far as is known.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.sites.borrow().known().iter().map(|site| site.at.to_string()).collect()
+    }
+
+    /// Leases on it at once; `None` is without bound.
+    pub(super) fn max_connections(&self) -> Option<usize> {
+        self.max_connections
+    }
+
     #[cfg(test)]
     pub(super) fn knows_addresses(&self) -> bool {
         !self.sites.borrow().known().is_empty()
@@ -265,6 +420,10 @@ impl Endpoint {
             Fault::TimedOut | Fault::ResolvedTooLate => ConnectFailure::TimedOut { endpoint },
         }
     }
+}
+
+fn idle(upstream: &config::Upstream, place: &Surroundings, load: &Arc<Load>) -> Arc<Idle> {
+    Arc::new(Idle::new(upstream.keep_alive, place.workers, load))
 }
 
 fn name(address: &ServerAddress) -> String {

@@ -81,6 +81,8 @@ async fn keep_checking(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Hea
             continue;
         }
         lacks = false;
+        let reason = checked.as_ref().err().map(|unfit| chain(unfit));
+        endpoint.status.note_check(reason.as_deref().map_or(Ok(()), Err), began.elapsed());
         match (streak.add(checked.is_ok()), &checked) {
             (Some(Turn::Out), Err(unfit)) => endpoint.checks_failed(&chain(unfit)),
             (Some(Turn::In), _) => endpoint.checks_passed(),
@@ -184,7 +186,7 @@ enum Farewell {
 /// One check. The caller bounds its time.
 async fn check(endpoint: &Endpoint, dial: &Dial, health: &Health) -> Result<Passed, Unfit> {
     let connected = endpoint.dial(dial, Bounds { each: None, deadline: None }, None).await;
-    let (stream, _) = connected.map_err(|fault| match fault {
+    let (stream, ..) = connected.map_err(|fault| match fault {
         Fault::Unresolved(error) => Unfit::Connect(io::Error::other(error)),
         Fault::Failed(error) => Unfit::Connect(error),
         Fault::Tls(error) => Unfit::Tls(error),

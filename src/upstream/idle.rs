@@ -3,27 +3,47 @@
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::{
     io::Errno,
     net::{RecvFlags, recv},
 };
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 
-use super::{Transport, lock, site::Site};
+use super::{
+    Transport, lock,
+    site::{Load, Site},
+};
+
+/// The longest time between two looks at idle connections, so that one that never expires by itself does not
+/// stay half-closed for good.
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// The idle connections of one endpoint: a list per worker, and one bound over all of them.
 #[derive(Debug)]
 pub(super) struct Idle {
-    by_worker: Vec<Mutex<Vec<Parked>>>,
+    by_worker: Vec<Mutex<List>>,
     /// Of all lists together.
     count: AtomicUsize,
     bound: usize,
     closed: AtomicBool,
+    load: Arc<Load>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    parked: Vec<Parked>,
+    /// The worker's task that closes expired ones, while there are some.
+    reaper: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -35,23 +55,15 @@ struct Parked {
     expires: Option<Instant>,
 }
 
-/// What a sweep found.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Swept {
-    /// Whether some are left.
-    pub(super) any_left: bool,
-    /// When the first of these expires.
-    pub(super) next_expiry: Option<Instant>,
-}
-
 impl Idle {
     /// At most `bound` connections over `workers` lists, at least one list.
-    pub(super) fn new(bound: usize, workers: usize) -> Self {
+    pub(super) fn new(bound: usize, workers: usize, load: &Arc<Load>) -> Self {
         Self {
             by_worker: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
             count: AtomicUsize::new(0),
             bound,
             closed: AtomicBool::new(false),
+            load: Arc::clone(load),
         }
     }
 
@@ -59,14 +71,14 @@ impl Idle {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Keeps `stream`; `false` if it was closed instead, for there are as many as may be, or the server is not there any more.
+    /// Keeps `stream`, or closes it if there are as many as may be, or the server is not there any more.
     pub(super) fn put(
-        &self,
+        self: &Arc<Self>,
         worker: usize,
         stream: Transport,
         site: Arc<Site>,
         expires: Option<Instant>,
-    ) -> bool {
+    ) {
         self.change(worker, |list| {
             let room = |count: usize| (count < self.bound).then_some(count + 1);
             // Both are read under the lock that `close` and `forget_left` take after they were set, so that nothing stays behind.
@@ -74,56 +86,75 @@ impl Idle {
                 && !site.has_left()
                 && self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
             if keeps {
-                list.push(Parked { stream, site, expires });
+                list.parked.push(Parked { stream, site, expires });
+                if let (None, Ok(runtime)) = (&list.reaper, Handle::try_current()) {
+                    list.reaper = Some(runtime.spawn(reap(Arc::downgrade(self), worker)).abort_handle());
+                }
             }
-            (keeps, 0)
-        })
+            ((), 0)
+        });
     }
 
     /// The one that was used last, as it is the least likely to be closed by the server next, and where it leads. Those that are
     /// found to be of no use are closed.
     pub(super) fn take(&self, worker: usize) -> Option<(Transport, Arc<Site>)> {
         let now = Instant::now();
-        self.change(worker, |list| {
-            let before = list.len();
-            let found = std::iter::from_fn(|| list.pop())
-                .find_map(|mut parked| parked.is_usable(now).then_some(parked));
-            (found.map(|parked| (parked.stream, parked.site)), before - list.len())
+        self.change(worker, |List { parked, .. }| {
+            let before = parked.len();
+            let found = std::iter::from_fn(|| parked.pop()).find_map(|mut parked| {
+                let may_stay = parked.may_stay(now);
+                let is_usable = may_stay && parked.is_quiet();
+                self.load.counts.stale.add(u64::from(may_stay && !is_usable));
+                is_usable.then_some(parked)
+            });
+            self.load.counts.reused.add(u64::from(found.is_some()));
+            (found.map(|parked| (parked.stream, parked.site)), before - parked.len())
         })
     }
 
-    /// Closes those of `worker` that have expired or that the server has ended.
-    pub(super) fn sweep(&self, worker: usize) -> Swept {
+    /// Closes those of `worker` that have expired or that the server has ended, and says when to look again; `None` if none is
+    /// left.
+    fn sweep(&self, worker: usize) -> Option<Instant> {
         let now = Instant::now();
-        self.change(worker, |list| {
-            let before = list.len();
-            list.retain_mut(|parked| parked.is_usable(now));
-            let next_expiry = list.iter().filter_map(|parked| parked.expires).min();
-            (Swept { any_left: !list.is_empty(), next_expiry }, before - list.len())
+        self.change(worker, |List { parked, reaper }| {
+            let before = parked.len();
+            parked.retain_mut(|parked| parked.may_stay(now) && parked.is_quiet());
+            let next_expiry = parked.iter().filter_map(|parked| parked.expires);
+            let next = next_expiry.fold(now + SWEEP_AT_LEAST, Instant::min);
+            if parked.is_empty() {
+                // Whoever parks the next one begins anew.
+                *reaper = None;
+            }
+            ((!parked.is_empty()).then_some(next), before - parked.len())
         })
     }
 
-    /// Closes them all, and every one that is put later.
+    /// Closes them all, and every one that is put later, and ends the tasks that watch them.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         for worker in 0..self.by_worker.len() {
-            self.change(worker, |list| ((), list.drain(..).count()));
+            self.change(worker, |List { parked, reaper }| {
+                if let Some(reaper) = reaper.take() {
+                    reaper.abort();
+                }
+                ((), parked.drain(..).count())
+            });
         }
     }
 
     /// Closes those to sites that were left; none to them is kept from now on.
     pub(super) fn forget_left(&self) {
         for worker in 0..self.by_worker.len() {
-            self.change(worker, |list| {
-                let before = list.len();
-                list.retain(|parked| !parked.site.has_left());
-                ((), before - list.len())
+            self.change(worker, |List { parked, .. }| {
+                let before = parked.len();
+                parked.retain(|parked| !parked.site.has_left());
+                ((), before - parked.len())
             });
         }
     }
 
     /// Runs `change`, which says how many it took away, on a worker's list.
-    fn change<R>(&self, worker: usize, change: impl FnOnce(&mut Vec<Parked>) -> (R, usize)) -> R {
+    fn change<R>(&self, worker: usize, change: impl FnOnce(&mut List) -> (R, usize)) -> R {
         let mut list = lock(&self.by_worker[worker % self.by_worker.len()]);
         let (result, removed) = change(&mut list);
         self.count.fetch_sub(removed, Ordering::Relaxed);
@@ -131,15 +162,24 @@ impl Idle {
     }
 }
 
+async fn reap(idle: Weak<Idle>, worker: usize) {
+    while let Some(next) = idle.upgrade().and_then(|idle| idle.sweep(worker)) {
+        sleep_until(next).await;
+    }
+}
+
 impl Parked {
-    /// To where the server is, not expired, not ended, and with nothing on it that was not asked for (rule H14).
-    fn is_usable(&mut self, now: Instant) -> bool {
-        !self.site.has_left()
-            && self.expires.is_none_or(|expires| now < expires)
-            && match &mut self.stream {
-                Transport::Plain(socket) => is_quiet(socket.as_fd()),
-                Transport::Tls(stream) => stream.is_quiet(),
-            }
+    /// To where the server is, and not expired.
+    fn may_stay(&self, now: Instant) -> bool {
+        !self.site.has_left() && self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Not ended, and with nothing on it that was not asked for (rule H14).
+    fn is_quiet(&mut self) -> bool {
+        match &mut self.stream {
+            Transport::Plain(socket) => is_quiet(socket.as_fd()),
+            Transport::Tls(stream) => stream.is_quiet(),
+        }
     }
 }
 

@@ -84,9 +84,7 @@ impl Lease {
         }
         let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();
         let expires = stay.and_then(|stay| Instant::now().checked_add(stay));
-        if self.endpoint.idle.put(worker(), stream, Arc::clone(&self.held.site), expires) {
-            self.pool.watch_idle(worker());
-        }
+        self.endpoint.idle.put(worker(), stream, Arc::clone(&self.held.site), expires);
     }
 }
 

@@ -7,6 +7,7 @@
 mod balance;
 mod budget;
 mod connect;
+mod counts;
 mod endpoint;
 mod health;
 mod idle;
@@ -19,9 +20,11 @@ mod site;
 mod srv;
 mod status;
 mod sticky;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod view;
 
 use std::{
     cell::Cell,
@@ -34,6 +37,10 @@ pub use pool::{Attempt, Connected, Pool, Surroundings, Want};
 pub use set::Caller;
 pub use sticky::StickyId;
 pub use transport::Transport;
+pub use view::{
+    Bucket, CheckView, ConnectFailures, CountsView, EndpointState, EndpointView, FailureView, HistogramView,
+    PoolView,
+};
 
 thread_local! {
     static WORKER: Cell<usize> = const { Cell::new(0) };

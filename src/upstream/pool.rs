@@ -1,16 +1,15 @@
 //! A pool, the tries of one request on it, and the leases it gives.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    runtime::Handle,
-    task::AbortHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle, time::Instant};
 
 use super::{
     ConnectFailure, Transport,
@@ -24,17 +23,26 @@ use super::{
     srv::{self, Servers},
     worker,
 };
-use crate::{buffered::Buffered, config, ending::chain, lifecycle::Drain, tls::ConnectorError};
-
-/// The longest time between two looks at idle connections, so that one that never expires by itself does not
-/// stay half-closed for good.
-const SWEEP_AT_LEAST: Duration = Duration::from_secs(10);
+use crate::{
+    buffered::Buffered,
+    config::{self, OnRemoved},
+    ending::chain,
+    lifecycle::Drain,
+    tls::ConnectorError,
+};
 
 /// `[upstream.NAME]`: the servers behind a route.
 ///
-/// Dropping it closes its idle connections; leases that are out go on.
-#[derive(Debug)]
+/// A clone is the same pool. When the last one is dropped, its idle connections are closed, unless another pool has taken them
+/// over; leases that are out go on.
+#[derive(Debug, Clone)]
 pub struct Pool {
+    held: Arc<Held>,
+}
+
+/// Is dropped with the last of a pool's clones, whatever its leases hold.
+#[derive(Debug)]
+struct Held {
     inner: Arc<Inner>,
 }
 
@@ -45,11 +53,13 @@ pub(super) struct Inner {
     pub(super) servers: Servers,
     /// Swapped whole when `servers` change.
     pub(super) set: ArcSwap<Set>,
-    budget: Arc<Budget>,
-    /// The task of each worker that closes expired connections, while it has some.
-    reapers: Vec<Mutex<Option<AbortHandle>>>,
+    pub(super) budget: Arc<Budget>,
+    /// Its end is the end of the idle connections. That moves on to the pool of the next configuration.
+    pub(super) keeps_idle: AtomicBool,
     /// The task of the active checks.
     checks: Mutex<Option<AbortHandle>>,
+    /// As long as it is there, tasks ask for the records.
+    followed: Mutex<Option<watch::Sender<()>>>,
 }
 
 /// Where a pool stands in its process.
@@ -106,60 +116,84 @@ pub struct Connected {
 impl Pool {
     /// The pool that `config` describes. Fails where its TLS can't be set up.
     pub fn new(config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
-        let servers = Servers::new(config, place);
+        let (dial, servers) = (Arc::new(Dial::new(config)?), Servers::new(config, place, None));
+        let pool = Self::with(config, dial, servers, Arc::default());
+        pool.inner().keeps_idle.store(true, Ordering::Release);
+        Ok(pool)
+    }
+
+    pub(super) fn with(
+        config: &config::Upstream,
+        dial: Arc<Dial>,
+        servers: Servers,
+        budget: Arc<Budget>,
+    ) -> Self {
         let inner = Inner {
-            dial: Arc::new(Dial::new(config)?),
+            dial,
             set: ArcSwap::from_pointee(servers.set(config)),
             servers,
-            budget: Arc::default(),
-            reapers: (0..place.workers.max(1)).map(|_| Mutex::default()).collect(),
+            budget,
+            keeps_idle: AtomicBool::new(false),
             checks: Mutex::default(),
+            followed: Mutex::default(),
             config: config.clone(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { held: Arc::new(Held { inner: Arc::new(inner) }) }
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.held.inner
     }
 
     /// Its name in routes, logs and metrics.
     pub fn name(&self) -> &str {
-        &self.inner.config.name
+        &self.inner().config.name
     }
 
     /// What the file says about it, timeouts among it.
     pub fn config(&self) -> &config::Upstream {
-        &self.inner.config
+        &self.inner().config
     }
 
     /// Keeps the addresses of names, and the lists of servers that come from SRV records, fresh: a future for each, to be spawned
-    /// on one runtime before the first request comes. They end by themselves after the pool has.
+    /// on one runtime before the first request comes. They end by themselves after the pool has, or when it is retired. A
+    /// further call gives none.
     pub fn follow_records(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        srv::follow(&self.inner)
+        let mut followed = lock(&self.inner().followed);
+        if followed.is_some() {
+            return Vec::new();
+        }
+        let (stays, over) = watch::channel(());
+        *followed = Some(stays);
+        srv::follow(self.inner(), &over)
     }
 
     /// Leases that are out, over all endpoints, those that left the pool too.
     pub fn open(&self) -> usize {
-        let here: usize = self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.open()).sum();
-        here + self.inner.servers.open_elsewhere()
+        let set = self.inner().set.load();
+        let here: usize = set.endpoints.iter().map(|endpoint| endpoint.open()).sum();
+        here + self.inner().servers.open_elsewhere(&set)
     }
 
     /// Idle connections, over all endpoints and workers.
     pub fn idle(&self) -> usize {
-        self.inner.set.load().endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
+        self.inner().set.load().endpoints.iter().map(|endpoint| endpoint.idle.count()).sum()
     }
 
     /// How many endpoints there are to choose from.
     #[cfg(test)]
     pub(super) fn endpoint_count(&self) -> usize {
-        self.inner.set.load().endpoints.len()
+        self.inner().set.load().endpoints.len()
     }
 
     #[cfg(test)]
     pub(super) fn endpoint(&self, place: usize) -> Arc<Endpoint> {
-        Arc::clone(&self.inner.set.load().endpoints[place])
+        Arc::clone(&self.inner().set.load().endpoints[place])
     }
 
     /// The tries of a request that came at `now`.
     pub fn attempt(&self, caller: Caller, now: Instant) -> Attempt {
-        let Inner { config, set, budget, .. } = &*self.inner;
+        let Inner { config, set, budget, .. } = &**self.inner();
         budget.request_came();
         Attempt {
             set: set.load_full(),
@@ -178,7 +212,7 @@ impl Pool {
     /// Each further call with the same `attempt` is a retry too and prefers endpoints that it did not have
     /// yet; if it had them all, it goes to one of them again. Dropping the future gives everything back.
     pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
-        let pool = &self.inner;
+        let pool = self.inner();
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
         if pool.set.load().endpoints.is_empty() {
             pool.await_servers(bounds).await;
@@ -203,8 +237,12 @@ impl Pool {
                 return Ok(connected(idle, true));
             }
             match endpoint.dial(&pool.dial, bounds, attempt.caller.addresses.as_ref()).await {
-                Ok(made) => return Ok(connected(made, false)),
+                Ok((stream, site, took)) => {
+                    endpoint.load.counts.connected(took);
+                    return Ok(connected((stream, site), false));
+                }
                 Err(fault) => {
+                    endpoint.load.counts.connect_failed(&fault);
                     let is_servers = fault.speaks_against_server(bounds, attempt.tried.is_empty());
                     let its_failure = endpoint.failure(fault);
                     if is_servers {
@@ -216,37 +254,51 @@ impl Pool {
         }
     }
 
-    /// Begins the active checks on `runtime`, if there are to be some; they end with the pool.
+    /// Begins the active checks on `runtime`, if there are to be some and they have not begun; they end with the pool, or when it
+    /// is retired.
     pub fn start_checks(&self, runtime: &Handle) {
-        let Inner { config, dial, checks, .. } = &*self.inner;
-        let Some(health) = config.health.clone() else { return };
-        let pool = Arc::downgrade(&self.inner);
-        let servers = move || pool.upgrade().map(|pool| pool.set.load_full());
-        let watch = runtime.spawn(health::watch(health, Arc::clone(dial), servers));
-        if let Some(before) = lock(checks).replace(watch.abort_handle()) {
-            before.abort();
+        let Inner { config, dial, checks, .. } = &**self.inner();
+        let (Some(health), mut checks) = (config.health.clone(), lock(checks)) else { return };
+        if checks.is_none() {
+            let pool = Arc::downgrade(self.inner());
+            let servers = move || pool.upgrade().map(|pool| pool.set.load_full());
+            let watch = runtime.spawn(health::watch(health, Arc::clone(dial), servers));
+            *checks = Some(watch.abort_handle());
         }
     }
 
     /// Closes the idle connections, ends the tasks that watch them, and keeps no connection from now on.
     pub fn close_idle(&self) {
-        for endpoint in &self.inner.set.load().endpoints {
-            endpoint.idle.close();
-        }
-        for reaper in &self.inner.reapers {
-            if let Some(task) = lock(reaper).take() {
-                task.abort();
-            }
-        }
+        self.inner().close_idle();
+    }
+
+    /// Takes the endpoint with this name out for an administrator: it gets nothing new, even if it is the last one, until
+    /// [`Self::put_back`]; `tunnels` is what becomes of those that it has. An order to drain that they had before stands as it was
+    /// given. `false` if there is no such endpoint.
+    pub fn take_out(&self, endpoint: &str, tunnels: OnRemoved) -> bool {
+        self.for_each_named(endpoint, |endpoint| endpoint.withdraw(tunnels))
+    }
+
+    /// Takes [`Self::take_out`] back, as far as nothing else keeps the endpoint out; its share grows by `slow_start`. Tunnels that
+    /// were told to leave still do. `false` if there is no such endpoint.
+    pub fn put_back(&self, endpoint: &str) -> bool {
+        self.for_each_named(endpoint, Endpoint::restore)
+    }
+
+    /// Several entries may list servers of the same name.
+    fn for_each_named(&self, name: &str, change: impl Fn(&Endpoint)) -> bool {
+        let set = self.inner().set.load();
+        let named = set.endpoints.iter().filter(|endpoint| &**endpoint.name() == name);
+        named.map(|endpoint| change(endpoint)).count() > 0
     }
 }
 
-impl Drop for Pool {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.close_idle();
-        if let Some(checks) = lock(&self.inner.checks).take() {
-            checks.abort();
+        if self.inner.keeps_idle.load(Ordering::Acquire) {
+            self.inner.close_idle();
         }
+        self.inner.end_tasks();
     }
 }
 
@@ -262,9 +314,12 @@ impl Attempt {
         self.set.set_cookie(&self.caller, self.current?, secure)
     }
 
-    /// Lets the next try go to the endpoint of the last one again if the request belongs there, by its cookie or its hash: that
-    /// an idle connection had ended says nothing of the server, and must cost nobody his session.
+    /// Notes that the idle connection of the last try had ended, and lets the next try go to the same endpoint if the request
+    /// belongs there, by its cookie or its hash: that says nothing of the server, and must cost nobody his session.
     pub fn stay_if_bound(&mut self) {
+        if let Some(current) = self.current {
+            self.set.endpoints[current].load.counts.stale.add(1);
+        }
         self.stays = self.current.is_some_and(|current| self.set.binds(&self.caller, current));
     }
 
@@ -310,32 +365,17 @@ impl Inner {
         self.set.load().failed(endpoint, reason);
     }
 
-    /// Sees to it that a task of this worker closes what expires.
-    pub(super) fn watch_idle(self: &Arc<Self>, worker: usize) {
-        let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
-        if let (None, Ok(runtime)) = (&*reaper, Handle::try_current()) {
-            *reaper = Some(runtime.spawn(reap(Arc::clone(self), worker)).abort_handle());
+    fn close_idle(&self) {
+        for endpoint in &self.set.load().endpoints {
+            endpoint.idle.close();
         }
     }
 
-    /// Closes the useless idle connections of a worker and says when to look again; `None` when there is
-    /// nothing left to look after, and then the next [`Self::watch_idle`] begins anew.
-    fn sweep(&self, worker: usize) -> Option<Instant> {
-        // Held throughout: whoever parks meanwhile is either seen by the sweep or finds that there is no task.
-        let mut reaper = lock(&self.reapers[worker % self.reapers.len()]);
-        let set = self.set.load();
-        let swept: Vec<_> = set.endpoints.iter().map(|endpoint| endpoint.idle.sweep(worker)).collect();
-        if !swept.iter().any(|swept| swept.any_left) {
-            *reaper = None;
-            return None;
+    /// Nobody asks for records and checks servers any more.
+    pub(super) fn end_tasks(&self) {
+        drop(lock(&self.followed).take());
+        if let Some(checks) = lock(&self.checks).take() {
+            checks.abort();
         }
-        let latest = Instant::now() + SWEEP_AT_LEAST;
-        Some(swept.iter().filter_map(|swept| swept.next_expiry).fold(latest, Instant::min))
-    }
-}
-
-async fn reap(pool: Arc<Inner>, worker: usize) {
-    while let Some(next) = pool.sweep(worker) {
-        sleep_until(next).await;
     }
 }

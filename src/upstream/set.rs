@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// The part of its weight that a server has at once when it came back, in thousandths.
-const FIRST_SHARE: u64 = 100;
+const FIRST_SHARE: u32 = 100;
 /// A whole share.
-const WHOLE_SHARE: u64 = 1000;
+const WHOLE_SHARE: u32 = 1000;
 
 thread_local! {
     /// Those of the choice that is being made, so that none allocates.
@@ -109,12 +109,12 @@ impl Set {
     /// The server of its sticky cookie comes first, also if it is a backup: a session that began there lives there.
     /// Else a backup is chosen only while no other can take it.
     pub(super) fn pick(&self, caller: &Caller, tried: &[Arc<Endpoint>]) -> Option<usize> {
-        // If all are out, what failed passively is tried all the same; what failed its checks is not.
+        // If all are out, what failed passively is tried all the same; what failed its checks, or was taken out, is not.
         let any_is_in = self.endpoints.iter().any(|endpoint| endpoint.status.is_in());
         let usable = |&index: &usize| {
             let endpoint = &self.endpoints[index];
             let status = &endpoint.status;
-            let is_eligible = if any_is_in { status.is_in() } else { !status.has_failed_checks() };
+            let is_eligible = if any_is_in { status.is_in() } else { !status.is_barred() };
             is_eligible && !endpoint.is_full() && !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
         };
         if let Some(index) = self.stuck_to(caller).filter(usable) {
@@ -154,15 +154,25 @@ impl Set {
         sticky.ids.iter().position(|id| *id == wanted)
     }
 
-    fn candidate(&self, index: usize) -> Candidate {
-        let endpoint = &self.endpoints[index];
-        let share = match (self.slow_start, endpoint.status.back_since()) {
+    /// Each endpoint with its rank, and the part of its weight that counts now.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&Arc<Endpoint>, Rank, f64)> {
+        let share = |endpoint: &Arc<Endpoint>| f64::from(self.share_of(endpoint)) / f64::from(WHOLE_SHARE);
+        self.endpoints.iter().zip(&self.ranks).map(move |(endpoint, rank)| (endpoint, *rank, share(endpoint)))
+    }
+
+    /// The part of its weight that counts now, in thousandths.
+    fn share_of(&self, endpoint: &Endpoint) -> u32 {
+        match (self.slow_start, endpoint.status.back_since()) {
             (Some(slow_start), Some(back_since)) => share(back_since.elapsed(), slow_start),
             _ => WHOLE_SHARE,
-        };
+        }
+    }
+
+    fn candidate(&self, index: usize) -> Candidate {
+        let endpoint = &self.endpoints[index];
         Candidate {
             index,
-            weight: u64::from(self.ranks[index].weight) * share,
+            weight: u64::from(self.ranks[index].weight) * u64::from(self.share_of(endpoint)),
             open: endpoint.open(),
             early_ends: endpoint.load.early_ends.count(),
         }
@@ -171,9 +181,9 @@ impl Set {
 
 /// The share, in thousandths, of a server that came back so long ago. Its weight is scaled by it, and so is the number of
 /// tunnels up to which it is the least loaded.
-fn share(back: Duration, slow_start: Duration) -> u64 {
+fn share(back: Duration, slow_start: Duration) -> u32 {
     let grown = u128::from(WHOLE_SHARE - FIRST_SHARE) * back.as_nanos() / slow_start.as_nanos().max(1);
-    u64::try_from(grown).map_or(WHOLE_SHARE, |grown| (FIRST_SHARE + grown).min(WHOLE_SHARE))
+    u32::try_from(grown).map_or(WHOLE_SHARE, |grown| (FIRST_SHARE + grown).min(WHOLE_SHARE))
 }
 
 #[cfg(test)]

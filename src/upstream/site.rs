@@ -1,6 +1,7 @@
 //! Where a server is: one address of it, for as long as it has that address.
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -12,22 +13,23 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{balance::EarlyEnds, pool::Surroundings};
+use super::{balance::EarlyEnds, counts::Counts, pool::Surroundings};
 use crate::{
     config::{self, OnRemoved},
     lifecycle::{Drain, DrainHandle},
 };
 
-/// What counts against a server, over all its sites and those that it left.
+/// What is counted of a server, over all its sites and those that it left, and over all configurations that have it.
 #[derive(Debug)]
 pub(super) struct Load {
     open: AtomicUsize,
     pub(super) early_ends: EarlyEnds,
+    pub(super) counts: Counts,
 }
 
 impl Load {
     pub(super) fn new() -> Self {
-        Self { open: AtomicUsize::new(0), early_ends: EarlyEnds::new() }
+        Self { open: AtomicUsize::new(0), early_ends: EarlyEnds::new(), counts: Counts::default() }
     }
 
     /// Leases on the server.
@@ -67,6 +69,15 @@ pub(super) enum At {
     Unix(PathBuf),
 }
 
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 impl Site {
     pub(super) fn new(at: At, load: &Arc<Load>, order: DrainHandle) -> Self {
         Self {
@@ -84,11 +95,8 @@ impl Site {
     }
 
     /// Tells its tunnels to leave, if that is wanted.
-    pub(super) fn removed(&self, on_removed: OnRemoved) {
-        match on_removed {
-            OnRemoved::Keep => {}
-            OnRemoved::Drain | OnRemoved::Close => self.order.load().drain(),
-        }
+    pub(super) fn order(&self, orders: &Orders, tunnels: OnRemoved) {
+        orders.give(&self.order.load(), tunnels);
     }
 
     /// Lets new tunnels come; those that were told to leave still do.
@@ -97,9 +105,9 @@ impl Site {
     }
 
     /// The server is not there any more.
-    pub(super) fn leave(&self, on_removed: OnRemoved) {
+    pub(super) fn leave(&self, orders: &Orders) {
         self.has_left.store(true, Ordering::Release);
-        self.removed(on_removed);
+        self.order(orders, orders.on_removed);
     }
 
     /// Whether nothing is to be kept for it.
@@ -119,12 +127,21 @@ pub(super) struct Orders {
 impl Orders {
     pub(super) fn new(upstream: &config::Upstream, place: &Surroundings) -> Self {
         let on_removed = upstream.on_removed;
-        let spread = if on_removed == OnRemoved::Close { Duration::ZERO } else { place.drain_spread };
-        Self { on_removed, whole: place.drain.clone(), spread }
+        Self { on_removed, whole: place.drain.clone(), spread: place.drain_spread }
     }
 
-    /// One that was not given yet.
-    pub(super) fn fresh(&self) -> DrainHandle {
-        self.whole.part(self.spread)
+    /// One that has been given as often as those in `given` say.
+    pub(super) fn fresh(&self, given: impl IntoIterator<Item = OnRemoved>) -> DrainHandle {
+        let order = self.whole.part(self.spread);
+        given.into_iter().for_each(|tunnels| self.give(&order, tunnels));
+        order
+    }
+
+    fn give(&self, order: &DrainHandle, tunnels: OnRemoved) {
+        match tunnels {
+            OnRemoved::Keep => {}
+            OnRemoved::Drain => order.drain_over(self.spread),
+            OnRemoved::Close => order.drain_over(Duration::ZERO),
+        }
     }
 }

@@ -29,11 +29,13 @@ pub(super) struct Servers {
     place: Surroundings,
     /// Locked while a list changes, and never on the way of a request.
     lists: Mutex<Vec<List>>,
-    /// Endpoints that left the list at this place while there was still a use of them, or an attempt that knew them. One that
-    /// comes back meanwhile is the same as before.
-    left: Mutex<Vec<(usize, Listed)>>,
+    /// Endpoints that left the list of an entry with this address, or the configuration with that entry, while there was still a
+    /// use of them, or an attempt that knew them. What is known of one that comes back meanwhile goes on to be true.
+    left: Mutex<Vec<(ServerAddress, Listed)>>,
     /// The places of records that never had an answer and are being asked for.
     awaited: watch::Sender<BTreeSet<usize>>,
+    /// Locked while a list and the pool's set change together; whether that is over, as the pool is retired.
+    is_settled: Mutex<bool>,
 }
 
 /// One entry of `servers`.
@@ -58,27 +60,87 @@ struct Change {
 }
 
 impl Servers {
-    /// The servers of `config` before any answer.
-    pub(super) fn new(config: &config::Upstream, place: &Surroundings) -> Self {
+    /// The servers of `config` before any answer; those that `before` knows as it knows them.
+    pub(super) fn new(config: &config::Upstream, place: &Surroundings, before: Option<&Before<'_>>) -> Self {
         let list = |entry: &UpstreamServer| List {
-            endpoints: match &entry.address {
-                ServerAddress::Srv(_) => Vec::new(),
-                address => vec![Listed {
-                    address: address.clone(),
-                    endpoint: Arc::new(Endpoint::new(entry, config, place)),
-                    rank: Rank::of(entry),
-                }],
-            },
+            endpoints: before.map_or_else(Vec::new, |before| before.listed(entry, config, place)),
             entry: entry.clone(),
         };
+        let mut lists: Vec<_> = config.servers.iter().map(list).collect();
+        for List { entry, endpoints } in &mut lists {
+            if endpoints.is_empty() && !matches!(entry.address, ServerAddress::Srv(_)) {
+                let left = before.and_then(|before| before.servers.left_from(&entry.address, &entry.address));
+                let endpoint = match left {
+                    Some(left) => left.come_back(entry, config, place),
+                    None => Endpoint::new(entry, config, place),
+                };
+                if before.is_some() {
+                    // For all that is known it was down until now.
+                    endpoint.status.is_back();
+                }
+                let (address, rank) = (entry.address.clone(), Rank::of(entry));
+                endpoints.push(Listed { address, endpoint: Arc::new(endpoint), rank });
+            }
+        }
         let servers = Self {
             place: place.clone(),
-            lists: Mutex::new(config.servers.iter().map(list).collect()),
+            lists: Mutex::new(lists),
             left: Mutex::default(),
             awaited: watch::Sender::default(),
+            is_settled: Mutex::default(),
         };
-        servers.awaited.send_replace(servers.records().into_iter().map(|(place, _)| place).collect());
+        let awaited = servers.records().into_iter().filter(|(place, _)| !servers.is_listed(*place));
+        servers.awaited.send_replace(awaited.map(|(place, _)| place).collect());
         servers
+    }
+
+    /// Whether the record at this place has had an answer.
+    fn is_listed(&self, place: usize) -> bool {
+        !lock(&self.lists)[place].endpoints.is_empty()
+    }
+
+    pub(super) fn place(&self) -> &Surroundings {
+        &self.place
+    }
+
+    /// Lets no list change any more. One that changes now is waited for.
+    pub(super) fn settle(&self) {
+        *lock(&self.is_settled) = true;
+    }
+
+    /// Takes over what the answers to records have changed since [`Self::new`]; whether they did.
+    pub(super) fn catch_up(&self, before: &Before<'_>, config: &config::Upstream) -> bool {
+        let mut has_changed = false;
+        for List { entry, endpoints } in &mut *lock(&self.lists) {
+            if !matches!(entry.address, ServerAddress::Srv(_)) {
+                continue;
+            }
+            let mut newest = before.listed(entry, config, &self.place);
+            for listed in &mut newest {
+                let same = |own: &&Listed| own.endpoint.is_same_server(&listed.endpoint);
+                if let Some(own) = endpoints.iter().find(same) {
+                    listed.endpoint = Arc::clone(&own.endpoint);
+                }
+            }
+            let same = |(one, other): (&Listed, &Listed)| {
+                one.rank == other.rank && Arc::ptr_eq(&one.endpoint, &other.endpoint)
+            };
+            if newest.len() != endpoints.len() || !newest.iter().zip(&*endpoints).all(same) {
+                *endpoints = newest;
+                has_changed = true;
+            }
+        }
+        has_changed
+    }
+
+    /// Takes over those that had left `before`, and its endpoints that are `gone` now.
+    pub(super) fn remember(&self, before: &Self, gone: impl Fn(&Endpoint) -> bool) {
+        let mut left = std::mem::take(&mut *lock(&before.left));
+        for List { entry, endpoints } in &*lock(&before.lists) {
+            let gone = endpoints.iter().filter(|listed| gone(&listed.endpoint));
+            left.extend(gone.map(|listed| (entry.address.clone(), listed.clone())));
+        }
+        lock(&self.left).extend(left);
     }
 
     /// What requests choose from.
@@ -89,9 +151,22 @@ impl Servers {
         Set::ranked(members, config)
     }
 
-    /// Leases on endpoints that are not in the pool any more.
-    pub(super) fn open_elsewhere(&self) -> usize {
-        lock(&self.left).iter().map(|(_, listed)| listed.endpoint.open()).sum()
+    /// Leases on endpoints that are not in the pool any more, which has those of `set` now.
+    pub(super) fn open_elsewhere(&self, set: &Set) -> usize {
+        self.left(set).iter().map(|(endpoint, _)| endpoint.open()).sum()
+    }
+
+    /// Endpoints that are not in the pool any more, which has those of `set` now. Each server is named once, however often it
+    /// has left.
+    pub(super) fn left(&self, set: &Set) -> Vec<(Arc<Endpoint>, Rank)> {
+        let mut all: Vec<(Arc<Endpoint>, Rank)> = Vec::new();
+        for (_, Listed { endpoint, rank, .. }) in &*lock(&self.left) {
+            let is_it = |other: &Arc<Endpoint>| Arc::ptr_eq(&other.load, &endpoint.load);
+            if !set.endpoints.iter().chain(all.iter().map(|(endpoint, _)| endpoint)).any(is_it) {
+                all.push((Arc::clone(endpoint), *rank));
+            }
+        }
+        all
     }
 
     /// The places and names of the records.
@@ -114,8 +189,10 @@ impl Servers {
             let stays = endpoints.iter().find(|listed| listed.address == server.address);
             let stays = stays.map(|listed| Arc::clone(&listed.endpoint));
             let endpoint = stays.unwrap_or_else(|| {
-                let known = self.left_from(place, &server.address);
-                let endpoint = known.unwrap_or_else(|| Arc::new(Endpoint::new(&server, config, &self.place)));
+                let endpoint = Arc::new(match self.left_from(&entry.address, &server.address) {
+                    Some(left) => left.come_back(&server, config, &self.place),
+                    None => Endpoint::new(&server, config, &self.place),
+                });
                 came.push(Arc::clone(&endpoint));
                 endpoint
             });
@@ -136,11 +213,48 @@ impl Servers {
         Some(Change { came, left })
     }
 
-    /// The endpoint with this address that left the list at `place` and is still in use.
-    fn left_from(&self, place: usize, address: &ServerAddress) -> Option<Arc<Endpoint>> {
+    fn have_left(&self, place: usize, left: &[Listed]) {
+        let entry = lock(&self.lists)[place].entry.address.clone();
+        lock(&self.left).extend(left.iter().map(|listed| (entry.clone(), listed.clone())));
+    }
+
+    /// The endpoint with this address that left the list of `entry` and is still in use.
+    fn left_from(&self, entry: &ServerAddress, address: &ServerAddress) -> Option<Arc<Endpoint>> {
         let left = lock(&self.left);
-        let found = left.iter().find(|(from, listed)| *from == place && listed.address == *address);
+        let found = left.iter().find(|(from, listed)| from == entry && listed.address == *address);
         found.map(|(_, listed)| Arc::clone(&listed.endpoint))
+    }
+}
+
+/// The servers of a pool's last configuration.
+#[derive(Debug)]
+pub(super) struct Before<'a> {
+    pub(super) servers: &'a Servers,
+    /// Whether its idle connections are as good under the next one.
+    pub(super) keeps_idle: bool,
+}
+
+impl Before<'_> {
+    /// The servers that an entry with the same address had, under the next configuration.
+    fn listed(&self, entry: &UpstreamServer, config: &config::Upstream, place: &Surroundings) -> Vec<Listed> {
+        let lists = lock(&self.servers.lists);
+        let Some(list) = lists.iter().find(|list| list.entry.address == entry.address) else {
+            return Vec::new();
+        };
+        let listed = |Listed { address, endpoint, rank }: &Listed| {
+            let rank = match address {
+                // Its own weight and priority, behind the entry's `backup`.
+                _ if *address != entry.address => {
+                    let priority = rank.group - u32::from(list.entry.backup);
+                    Rank { weight: rank.weight, group: priority + u32::from(entry.backup) }
+                }
+                _ => Rank::of(entry),
+            };
+            let server = UpstreamServer { address: address.clone(), weight: rank.weight, ..entry.clone() };
+            let endpoint = Arc::new(endpoint.under(&server, config, place, self.keeps_idle));
+            Listed { address: server.address, endpoint, rank }
+        };
+        list.endpoints.iter().map(listed).collect()
     }
 }
 
@@ -180,6 +294,10 @@ impl Inner {
     }
 
     fn relist(&self, place: usize, name: &str, records: Vec<SRV>) {
+        let is_settled = lock(&self.servers.is_settled);
+        if *is_settled {
+            return;
+        }
         let listed = records.len();
         let Some(Change { came, left }) = self.servers.relist(place, records, &self.config) else { return };
         tracing::info!(upstream = %self.config.name, record = name, listed, left = left.len(), "servers of the record have changed");
@@ -187,7 +305,7 @@ impl Inner {
             endpoint.follow().map(tokio::spawn);
         }
         // Counted here before they are not counted there.
-        lock(&self.servers.left).extend(left.iter().cloned().map(|listed| (place, listed)));
+        self.servers.have_left(place, &left);
         self.set.store(Arc::new(self.servers.set(&self.config)));
         for listed in left {
             listed.endpoint.leave();
@@ -196,21 +314,32 @@ impl Inner {
     }
 
     /// Lets go of endpoints that left and that nobody uses, and of those that came back.
-    fn forget_left(&self) {
+    pub(super) fn forget_left(&self) {
         let set = self.set.load();
         lock(&self.servers.left).retain(|(_, Listed { endpoint, .. })| {
-            let is_back = set.endpoints.iter().any(|other| Arc::ptr_eq(other, endpoint));
+            let is_back = set.endpoints.iter().any(|other| Arc::ptr_eq(&other.load, &endpoint.load));
             !is_back && (endpoint.open() > 0 || Arc::strong_count(endpoint) > 1)
         });
     }
 }
 
-/// Keeps each list of `pool` that comes from a record, and the addresses of each name, fresh for as long as there is the pool.
-pub(super) fn follow(pool: &Arc<Inner>) -> Vec<Pin<Box<dyn Future<Output = ()> + Send>>> {
+/// Keeps each list of `pool` that comes from a record, and the addresses of each name, fresh for as long as there is the pool
+/// and the other end of `over`.
+pub(super) fn follow(
+    pool: &Arc<Inner>,
+    over: &watch::Receiver<()>,
+) -> Vec<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let records = pool.servers.records().into_iter();
     let mut tasks: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
     for (place, name) in records {
-        tasks.push(Box::pin(follow_one(Arc::downgrade(pool), place, name)));
+        let (pool, mut over) = (Arc::downgrade(pool), over.clone());
+        tasks.push(Box::pin(async move {
+            tokio::select! {
+                biased;
+                _ = over.changed() => {}
+                () = follow_one(pool, place, name) => {}
+            }
+        }));
     }
     for name in pool.set.load().endpoints.iter().filter_map(Endpoint::follow) {
         tasks.push(Box::pin(name));
@@ -219,7 +348,8 @@ pub(super) fn follow(pool: &Arc<Inner>) -> Vec<Pin<Box<dyn Future<Output = ()> +
 }
 
 async fn follow_one(pool: Weak<Inner>, place: usize, name: String) {
-    let (mut is_known, mut fails) = (false, false);
+    let Some(mut is_known) = pool.upgrade().map(|pool| pool.servers.is_listed(place)) else { return };
+    let mut fails = false;
     loop {
         if !is_known {
             let Some(pool) = pool.upgrade() else { return };

@@ -4,36 +4,75 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
-use super::lock;
-use crate::config;
+use super::{
+    lock,
+    site::Load,
+    view::{CheckView, EndpointState, FailureView, Standing},
+};
+use crate::config::{self, OnRemoved};
 
 /// Held while a server goes out by its failures, so that of the last two in one stays. Nobody else waits for it.
 static GOING_OUT: Mutex<()> = Mutex::new(());
+
+/// So much is kept of what was said of a failure, in bytes.
+const MOST_REASON: usize = 200;
 
 /// The health of one server. What a choice among servers reads of it takes no lock.
 #[derive(Debug)]
 pub(super) struct Status {
     upstream: Arc<str>,
     endpoint: Arc<str>,
+    passive: Option<Passive>,
+    known: Arc<Known>,
+    load: Arc<Load>,
+}
+
+/// What is known of a server under all configurations that have it.
+///
+/// Of what keeps it out there stands since when; 0 is not at all.
+#[derive(Debug)]
+struct Known {
     /// The moments below count from it.
     epoch: Instant,
-    failed_checks: AtomicBool,
+    failed_checks: AtomicU64,
     /// Its name has no answer, so that there is nowhere to go.
-    unresolved: AtomicBool,
+    unresolved: AtomicU64,
+    /// An administrator took it out.
+    withdrawn: AtomicU64,
+    /// What was to become of its tunnels then.
+    tunnels: Mutex<OnRemoved>,
+    out_since: AtomicU64,
     /// Until then it is out by its failures; 0 if it is not.
     out_until: AtomicU64,
     /// 0 if it never was out.
     back_since: AtomicU64,
-    passive: Option<Passive>,
+    /// The last failures, at most `max_fails` of them.
+    failures: Mutex<VecDeque<Instant>>,
     /// What was said of it last: a server that is out for two reasons goes out, and comes back, once.
     told_out: Mutex<bool>,
+    last_failure: ArcSwapOption<Failure>,
+    last_check: ArcSwapOption<Check>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    at: Instant,
+}
+
+#[derive(Debug)]
+struct Check {
+    passed: bool,
+    took: Duration,
+    at: Instant,
 }
 
 /// `max_fails` and `fail_timeout`.
@@ -41,52 +80,86 @@ pub(super) struct Status {
 struct Passive {
     max_fails: usize,
     fail_timeout: Duration,
-    /// The last failures, at most `max_fails` of them.
-    failures: Mutex<VecDeque<Instant>>,
 }
 
 impl Status {
     /// In, until something else is found.
-    pub(super) fn new(upstream: &config::Upstream, endpoint: &Arc<str>) -> Self {
+    pub(super) fn new(upstream: &config::Upstream, endpoint: &Arc<str>, load: &Arc<Load>) -> Self {
+        let known = Known {
+            epoch: Instant::now(),
+            failed_checks: AtomicU64::new(0),
+            unresolved: AtomicU64::new(0),
+            withdrawn: AtomicU64::new(0),
+            tunnels: Mutex::new(OnRemoved::Keep),
+            out_since: AtomicU64::new(0),
+            out_until: AtomicU64::new(0),
+            back_since: AtomicU64::new(0),
+            failures: Mutex::default(),
+            told_out: Mutex::new(false),
+            last_failure: ArcSwapOption::empty(),
+            last_check: ArcSwapOption::empty(),
+        };
+        Self::with(Arc::new(known), upstream, endpoint, load)
+    }
+
+    /// The same server's under another configuration: whatever the one finds, the other knows.
+    pub(super) fn under(&self, upstream: &config::Upstream) -> Self {
+        Self::with(Arc::clone(&self.known), upstream, &self.endpoint, &self.load)
+    }
+
+    fn with(known: Arc<Known>, upstream: &config::Upstream, endpoint: &Arc<str>, load: &Arc<Load>) -> Self {
         let passive = upstream.max_fails.map(|max_fails| Passive {
             max_fails: usize::try_from(max_fails).unwrap_or(usize::MAX),
             fail_timeout: upstream.fail_timeout,
-            failures: Mutex::default(),
         });
         Self {
             upstream: upstream.name.as_str().into(),
             endpoint: Arc::clone(endpoint),
-            epoch: Instant::now(),
-            failed_checks: AtomicBool::new(false),
-            unresolved: AtomicBool::new(false),
-            out_until: AtomicU64::new(0),
-            back_since: AtomicU64::new(0),
             passive,
-            told_out: Mutex::new(false),
+            known,
+            load: Arc::clone(load),
         }
     }
 
     /// Whether nothing speaks against it.
     pub(super) fn is_in(&self) -> bool {
-        !self.has_failed_checks() && !self.unresolved.load(Ordering::Acquire) && !self.is_out_by_failures()
+        !self.is_barred() && !self.is_unresolved() && !self.is_out_by_failures()
+    }
+
+    /// Whether nobody tries it, even if all others are out.
+    pub(super) fn is_barred(&self) -> bool {
+        self.has_failed_checks() || self.is_withdrawn()
     }
 
     /// Whether active checks took it out.
     pub(super) fn has_failed_checks(&self) -> bool {
-        self.failed_checks.load(Ordering::Acquire)
+        self.known.failed_checks.load(Ordering::Acquire) > 0
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.known.withdrawn.load(Ordering::Acquire) > 0
+    }
+
+    /// What was to become of its tunnels when an administrator took it out; `None` if it is not taken out.
+    pub(super) fn withdrawn(&self) -> Option<OnRemoved> {
+        self.is_withdrawn().then(|| *lock(&self.known.tunnels))
+    }
+
+    fn is_unresolved(&self) -> bool {
+        self.known.unresolved.load(Ordering::Acquire) > 0
     }
 
     fn is_out_by_failures(&self) -> bool {
-        let until = self.out_until.load(Ordering::Acquire);
-        if until == 0 {
+        let until = self.known.out_until.load(Ordering::Acquire);
+        if until == 0 || self.passive.is_none() {
             return false;
         }
         if self.moment(Instant::now()) < until {
             return true;
         }
         // Nobody watches the clock for it: whoever looks first brings it back.
-        if self.out_until.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.back_since.store(until, Ordering::Release);
+        if self.known.out_until.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.known.back_since.store(until, Ordering::Release);
             self.tell("fail_timeout has passed");
         }
         false
@@ -94,55 +167,100 @@ impl Status {
 
     /// When it last came back after it had been out; `None` if it never was.
     pub(super) fn back_since(&self) -> Option<Instant> {
-        let since = self.back_since.load(Ordering::Acquire);
-        (since > 0).then(|| self.epoch + Duration::from_nanos(since))
+        self.instant(self.known.back_since.load(Ordering::Acquire))
     }
 
     /// Active checks take it out.
     pub(super) fn checks_failed(&self, reason: &str) {
-        self.failed_checks.store(true, Ordering::Release);
+        self.known.failed_checks.store(self.moment(Instant::now()), Ordering::Release);
         self.tell(reason);
     }
 
     /// Active checks bring it back. What failed before counts no more.
     pub(super) fn checks_passed(&self) {
-        if let Some(passive) = &self.passive {
-            lock(&passive.failures).clear();
-        }
-        self.out_until.store(0, Ordering::Release);
-        self.is_back();
-        self.failed_checks.store(false, Ordering::Release);
+        self.forgive();
+        self.known.failed_checks.store(0, Ordering::Release);
         self.tell("its checks pass again");
+    }
+
+    /// It is checked in another way from now on, or not at all: what was found before says nothing.
+    pub(super) fn forget_checks(&self) {
+        self.known.last_check.store(None);
+        if self.has_failed_checks() {
+            self.is_back();
+            self.known.failed_checks.store(0, Ordering::Release);
+        }
+    }
+
+    /// Says what another configuration may have changed.
+    pub(super) fn is_reconfigured(&self) {
+        self.tell("its configuration has changed");
+    }
+
+    /// An administrator takes it out.
+    pub(super) fn withdraw(&self, tunnels: OnRemoved) {
+        *lock(&self.known.tunnels) = tunnels;
+        if !self.is_withdrawn() {
+            self.known.withdrawn.store(self.moment(Instant::now()), Ordering::Release);
+        }
+        let tunnels = match tunnels {
+            OnRemoved::Keep => "keep",
+            OnRemoved::Drain => "drain",
+            OnRemoved::Close => "close",
+        };
+        tracing::warn!(upstream = %self.upstream, endpoint = %self.endpoint, tunnels, "an administrator took a server out");
+    }
+
+    /// The administrator brings it back; what failed before counts no more, but for its checks.
+    pub(super) fn restore(&self) {
+        if self.is_withdrawn() {
+            self.forgive();
+            self.known.withdrawn.store(0, Ordering::Release);
+            self.tell("an administrator brought it back");
+            tracing::info!(upstream = %self.upstream, endpoint = %self.endpoint, "an administrator brought a server back");
+        }
+    }
+
+    fn forgive(&self) {
+        lock(&self.known.failures).clear();
+        self.known.out_until.store(0, Ordering::Release);
+        self.is_back();
     }
 
     /// Its name has no answer, and never had one.
     pub(super) fn name_failed(&self, reason: &impl std::fmt::Display) {
-        self.unresolved.store(true, Ordering::Release);
-        self.tell(&format!("its name is not resolved: {reason}"));
+        let reason = format!("its name is not resolved: {reason}");
+        self.note_failure(&reason);
+        if !self.is_unresolved() {
+            self.known.unresolved.store(self.moment(Instant::now()), Ordering::Release);
+        }
+        self.tell(&reason);
     }
 
     /// Its name has an answer.
     pub(super) fn name_resolved(&self) {
-        if self.unresolved.load(Ordering::Acquire) {
+        if self.is_unresolved() {
             self.is_back();
-            self.unresolved.store(false, Ordering::Release);
+            self.known.unresolved.store(0, Ordering::Release);
             self.tell("its name is resolved");
         }
     }
 
     /// It has just come, or come back.
     pub(super) fn is_back(&self) {
-        self.back_since.store(self.moment(Instant::now()), Ordering::Release);
+        self.known.back_since.store(self.moment(Instant::now()), Ordering::Release);
     }
 
     /// Counts a failure, and takes it out if that is one too many, and others are in.
     pub(super) fn failed(&self, reason: &str, others_are_in: impl FnOnce() -> bool) {
+        self.note_failure(reason);
         let Some(passive) = &self.passive else { return };
         // What was under way to it when its checks took it out says nothing new.
-        if self.failed_checks.load(Ordering::Acquire) {
+        if self.has_failed_checks() {
             return;
         }
-        if self.is_out_by_failures() || !passive.is_one_too_many(Instant::now()) {
+        let now = Instant::now();
+        if self.is_out_by_failures() || !passive.is_one_too_many(&mut lock(&self.known.failures), now) {
             return;
         }
         let _alone = lock(&GOING_OUT);
@@ -150,28 +268,90 @@ impl Status {
         if self.is_out_by_failures() || !others_are_in() {
             return;
         }
-        lock(&passive.failures).clear();
-        let until = Instant::now() + passive.fail_timeout;
-        self.out_until.store(self.moment(until), Ordering::Release);
+        lock(&self.known.failures).clear();
+        let now = Instant::now();
+        self.known.out_since.store(self.moment(now), Ordering::Release);
+        self.known.out_until.store(self.moment(now + passive.fail_timeout), Ordering::Release);
         self.tell(reason);
+    }
+
+    fn note_failure(&self, reason: &str) {
+        let fits = (0..=MOST_REASON.min(reason.len())).rev().find(|&end| reason.is_char_boundary(end));
+        let reason = reason[..fits.unwrap_or(0)].to_owned();
+        self.known.last_failure.store(Some(Arc::new(Failure { reason, at: Instant::now() })));
+    }
+
+    /// Notes an active check that took so long; `Err` says why the server did not pass.
+    pub(super) fn note_check(&self, result: Result<(), &str>, took: Duration) {
+        let counts = &self.load.counts;
+        match result {
+            Ok(()) => counts.checks_passed.add(1),
+            Err(reason) => {
+                counts.checks_failed.add(1);
+                self.note_failure(reason);
+            }
+        }
+        let check = Check { passed: result.is_ok(), took, at: Instant::now() };
+        self.known.last_check.store(Some(Arc::new(check)));
+    }
+
+    pub(super) fn last_failure(&self) -> Option<FailureView> {
+        let failure = self.known.last_failure.load_full()?;
+        Some(FailureView { reason: failure.reason.clone(), ago_s: failure.at.elapsed().as_secs_f64() })
+    }
+
+    pub(super) fn last_check(&self) -> Option<CheckView> {
+        let Check { passed, took, at } = *self.known.last_check.load_full()?;
+        Some(CheckView { passed, took_s: took.as_secs_f64(), ago_s: at.elapsed().as_secs_f64() })
+    }
+
+    /// What it comes to.
+    pub(super) fn state(&self) -> Standing {
+        let Known { withdrawn, failed_checks, unresolved, out_since, out_until, back_since, .. } =
+            &*self.known;
+        let is_out_by_failures = self.is_out_by_failures();
+        let (state, since) = if self.is_withdrawn() {
+            (EndpointState::DrainedByAdmin, withdrawn)
+        } else if self.has_failed_checks() {
+            (EndpointState::OutByChecks, failed_checks)
+        } else if self.is_unresolved() {
+            (EndpointState::Unresolved, unresolved)
+        } else if is_out_by_failures {
+            (EndpointState::OutByFailures, out_since)
+        } else {
+            (EndpointState::In, back_since)
+        };
+        let until = self.instant(out_until.load(Ordering::Acquire));
+        let back_in = until.map(|until| until.saturating_duration_since(Instant::now()));
+        Standing {
+            state,
+            holds_for: self.instant(since.load(Ordering::Acquire)).map(|since| since.elapsed()),
+            back_in: back_in.filter(|_| state == EndpointState::OutByFailures),
+        }
     }
 
     /// In nanoseconds from the epoch; never 0.
     fn moment(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch).as_nanos();
+        let since = at.saturating_duration_since(self.known.epoch).as_nanos();
         u64::try_from(since).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Logs whether it is in, if that is not what was said last.
+    fn instant(&self, moment: u64) -> Option<Instant> {
+        (moment > 0).then(|| self.known.epoch + Duration::from_nanos(moment))
+    }
+
+    /// Logs whether it is in, if that is not what was said last. An administrator's doing is told of by itself.
     fn tell(&self, reason: &str) {
-        let mut told_out = lock(&self.told_out);
+        let mut told_out = lock(&self.known.told_out);
+        let until = self.known.out_until.load(Ordering::Acquire);
         let is_out = self.has_failed_checks()
-            || self.unresolved.load(Ordering::Acquire)
-            || self.moment(Instant::now()) < self.out_until.load(Ordering::Acquire);
+            || self.is_unresolved()
+            || self.passive.is_some() && self.moment(Instant::now()) < until;
         if std::mem::replace(&mut *told_out, is_out) == is_out {
             return;
         }
         if is_out {
+            self.load.counts.times_out.add(1);
             tracing::warn!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is out");
         } else {
             tracing::info!(upstream = %self.upstream, endpoint = %self.endpoint, reason, "server is in again");
@@ -184,17 +364,18 @@ impl Status {
     /// As if it had come back so long ago, and had been made before that.
     pub(super) fn set_back(&mut self, ago: Duration) {
         let now = Instant::now();
-        self.epoch = now.checked_sub(ago + Duration::from_secs(1)).unwrap();
-        *self.back_since.get_mut() = self.moment(now.checked_sub(ago).unwrap());
+        let known = Arc::get_mut(&mut self.known).unwrap();
+        known.epoch = now.checked_sub(ago + Duration::from_secs(1)).unwrap();
+        self.known.back_since.store(self.moment(now.checked_sub(ago).unwrap()), Ordering::Release);
     }
 }
 
 impl Passive {
     /// Counts a failure; whether `max_fails` lie within `fail_timeout`.
-    fn is_one_too_many(&self, now: Instant) -> bool {
-        let mut failures = lock(&self.failures);
+    fn is_one_too_many(&self, failures: &mut VecDeque<Instant>, now: Instant) -> bool {
         failures.retain(|at| now.saturating_duration_since(*at) < self.fail_timeout);
-        if failures.len() >= self.max_fails {
+        // More than one where `max_fails` was larger before.
+        while !failures.is_empty() && failures.len() >= self.max_fails {
             failures.pop_front();
         }
         failures.push_back(now);
@@ -211,7 +392,7 @@ pub(super) mod tests {
 
     fn status(max_fails: u32) -> Status {
         let config = config::Upstream { max_fails: Some(max_fails), ..upstream(Vec::new()) };
-        Status::new(&config, &"server".into())
+        Status::new(&config, &"server".into(), &Arc::new(Load::new()))
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -264,7 +445,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn max_fails_off_takes_none_out() {
-        let status = Status::new(&upstream(Vec::new()), &"server".into());
+        let status = Status::new(&upstream(Vec::new()), &"server".into(), &Arc::new(Load::new()));
         for _ in 0..1000 {
             status.failed("refused", || true);
         }

@@ -28,7 +28,7 @@ use crate::{
 
 pub(super) fn upstream(servers: Vec<ServerAddress>) -> config::Upstream {
     config::Upstream {
-        table: toml::Table::new(),
+        table: crate::config::Written::default(),
         name: "websocket".into(),
         servers: servers
             .into_iter()

@@ -6,7 +6,7 @@ use super::proxies::Proxies;
 use crate::{
     config::{
         CertificateSource, ClientAuth, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts,
-        Tls, TlsVersion, address,
+        Tls, TlsVersion, Written, address,
         file::{Table, Value},
         identity::{self, Role},
         keys, rate,
@@ -75,7 +75,7 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
     }
     warn_of_limits_of_nobody(table, address.as_ref(), &proxies);
     Some(Listener {
-        table: toml::Table::new(),
+        table: Written::default(),
         proxy_protocol: proxies.proxy_protocol,
         trusted_proxies: proxies.trusted,
         client_ip_header: proxies.client_ip_header,

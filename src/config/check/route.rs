@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{
-        Action, Auth, Route, address,
+        Action, Auth, Route, Written, address,
         file::{Table, Value},
         headers, keys,
         report::{Finding, nearest, shown},
@@ -99,7 +99,7 @@ impl<'r> Draft<'r> {
         let websocket = table.table("websocket", &keys::ROUTE_WEBSOCKET);
         let (allow, deny) = access::clients(table);
         let route = Route {
-            table: toml::Table::new(),
+            table: Written::default(),
             name,
             allow,
             deny,

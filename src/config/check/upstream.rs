@@ -11,7 +11,7 @@ use std::{ops::Range, time::Duration};
 use self::servers::Placed;
 use super::listener::Addresses;
 use crate::config::{
-    OnRemoved, ProxyProtocol, ServerAddress, Upstream,
+    OnRemoved, ProxyProtocol, ServerAddress, Upstream, Written,
     file::{Entry, Table, Value},
     keys,
     report::{Finding, nearest, shown},
@@ -128,7 +128,7 @@ fn upstream(entry: &Entry<'_>, listeners: &Addresses) -> Option<Upstream> {
     let known = placed.as_deref().unwrap_or_default();
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let upstream = Upstream {
-        table: toml::Table::new(),
+        table: Written::default(),
         name: entry.name.to_owned(),
         balance: balance::balance(&table),
         connect_timeout: table.get("connect_timeout", seconds(3), timeout),
