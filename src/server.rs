@@ -166,7 +166,7 @@ impl Server {
         self.listeners.iter().map(|listener| listener.cut()).sum()
     }
 
-    /// What is counted and what is there now, as OpenMetrics text.
+    /// What is counted and what is there now, as `OpenMetrics` text.
     pub fn metrics(&self) -> String {
         metrics::encode(&self.gate, &self.permits, &self.listeners, &self.order)
     }

@@ -8,7 +8,7 @@ use crate::{
     telemetry::{Gauges, Permitted},
 };
 
-/// All of it, as OpenMetrics text.
+/// All of it, as `OpenMetrics` text.
 pub(super) fn encode(
     gate: &Gate,
     permits: &Permits,

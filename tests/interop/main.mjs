@@ -5,6 +5,7 @@ import { close } from "./scenarios.mjs";
 import browser from "./suites/browser.mjs";
 import commandLine from "./suites/command_line.mjs";
 import hello from "./suites/hello.mjs";
+import metrics from "./suites/metrics.mjs";
 import mutualTls from "./suites/mutual_tls.mjs";
 import names from "./suites/names.mjs";
 import node from "./suites/node.mjs";
@@ -16,7 +17,7 @@ import tls from "./suites/tls.mjs";
 import tlsPosture from "./suites/tls_posture.mjs";
 
 const bytes = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
-const suites = { hello, command_line: commandLine, ...bytes, node, socketio, python, browser };
+const suites = { hello, command_line: commandLine, metrics, ...bytes, node, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
 if (unknown.length > 0) {

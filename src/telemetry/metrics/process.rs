@@ -34,7 +34,7 @@ impl Process {
         }
     }
 
-    /// Out of proc_pid_stat(5). The program's name, in brackets, can hold anything, so fields count from behind it.
+    /// Out of `proc_pid_stat(5)`. The program's name, in brackets, can hold anything, so fields count from behind it.
     fn of_stat(stat: &str, boot: Option<u64>) -> Self {
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
@@ -52,7 +52,7 @@ impl Process {
     }
 }
 
-/// When the machine started, in seconds since the epoch, out of proc_stat(5).
+/// When the machine started, in seconds since the epoch, out of `proc_stat(5)`.
 fn boot_time(stat: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
