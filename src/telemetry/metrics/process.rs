@@ -69,7 +69,7 @@ mod tests {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let started = process.started.unwrap();
         // The kernel's clock may lag behind a little.
-        assert!(started <= now + Duration::from_secs(2) && started > now - Duration::from_secs(100_000));
+        assert!(started <= now + Duration::from_secs(2) && started + Duration::from_secs(100_000) > now);
         assert!(process.cpu.is_some() && process.threads.is_some_and(|threads| threads > 0));
         assert!(process.resident.unwrap() > 1 << 20 && process.virtual_memory >= process.resident);
         assert!(process.open_fds.unwrap() >= 3 && process.max_fds.is_some());
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_is_read_over() {
         let mut stat = "1 (a) b 9) S".to_owned();
-        (4..=24).for_each(|number| stat.push_str(&format!(" {number}")));
+        stat.extend((4..=24).map(|number| format!(" {number}")));
         let process = Process::of_stat(&stat, Some(1000));
         assert_eq!((process.threads, process.virtual_memory), (Some(20), Some(23)));
         assert_eq!(process.resident, Some(24 * page_size() as u64));
