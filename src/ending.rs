@@ -104,3 +104,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     line
 }
+
+/// An error as the program tells people of it: everything that caused it in its first line, help in further ones.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let (first, help) = text.split_at(text.find('\n').unwrap_or(text.len()));
+    let causes = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    // The configuration's problems begin with this word already.
+    let word = if first.starts_with("error") { "" } else { "error: " };
+    format!("{word}{first}{causes}{help}")
+}

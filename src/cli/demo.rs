@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{runtime, sync::oneshot};
-use wsgate::{demo::Backend, tls::development::Folder};
+use wsgate::{demo::Backend, server::ConfigSource, tls::development::Folder};
 
 use super::{
     Failure, arguments, home_folder, parse,
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &arguments::Demo) -> Result<(), Failure> {
         bind: Ipv4Addr::LOCALHOST.into(),
     };
     let loaded = parse("wsgate demo", quick.text() + SERVER).map_err(Failure::usage)?;
-    let ended = serve::serve(loaded, |_| say(welcome(running.port, tls, plain)));
+    let ended = serve::serve(loaded, ConfigSource::Own, |_| say(welcome(running.port, tls, plain)));
     let stopped = running.end().map_err(Failure::runtime);
     ended.and(stopped)
 }

@@ -16,7 +16,7 @@ mod trust;
 
 use std::{
     error::Error,
-    fmt::{Display, Write as _},
+    fmt::Display,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -25,6 +25,7 @@ use std::{
 use clap::Parser;
 use wsgate::{
     config::{Config, Loaded, Problems, Source},
+    ending::report,
     telemetry,
 };
 
@@ -53,7 +54,7 @@ impl Failure {
             Self::Usage(error) => (error, 2),
             Self::Runtime(error) => (error, 1),
         };
-        eprintln!("{}", chain(error.as_ref()));
+        eprintln!("{}", report(error.as_ref()));
         ExitCode::from(code)
     }
 }
@@ -74,22 +75,6 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-/// An error and everything that caused it, the causes in its first line; help may follow in further ones.
-fn chain(error: &dyn Error) -> String {
-    let text = error.to_string();
-    let (first, rest) = text.split_at(text.find('\n').unwrap_or(text.len()));
-    let mut chain = first.to_owned();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String does not fail.
-        let _ = write!(chain, ": {error}");
-        cause = error.source();
-    }
-    // The configuration's problems begin with this word already.
-    let word = if first.starts_with("error") { "" } else { "error: " };
-    format!("{word}{chain}{rest}")
 }
 
 /// Prints to standard output. Whoever reads it may have seen enough, as `head` has.

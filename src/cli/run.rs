@@ -1,6 +1,6 @@
 //! `wsgate run`.
 
-use wsgate::config::Config;
+use wsgate::{config::Config, server::ConfigSource};
 
 use super::{
     Failure,
@@ -12,7 +12,8 @@ use super::{
 
 pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     if arguments.to.is_empty() {
-        return serve::serve(Config::load(&arguments.config).map_err(Failure::usage)?, |_| ());
+        let loaded = Config::load(&arguments.config).map_err(Failure::usage)?;
+        return serve::serve(loaded, ConfigSource::File(arguments.config.clone()), |_| ());
     }
     let Ports { tls, plain } = arguments.ports;
     if (tls, plain) == (Port::Off, Port::Off) {
@@ -24,5 +25,5 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
         say(text);
         return Ok(());
     }
-    serve::serve(loaded, |_| ())
+    serve::serve(loaded, ConfigSource::Own, |_| ())
 }

@@ -1,46 +1,57 @@
-//! SIGTERM, SIGINT and SIGUSR1.
+//! SIGTERM, SIGINT, SIGHUP and SIGUSR1.
 
 use std::{io, thread};
 
 use tokio::{
-    runtime,
+    runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
 
-/// Calls `first` when the process is asked to end, and `second` when it is asked again, on a thread of its own.
+/// Calls `end` each time the process is asked to end, and `reload` each time it is asked to read its configuration again, on a
+/// thread each. What comes while the latter is busy comes together as one.
 ///
 /// When this returns, the signals no longer end the process by themselves.
 pub(super) fn watch(
-    first: impl FnOnce(&'static str) + Send + 'static,
-    second: impl FnOnce(&'static str) + Send + 'static,
+    end: impl Fn(&'static str) + Send + 'static,
+    reload: impl Fn() + Send + 'static,
 ) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let (mut terminate, mut interrupt) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    let (runtime, [mut terminate, mut interrupt]) = hear([SignalKind::terminate(), SignalKind::interrupt()])?;
+    let (reloads, [mut hang_up]) = hear([SignalKind::hangup()])?;
+    let ends = async move {
+        loop {
+            let asked = either(&mut terminate, &mut interrupt).await;
+            end(asked);
+        }
     };
-    let watch = async move {
-        first(either(&mut terminate, &mut interrupt).await);
-        second(either(&mut terminate, &mut interrupt).await);
+    let asks = async move {
+        while hang_up.recv().await.is_some() {
+            reload();
+        }
     };
-    thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(watch))?;
+    thread::Builder::new().name("signals".into()).spawn(move || runtime.block_on(ends))?;
+    thread::Builder::new().name("reloads".into()).spawn(move || reloads.block_on(asks))?;
     Ok(())
+}
+
+fn hear<const COUNT: usize>(kinds: [SignalKind; COUNT]) -> io::Result<(Runtime, [Signal; COUNT])> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    let heard: Vec<_> = kinds.into_iter().map(signal).collect::<io::Result<_>>()?;
+    drop(entered);
+    let heard = heard.try_into().map_err(|_| io::Error::other("a signal is missing"))?;
+    Ok((runtime, heard))
 }
 
 /// SIGUSR1 as it is heard: an order to open the log anew.
 pub(super) struct Reopening {
-    runtime: runtime::Runtime,
+    runtime: Runtime,
     orders: Signal,
 }
 
 impl Reopening {
     /// From now on SIGUSR1 does not end the process any more, even if this is dropped.
     pub(super) fn hear() -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-        let orders = {
-            let _entered = runtime.enter();
-            signal(SignalKind::user_defined1())?
-        };
+        let (runtime, [orders]) = hear([SignalKind::user_defined1()])?;
         Ok(Self { runtime, orders })
     }
 

@@ -77,7 +77,7 @@ pub(super) async fn ask(request: &mut Request<'_>, way: &Way<'_>) -> Result<Cont
             return Ok(ControlFlow::Continue(()));
         }
         request.record.enter(Phase::Exchange);
-        let relayed = exchange.relay(&head, keeps && !request.connection.gate.drain.is_draining()).await;
+        let relayed = exchange.relay(&head, keeps && !request.connection.listener.is_draining()).await;
         let (status, may_answer) = (exchange.answered_status(), exchange.may_answer());
         request.record.traffic(exchange.traffic());
         drop(exchange);

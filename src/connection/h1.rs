@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    Client, Gate, Listener, OpenTunnel, answer::Answer, downstream::Downstream, record::ExchangeRecord,
-    request::Request, sender::Sender,
+    Client, Gate, Listener, OpenTunnel, Snapshot, answer::Answer, downstream::Downstream,
+    record::ExchangeRecord, request::Request, sender::Sender,
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -34,6 +34,8 @@ pub(super) struct Http1 {
     pub(super) client: Arc<Client>,
     pub(super) listener: Arc<Listener>,
     pub(super) gate: Arc<Gate>,
+    /// Of the snapshot by which it was served last.
+    generation: u64,
     /// When the first byte of the request at hand came.
     pub(super) head_began: Instant,
     /// Requests so far.
@@ -70,7 +72,16 @@ impl Http1 {
         gate: Arc<Gate>,
         place: Option<ClientPlace>,
     ) -> Self {
-        Self { down, client: Arc::new(client), listener, gate, head_began: Instant::now(), served: 0, place }
+        Self {
+            down,
+            client: Arc::new(client),
+            listener,
+            gate,
+            generation: 0,
+            head_began: Instant::now(),
+            served: 0,
+            place,
+        }
     }
 
     /// Serves request after request until the connection closes or becomes a tunnel. One that is `turned_away` is told so in
@@ -88,7 +99,10 @@ impl Http1 {
                         let mut record = self.record(&head, &self.sender(&head));
                         self.refuse(refusal, &head, &mut record, BodyFraming::UntilClose).await
                     }
-                    None => Request::new(&mut self, *head).answer().await,
+                    None => {
+                        let snapshot = self.adopt();
+                        Request::new(&mut self, *head).answer(&snapshot).await
+                    }
                 },
             };
             match next {
@@ -101,6 +115,20 @@ impl Http1 {
                 Next::Tunnel(established) => return Some(established.open(self)),
             }
         }
+    }
+
+    /// The configuration in force, whose listener is this connection's from now on: what a reload changed holds for the next
+    /// request. A connection stays with the listener that it has where there is none any more, or one by whose rules it could not
+    /// have been made.
+    fn adopt(&mut self) -> Arc<Snapshot> {
+        let current = self.gate.current.load_full();
+        if current.generation != self.generation {
+            self.generation = current.generation;
+            if let Some(listener) = current.successor_of(&self.listener) {
+                self.listener = Arc::clone(listener);
+            }
+        }
+        current
     }
 
     /// The record of an exchange that begins now.
@@ -118,6 +146,7 @@ impl Http1 {
         if !self.begins(is_turned_away).await {
             return Arrival::Quiet;
         }
+        self.adopt();
         self.head_began = Instant::now();
         let due = self.time_for_head(is_turned_away).map(|period| self.head_began + period);
         self.served += 1;
@@ -140,7 +169,7 @@ impl Http1 {
         // Whoever is only to be told that there is no room must not keep the place for that long.
         let idle = if is_turned_away { self.time_for_head(true) } else { keep_alive };
         let idle_until = idle.map(|period| Instant::now() + period);
-        let patience = patience(self.gate.drain.clone(), self.served == 0);
+        let patience = patience(self.listener.drain(), self.served == 0);
         let begins = async {
             loop {
                 while self.down.tail().starts_with(b"\r\n") {
@@ -211,7 +240,7 @@ impl Http1 {
 
     /// Whether the client and wsgate are willing to go on after this request.
     pub(super) fn wants_more(&self, head: &RequestHead) -> bool {
-        crate::proto::framing::persists(head.version, &head.headers) && !self.gate.drain.is_draining()
+        crate::proto::framing::persists(head.version, &head.headers) && !self.listener.is_draining()
     }
 
     /// Writes an answer of wsgate's own.

@@ -16,7 +16,7 @@ use crate::{
 
 impl Listener {
     /// Its certificates. Those that wsgate makes for development are not watched.
-    pub(crate) fn gauges(&self) -> ListenerGauges {
+    fn gauges(&self) -> ListenerGauges {
         let identities = match self.config.tls.as_ref().map(|tls| &tls.source) {
             Some(CertificateSource::Files(identities)) => identities.as_slice(),
             Some(CertificateSource::SelfSigned { .. }) | None => &[],
@@ -36,10 +36,11 @@ impl Listener {
 impl Gate {
     /// What its routes, pools and tunnels show.
     pub(crate) fn gauges(&self) -> Gauges {
-        let sum = self.totals.sum();
+        let (sum, snapshot) = (self.totals.sum(), self.current.load());
         Gauges {
-            routes: self.snapshot.routes.iter().map(Route::gauges).collect(),
-            upstreams: self.snapshot.pools.iter().map(|pool| of_pool(pool.view())).collect(),
+            listeners: snapshot.listeners.iter().map(|listener| listener.gauges()).collect(),
+            routes: snapshot.routes.iter().map(Route::gauges).collect(),
+            upstreams: snapshot.pools.iter().map(|pool| of_pool(pool.view())).collect(),
             from_clients: of_way(&sum.from_client),
             from_backends: of_way(&sum.from_backend),
             client_pings: of_pings(&sum.client_pings),

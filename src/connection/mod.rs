@@ -12,6 +12,7 @@ mod downstream;
 mod forward_auth;
 mod h1;
 mod introduction;
+mod listener;
 mod metrics;
 mod record;
 mod request;
@@ -29,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use socket2::SockRef;
 use tokio::time::Instant;
 
@@ -37,20 +39,23 @@ use crate::{
     auth::Verifier,
     buffered::{Buffered, Socket, Stream},
     ending::{Refusal, Side, TlsFailure},
-    lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermit, TlsPermits},
+    lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermits},
     telemetry::{AccessSink, Metrics},
     tls::{self, Acceptor},
     tunnel::{Totals, Tunnel},
     upstream::{Transport, TunnelLease},
 };
 
-pub use self::snapshot::{Listener, PoolError, Snapshot, TlsSetupError};
+pub use self::{
+    listener::{BoundAddress, Listener, TlsSetupError},
+    snapshot::{SetUpError, Setting, Snapshot},
+};
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Gate {
-    /// Routes and pools.
-    pub snapshot: Arc<Snapshot>,
+    /// The configuration in force.
+    pub current: ArcSwap<Snapshot>,
     /// The drain signal.
     pub drain: Drain,
     /// Where access records go.
@@ -65,8 +70,13 @@ pub struct Gate {
     pub totals: Arc<Totals>,
     /// Tunnels are listed, so that each keeps what is told of it.
     pub lists_tunnels: AtomicBool,
+}
+
+impl Gate {
     /// Query parameters whose values are masked in logs.
-    pub redact: Arc<[String]>,
+    fn redact(&self) -> Arc<[String]> {
+        Arc::clone(&self.current.load().redact)
+    }
 }
 
 /// The task of one downstream connection.
@@ -124,7 +134,6 @@ impl Connection {
         listener: Arc<Listener>,
         gate: Arc<Gate>,
         permit: Permit,
-        tls_permit: Option<TlsPermit>,
         entrance: Option<Entrance>,
     ) -> Self {
         let is_overload = permit.is_overload();
@@ -133,7 +142,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = drain.shutdown() => None,
-                tunnel = set_up(socket, listener, gate, tls_permit, is_overload, entrance) => tunnel,
+                tunnel = set_up(socket, listener, gate, is_overload, entrance) => tunnel,
             }
         };
         Self { state: State::SetUp(Box::pin(set_up)), _permit: permit }
@@ -269,12 +278,9 @@ async fn set_up(
     socket: Accepted,
     listener: Arc<Listener>,
     gate: Arc<Gate>,
-    tls_permit: Option<TlsPermit>,
     is_overload: bool,
     entrance: Option<Entrance>,
 ) -> Option<OpenTunnel> {
-    // It goes back until the client begins its TLS handshake.
-    drop(tls_permit);
     // Only a client that is gone already, or a process without file descriptors, fails here.
     let (mut socket, peer) =
         socket.register().inspect_err(|error| tracing::debug!(%error, "socket lost")).ok()?;
@@ -285,8 +291,8 @@ async fn set_up(
         record::tls_failure(&gate, &listener, &client, &failure);
         return None;
     }
-    let is_proxy = client.is_among(&listener.config.trusted_proxies);
-    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(client.ip(), is_proxy)) {
+    let counted = client.ip().filter(|_| !client.is_among(listener.trusted_proxies()));
+    let (place, turned_away) = match entrance.unwrap_or_else(|| listener.enter(counted)) {
         Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
         Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
         Entrance::Cut => {

@@ -68,6 +68,7 @@ impl ExchangeRecord {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
         let request_id: Arc<str> =
             told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
+        let redact = gate.redact();
         let trace = request.and_then(|(head, _)| Trace::told(&head.headers));
         let trace = trace.unwrap_or_else(|| Trace::begin(rand::random(), rand::random()));
         let is_kept = gate.access.is_on() || gate.lists_tunnels.load(Ordering::Relaxed);
@@ -79,7 +80,7 @@ impl ExchangeRecord {
                 record.request_id = (&*request_id).into();
                 record.trace_id = Some(trace.id());
                 record.method = head.method.as_str().into();
-                record.target = mask_target(&head.target, &gate.redact).into();
+                record.target = mask_target(&head.target, &redact).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
@@ -98,7 +99,7 @@ impl ExchangeRecord {
             is_finished: false,
             request_id,
             trace,
-            redact: Arc::clone(&gate.redact),
+            redact,
             began,
             phase,
             asks: false,

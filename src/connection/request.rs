@@ -12,7 +12,7 @@ use super::{
     h1::{Http1, Next},
     record::ExchangeRecord,
     sender::Sender,
-    snapshot::Route,
+    snapshot::{Route, Snapshot},
     upgrade,
 };
 use crate::{
@@ -81,9 +81,9 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Finds who answers, and sees the answer through.
-    pub(super) async fn answer(mut self) -> Next {
-        match self.find_and_answer().await {
+    /// Finds who answers by this configuration, and sees the answer through.
+    pub(super) async fn answer(mut self, snapshot: &Snapshot) -> Next {
+        match self.find_and_answer(snapshot).await {
             Ok(next) => next,
             Err(refusal) => self.refuse(&refusal).await,
         }
@@ -95,7 +95,7 @@ impl<'a> Request<'a> {
         self.connection.refuse(refusal, &self.head, &mut self.record, body).await
     }
 
-    async fn find_and_answer(&mut self) -> Result<Next, Refusal> {
+    async fn find_and_answer(&mut self, snapshot: &Snapshot) -> Result<Next, Refusal> {
         let ask = self.parse()?;
         self.enter()?;
         if let Some(port) = self.connection.listener.config.redirect_https
@@ -105,8 +105,6 @@ impl<'a> Request<'a> {
             let answer = Answer::redirect(308, &location).map_err(bad_config)?;
             return Ok(self.send(answer).await);
         }
-        let gate = Arc::clone(&self.connection.gate);
-        let snapshot = &*gate.snapshot;
         let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
         {
             Found::Route(place) => &snapshot.routes[place],
@@ -136,7 +134,7 @@ impl<'a> Request<'a> {
                     pool: &snapshot.pools[*place],
                     asked: &ask.target,
                     target: upstream_target(&ask.target, route),
-                    metrics: gate.metrics.upstream(snapshot.pools[*place].name()),
+                    metrics: self.connection.gate.metrics.upstream(snapshot.pools[*place].name()),
                 };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
@@ -168,7 +166,7 @@ impl<'a> Request<'a> {
         if self.is_offer {
             self.record.offers();
         }
-        if self.is_offer && self.connection.gate.drain.is_draining() {
+        if self.is_offer && self.connection.listener.is_draining() {
             return Err(Refusal::Draining);
         }
         Ok(Ask { target, offer })
@@ -177,16 +175,16 @@ impl<'a> Request<'a> {
     /// Counts it for its client. A connection counts by itself, but one of a trusted proxy has the requests of many clients.
     fn enter(&mut self) -> Result<(), Refusal> {
         let listener = &self.connection.listener;
-        let ip = self.sender.ip;
         // What a proxy asks for itself, as for its health checks, is no client's.
-        let is_proxy = self.sender.is_proxied() && listener.config.trusted_proxies.contains(ip);
+        let is_of_proxy = |ip| self.sender.is_proxied() && listener.trusted_proxies().contains(Some(ip));
+        let counted = self.sender.ip.filter(|&ip| !is_of_proxy(ip));
         if self.sender.is_proxied() {
-            match listener.enter(ip, is_proxy) {
+            match listener.enter(counted) {
                 Entrance::Open(place) => self.taken.client = place,
                 Entrance::Refused(_) | Entrance::Cut => return Err(Refusal::PerIpLimit),
             }
         }
-        if self.is_offer { listener.take_handshake(ip, is_proxy) } else { Ok(()) }
+        if self.is_offer { listener.take_handshake(counted) } else { Ok(()) }
     }
 
     /// The places that stay taken when it becomes a tunnel, its connection's among them; a box only where there are some.
@@ -257,9 +255,7 @@ impl<'a> Request<'a> {
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
-                Ok(head) => {
-                    exchange.relay(&head, persists && !self.connection.gate.drain.is_draining()).await
-                }
+                Ok(head) => exchange.relay(&head, persists && !self.connection.listener.is_draining()).await,
                 Err(refusal)
                     if connected.reused
                         && exchange.may_send_again(&refusal)

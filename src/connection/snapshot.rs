@@ -1,32 +1,47 @@
 //! What a connection is served by: all that a reload will swap, built whole from a [`Config`].
 
-use std::{
-    net::IpAddr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use super::{Accepted, Gate, metrics::RouteWitness};
+use super::{
+    Gate,
+    listener::{BoundAddress, Listener, TlsSetupError},
+    metrics::RouteWitness,
+};
 use crate::{
     auth::Users,
-    config::{self, CertificateSource, Config, Frames, Identity, ListenAddress},
+    config::{self, Config, Frames, ListenAddress, OnRemoved},
     ending::Refusal,
-    lifecycle::{ClientRates, Clients, DrainHandle, Entrance, Permit, Places},
-    proto::{forward::HeaderEdits, head::HeadLimits},
+    lifecycle::{DrainHandle, Permit, Places},
+    proto::forward::HeaderEdits,
     route::{Matcher, RouteTable},
-    telemetry::{Metrics, Permitted, RateLimited, RouteGauges},
-    tls::{self, Acceptor, development},
+    telemetry::{Metrics, Permitted, RouteGauges},
+    tls,
     tunnel::{self, Terms, Totals},
     upstream::{Pool, Surroundings},
 };
 
+/// What all configurations of a process have in common.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// What pools and routes know of the process.
+    pub place: Surroundings,
+    /// What all tunnels carry.
+    pub totals: &'a Arc<Totals>,
+    /// What is counted.
+    pub metrics: &'a Arc<Metrics>,
+}
+
 /// Routes, pools and listeners of one configuration. Immutable; what changes behind it counts for itself.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// How many there have been, this one included.
+    pub generation: u64,
+    /// What it was built from.
+    pub config: Arc<Config>,
+    /// In the order of the file.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Query parameters whose values are masked in logs.
+    pub(super) redact: Arc<[String]>,
     /// Finds the place in `routes`.
     pub(super) table: RouteTable,
     pub(super) routes: Vec<Route>,
@@ -46,37 +61,58 @@ pub(super) struct Route {
     pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
     terms: Vec<Arc<Terms>>,
-    /// Orders its tunnels to leave, when it is changed or removed.
-    pub(super) leave: DrainHandle,
+    /// Orders its tunnels to leave.
+    leave: Arc<DrainHandle>,
     /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
     tunnels: Option<Arc<Places>>,
 }
 
 impl Route {
+    /// The route that `config` describes. Of one of the same name `before`, it takes over who has proven himself, the tunnels
+    /// that count and, unless they are to leave, the order to leave.
     fn new(
         config: &config::Route,
         listeners: &[config::Listener],
-        place: &Surroundings,
-        totals: &Arc<Totals>,
-        metrics: &Arc<Metrics>,
+        setting: &Setting<'_>,
+        before: Option<&Self>,
     ) -> Self {
+        let Setting { place, totals, metrics } = setting;
         let mut writes: Vec<_> = listeners.iter().map(|listener| listener.timeout.write).collect();
         writes.sort_unstable();
         writes.dedup();
-        let leave = place.drain.part(place.drain_spread);
+        let stays = before.filter(|before| !ends_tunnels(&before.config, Some(config)));
+        let leave = match stays {
+            Some(before) => Arc::clone(&before.leave),
+            None => Arc::new(place.drain.part(place.drain_spread)),
+        };
         let terms = writes.into_iter().map(|write| Arc::new(terms(config, write, &leave, totals, metrics)));
         let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
+        let known = before.filter(|before| config.has_same_users(&before.config));
+        let known = known.and_then(|before| before.users.clone());
+        let tunnels = before.and_then(|before| before.tunnels.clone());
         let mut trailers = config.request_headers.clone();
         trailers.remove.extend_from_slice(config.copied_headers());
         Self {
             name: config.name.as_str().into(),
-            users: users.map(|file| Arc::new(Users::new(file))),
+            users: users.map(|file| known.unwrap_or_else(|| Arc::new(Users::new(file)))),
             about_request: config.request_headers.about_request(),
             trailers,
             terms: terms.collect(),
             leave,
-            tunnels: config.max_tunnels.map(|most| Places::new(most.get())),
+            tunnels: config.max_tunnels.map(|most| tunnels.unwrap_or_else(|| Places::new(most.get()))),
             config: config.clone(),
+        }
+    }
+
+    /// Gives way to the route of the same name in the configuration that is in force now; to none if there is none.
+    fn retire(&self, now: Option<&Self>, place: &Surroundings) {
+        if let Some((tunnels, most)) = now.and_then(|now| now.tunnels.as_ref().zip(now.config.max_tunnels)) {
+            tunnels.resize(most.get());
+        }
+        if ends_tunnels(&self.config, now.map(|now| &now.config)) {
+            let on_reload = now.unwrap_or(self).config.websocket.on_reload;
+            let is_hurried = on_reload == OnRemoved::Close;
+            self.leave.drain_over(if is_hurried { Duration::ZERO } else { place.drain_spread });
         }
     }
 
@@ -102,77 +138,99 @@ impl Route {
     }
 }
 
-/// A listener's side of its connections.
-#[derive(Debug)]
-pub struct Listener {
-    /// Its address as configured, for logs.
-    pub label: Arc<str>,
-    /// `None` speaks plain HTTP.
-    pub(super) acceptor: Option<Acceptor>,
-    pub(super) config: config::Listener,
-    /// The port that clients connect to; `None` on a unix socket.
-    pub(super) port: Option<u16>,
-    pub(super) head_limits: HeadLimits,
-    /// The value of Strict-Transport-Security.
-    pub(super) hsts: Option<String>,
-    /// `max_connections_per_ip`.
-    clients: Option<Clients>,
-    /// `handshake_rate_per_ip`.
-    handshakes: Option<ClientRates>,
-    cut: AtomicU64,
-    cuts: RateLimited,
-}
-
-/// Why a listener's TLS can't be set up.
+/// Why a configuration can't be put in force here.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsSetupError {
-    /// The development certificate.
-    #[error("development certificate")]
-    Development(#[from] development::CertError),
-    /// rustls.
-    #[error("TLS")]
-    Rustls(#[from] rustls::Error),
-}
-
-/// Why a pool can't be set up.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up the TLS of upstream {name}")]
-pub struct PoolError {
-    name: String,
-    source: tls::ConnectorError,
-}
-
-fn pool(config: &config::Upstream, place: &Surroundings) -> Result<Pool, PoolError> {
-    Pool::new(config, place).map_err(|source| PoolError { name: config.name.clone(), source })
+pub enum SetUpError {
+    /// A listener's TLS.
+    #[error("cannot set up the TLS of {address}")]
+    Tls {
+        /// The listener.
+        address: ListenAddress,
+        /// Why.
+        #[source]
+        source: TlsSetupError,
+    },
+    /// A pool's.
+    #[error("cannot set up the TLS of upstream {name}")]
+    Pool {
+        /// The upstream.
+        name: String,
+        /// Why.
+        #[source]
+        source: tls::ConnectorError,
+    },
 }
 
 impl Snapshot {
-    /// The snapshot that `config` describes, at this place. What its tunnels carry is counted in `totals`, and they themselves in
-    /// `metrics`.
+    /// The snapshot that `config` describes, at this place. Its listeners are at these addresses, one for each.
+    ///
+    /// What goes on of the snapshot `before` is taken over, and nothing of that is changed yet: that is for [`Self::succeed`].
     pub fn new(
-        config: &Config,
-        place: &Surroundings,
-        totals: &Arc<Totals>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, PoolError> {
+        config: Arc<Config>,
+        bound: Vec<Arc<BoundAddress>>,
+        setting: &Setting<'_>,
+        before: Option<&Self>,
+    ) -> Result<Self, SetUpError> {
+        let place = &setting.place;
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
             subprotocol: route.subprotocol.clone(),
             kind: route.kind,
         });
-        let listeners = &config.listeners;
-        let routes = config.routes.iter().map(|route| Route::new(route, listeners, place, totals, metrics));
+        let listeners = config.listeners.iter().zip(bound);
+        let listeners = listeners.map(|(listener, bound)| set_up_listener(listener, bound, place, before));
+        let route = |route: &config::Route| {
+            let before = before.and_then(|before| before.route(&route.name));
+            Route::new(route, &config.listeners, setting, before)
+        };
+        let pools = config.upstreams.iter().map(|upstream| set_up_pool(upstream, place, before));
         Ok(Self {
+            generation: before.map_or(1, |before| before.generation + 1),
             table: RouteTable::new(matchers.collect()),
-            routes: routes.collect(),
-            pools: config.upstreams.iter().map(|upstream| pool(upstream, place)).collect::<Result<_, _>>()?,
+            routes: config.routes.iter().map(route).collect(),
+            pools: pools.collect::<Result<_, _>>()?,
+            listeners: listeners.collect::<Result<_, _>>()?,
+            redact: config.log.redact.clone().into(),
+            config,
         })
     }
 
-    /// Whether passwords have to be checked.
-    pub fn has_users(&self) -> bool {
-        self.routes.iter().any(|route| route.users.is_some())
+    /// Takes over from the snapshot `before`, now that this one is in force: bounds change, what left is told so, and tunnels go
+    /// as their routes say.
+    pub fn succeed(&self, before: &Self, place: &Surroundings) {
+        for listener in &self.listeners {
+            let same = before.listeners.iter().find(|before| before.is_at(&listener.bound));
+            if let Some(before) = same.filter(|before| !Arc::ptr_eq(before, listener)) {
+                listener.succeed(before);
+            }
+        }
+        for route in &before.routes {
+            route.retire(self.route(&route.name), place);
+        }
+        for pool in &before.pools {
+            pool.retire(self.pool(pool.name()));
+        }
+    }
+
+    /// The listener at this address; `None` where there is none any more.
+    pub fn listener_at(&self, bound: &BoundAddress) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.is_at(bound))
+    }
+
+    /// The listener by whose rules a connection of `listener` goes on, if that is another one.
+    pub(super) fn successor_of(&self, listener: &Arc<Listener>) -> Option<&Arc<Listener>> {
+        let now = self.listener_at(&listener.bound)?;
+        (!Arc::ptr_eq(now, listener) && now.may_serve_connections_of(listener)).then_some(now)
+    }
+
+    fn route(&self, name: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| *route.name == *name)
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name() == name)
     }
 
     /// The pools, for their counts.
@@ -187,114 +245,36 @@ impl Snapshot {
     }
 }
 
-impl Listener {
-    /// The listener that `config` describes, bound to `port`. Makes the development certificate where one is asked for.
-    pub fn new(config: &config::Listener, port: Option<u16>) -> Result<Self, TlsSetupError> {
-        let label = match &config.address {
-            ListenAddress::Inet(address) => address.to_string(),
-            ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-        };
-        let limits = config.limits;
-        Ok(Self {
-            label: label.into(),
-            acceptor: config.tls.as_ref().map(acceptor).transpose()?,
-            config: config.clone(),
-            port,
-            head_limits: HeadLimits {
-                bytes: limits.request_head,
-                headers: limits.header_count,
-                target: limits.target,
-            },
-            hsts: config
-                .tls
-                .as_ref()
-                .and_then(|tls| tls.hsts)
-                .map(|max_age| format!("max-age={}", max_age.as_secs())),
-            clients: config.max_connections_per_ip.map(Clients::new),
-            handshakes: config.handshake_rate_per_ip.map(|rate| ClientRates::new(rate.count, rate.period)),
-            cut: AtomicU64::new(0),
-            cuts: RateLimited::new(tracing::Level::WARN, "far over max_connections_per_ip"),
-        })
-    }
+/// Whether the tunnels of a route are to end, as this is what has become of it. What changed, or that it has gone, is no reason
+/// by itself: the newest `on_reload` says what follows of it.
+fn ends_tunnels(route: &config::Route, now: Option<&config::Route>) -> bool {
+    let is_same = now.is_some_and(|now| now.is_same(route));
+    !is_same && now.unwrap_or(route).websocket.on_reload != OnRemoved::Keep
 }
 
-impl Listener {
-    /// What becomes of one more of the client with this address: a connection, or a request that a trusted proxy brings.
-    /// Proxies that are believed are not counted, nor is who has no address.
-    pub(super) fn enter(&self, ip: Option<IpAddr>, is_proxy: bool) -> Entrance {
-        match (&self.clients, ip) {
-            (Some(clients), Some(ip)) if !is_proxy => clients.enter(ip),
-            _ => Entrance::Open(None),
-        }
-    }
-
-    /// How long a client may take for what stands before its first request.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let timeout = self.config.timeout;
-        if self.speaks_tls() { timeout.tls_handshake } else { timeout.request_head }
-    }
-
-    /// [`Self::enter`] for a connection that was accepted just now; `None` where it has yet to say whose it is.
-    pub(crate) fn enter_accepted(&self, socket: &Accepted) -> Option<Entrance> {
-        let ip = socket.ip();
-        self.config.proxy_protocol.is_none().then(|| self.enter(ip, self.config.trusted_proxies.contains(ip)))
-    }
-
-    /// Takes a handshake of the client with this address out of what its rate allows (rule W15).
-    pub(super) fn take_handshake(&self, ip: Option<IpAddr>, is_proxy: bool) -> Result<(), Refusal> {
-        match (&self.handshakes, ip) {
-            (Some(rates), Some(ip)) if !is_proxy => {
-                rates.take(ip, Instant::now()).map_err(|wait| Refusal::HandshakeRate { wait })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Notes that a connection of this client is cut without an answer.
-    pub(crate) fn note_cut(&self, ip: Option<IpAddr>) {
-        self.cut.fetch_add(1, Ordering::Relaxed);
-        let address = &self.label;
-        let client = ip.map(tracing::field::display);
-        self.cuts.warn(|skipped| {
-            tracing::warn!(%address, client, skipped, "far over max_connections_per_ip: cut without an answer");
-        });
-    }
-
-    /// Connections that were cut without an answer so far.
-    pub fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
-    }
-
-    /// Places of clients that are taken, those of refusals among them.
-    pub fn client_places(&self) -> usize {
-        self.clients.as_ref().map_or(0, Clients::in_use)
-    }
-
-    /// Whether a TLS handshake comes first.
-    pub fn speaks_tls(&self) -> bool {
-        self.acceptor.is_some()
-    }
-}
-
-fn acceptor(tls: &config::Tls) -> Result<Acceptor, TlsSetupError> {
-    let made;
-    let identities = match &tls.source {
-        CertificateSource::Files(identities) => identities,
-        CertificateSource::SelfSigned { names, folder } => {
-            made = [development_identity(names, folder)?];
-            made.as_slice()
-        }
+fn set_up_listener(
+    config: &config::Listener,
+    bound: Arc<BoundAddress>,
+    place: &Surroundings,
+    before: Option<&Snapshot>,
+) -> Result<Arc<Listener>, SetUpError> {
+    let made = match before.and_then(|before| before.listener_at(&bound)) {
+        Some(before) => before.successor(config, &place.drain),
+        None => Listener::new(config, bound, &place.drain).map(Arc::new),
     };
-    Ok(tls::acceptor(identities, tls.min_version, tls.client_auth.as_ref(), &tls::Tickets::new()?)?)
+    made.map_err(|source| SetUpError::Tls { address: config.address.clone(), source })
 }
 
-fn development_identity(names: &[String], folder: &Path) -> Result<Identity, TlsSetupError> {
-    let issued = development::for_listener(names, folder)?;
-    tracing::warn!("{issued}");
-    for key in &issued.exposed_keys {
-        tracing::warn!("{} can be read by others", key.display());
-    }
-    Ok(issued.identity)
+fn set_up_pool(
+    config: &config::Upstream,
+    place: &Surroundings,
+    before: Option<&Snapshot>,
+) -> Result<Pool, SetUpError> {
+    let made = match before.and_then(|before| before.pool(&config.name)) {
+        Some(before) => before.succeed(config, place),
+        None => Pool::new(config, place),
+    };
+    made.map_err(|source| SetUpError::Pool { name: config.name.clone(), source })
 }
 
 fn terms(

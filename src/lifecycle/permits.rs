@@ -232,6 +232,11 @@ impl TlsPermits {
         TlsPermit { _permit: self.handshakes.take().await }
     }
 
+    /// Waits until there is one to be had.
+    pub async fn available(&self) {
+        drop(self.acquire().await);
+    }
+
     /// Waits until a permit is wanted for which nobody else gives way. Whoever called this then gives its own back.
     pub async fn wanted(&self) {
         match self.crowd.waiting.acquire().await {

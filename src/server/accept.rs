@@ -1,20 +1,27 @@
 //! Accepting: sockets to the worker with the fewest open ones.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, UnixListener},
+    sync::oneshot,
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
-    bind::{Listening, UnixPath},
+    bind::{BindError, Listening, UnixPath},
     worker::WorkerHandle,
 };
 use crate::{
-    connection::{Accepted, Connection, Gate, Listener},
-    lifecycle::{Entrance, Permits, Tracker},
+    connection::{Accepted, BoundAddress, Connection, Gate, Listener},
+    lifecycle::{Entrance, Permits},
     telemetry::RateLimited,
 };
 
@@ -22,11 +29,33 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A bound socket and what is known of its listener.
+/// How long connections that wait in the kernel's queue are taken out of it before a socket is closed.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A listening socket and its place.
 #[derive(Debug)]
 pub(super) struct Bound {
-    pub(super) socket: Listening,
-    pub(super) listener: Arc<Listener>,
+    pub(super) socket: Socket,
+    pub(super) at: Arc<BoundAddress>,
+}
+
+impl Bound {
+    /// A socket that was bound just now, to be watched by the runtime that has been entered.
+    pub(super) fn new(socket: Listening) -> Result<Self, BindError> {
+        let address = socket.address();
+        let socket =
+            Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
+        Ok(Self { socket, at: BoundAddress::new(address) })
+    }
+}
+
+/// What a reload changes for the thread that accepts.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) added: Vec<Bound>,
+    pub(super) removed: Vec<Arc<BoundAddress>>,
+    /// Dropped when those that were removed are closed.
+    pub(super) closing: mpsc::Sender<()>,
 }
 
 /// Accepts for all listeners.
@@ -35,17 +64,18 @@ pub(super) struct Acceptor {
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Permits,
     pub(super) workers: Vec<WorkerHandle>,
-    pub(super) open: Tracker,
 }
 
 /// A listening socket that a runtime watches.
-enum Socket {
+#[derive(Debug)]
+pub(super) enum Socket {
     Tcp(TcpListener),
     /// The file goes first: once nobody listens on it, a successor may take its place.
-    Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
+    Unix(UnixPath, UnixListener),
 }
 
 impl Socket {
+    /// Has the runtime watch it that has been entered.
     fn register(listening: Listening) -> io::Result<Self> {
         Ok(match listening {
             Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
@@ -66,37 +96,86 @@ impl Socket {
             }
         }
     }
+
+    /// [`Self::accept`] that waits for nothing: an empty queue is `WouldBlock`. It asks the kernel, as the runtime may not have
+    /// heard yet of who came just now.
+    fn accept_queued(&self) -> io::Result<Accepted> {
+        let listener = match self {
+            Self::Tcp(listener) => SockRef::from(listener),
+            Self::Unix(_, listener) => SockRef::from(listener),
+        };
+        let (stream, address) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(match address.as_socket() {
+            Some(address) => Accepted::Tcp(stream.into(), address),
+            None => Accepted::Unix(stream.into()),
+        })
+    }
+
+    /// Sees to it that nobody new finds it, where that is possible before it is closed.
+    fn hide(&self) {
+        match self {
+            Self::Tcp(_) => {}
+            Self::Unix(path, _) => path.remove(),
+        }
+    }
+}
+
+/// The tasks that accept, one for each socket.
+#[derive(Debug)]
+struct Accepting {
+    acceptor: Arc<Acceptor>,
+    tasks: JoinSet<()>,
+    /// What tells each of them to end.
+    ends: Vec<(Arc<BoundAddress>, oneshot::Sender<mpsc::Sender<()>>)>,
 }
 
 impl Acceptor {
-    /// Accepts until the drain begins, then closes the listening sockets.
-    pub(super) async fn run(self, bound: Vec<Bound>) -> io::Result<()> {
-        let acceptor = Arc::new(self);
-        let mut listeners = JoinSet::new();
-        for Bound { socket, listener } in bound {
-            let (acceptor, socket) = (Arc::clone(&acceptor), Socket::register(socket)?);
-            listeners.spawn(async move { acceptor.accept_all(&socket, &listener).await });
-        }
-        tokio::select! {
-            () = acceptor.gate.drain.draining() => {}
-            // A listener never ends by itself: it panicked, which is a defect.
-            _ = listeners.join_next() => {
-                return Err(io::Error::other("a listener ended"));
+    /// Accepts until the drain begins, then takes what waits and closes the listening sockets (rule B9).
+    pub(super) async fn run(
+        self,
+        bound: Vec<Bound>,
+        mut changes: tokio::sync::mpsc::UnboundedReceiver<Change>,
+    ) -> io::Result<()> {
+        let drain = self.gate.drain.clone();
+        let mut accepting = Accepting { acceptor: Arc::new(self), tasks: JoinSet::new(), ends: Vec::new() };
+        accepting.begin(bound);
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.draining() => break,
+                Some(change) = changes.recv() => {
+                    accepting.begin(change.added);
+                    accepting.end(|at| change.removed.iter().any(|removed| Arc::ptr_eq(removed, at)), &change.closing);
+                }
+                ended = accepting.tasks.join_next() => {
+                    // None ends but those that were told to: it panicked, which is a defect.
+                    if !matches!(ended, Some(Ok(()))) {
+                        return Err(io::Error::other("a listener ended"));
+                    }
+                }
             }
         }
-        listeners.shutdown().await;
+        accepting.end(|_| true, &mpsc::channel().0);
+        while accepting.tasks.join_next().await.is_some() {}
         Ok(())
     }
 
-    /// Accepts for ever; no error of `accept` ends it (rule S3).
-    async fn accept_all(&self, socket: &Socket, listener: &Arc<Listener>) {
+    /// Accepts until it is told to end; no error of `accept` ends it before (rule S3).
+    async fn accept_all(&self, socket: Socket, at: &BoundAddress, mut listener: Arc<Listener>, end: Ended) {
         let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
-        loop {
-            match socket.accept().await {
+        let mut end = std::pin::pin!(end);
+        let _closing = loop {
+            let accepted = tokio::select! {
+                biased;
+                closing = &mut end => break closing,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
                 Ok(accepted) => {
                     pause = PAUSE;
-                    self.admit(accepted, listener).await;
+                    self.admit(accepted, at, &mut listener).await;
                 }
                 Err(error) => {
                     let address = &listener.label;
@@ -108,12 +187,30 @@ impl Acceptor {
                     }
                 }
             }
+        };
+        socket.hide();
+        // There may be no permits for all of them.
+        let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener)).await;
+    }
+
+    /// Accepts what the kernel has established already. To close over it would reset it.
+    async fn accept_rest(&self, socket: &Socket, at: &BoundAddress, listener: &mut Arc<Listener>) {
+        loop {
+            match socket.accept_queued() {
+                Ok(accepted) => self.admit(accepted, at, listener).await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || is_of_one_connection(&error) => {}
+                Err(_) => return,
+            }
         }
     }
 
     /// Waits for the permits of a connection, while those behind it wait in the kernel's queue (rule S2), and hands it to the
-    /// worker with the fewest. A flood of one client's does not get so far.
-    async fn admit(&self, accepted: Accepted, listener: &Arc<Listener>) {
+    /// worker with the fewest. A flood of one client's does not get so far. It goes by the newest rules for its address, which
+    /// are kept in `listener` for when there are none any more.
+    async fn admit(&self, accepted: Accepted, at: &BoundAddress, listener: &mut Arc<Listener>) {
+        if let Some(newest) = self.gate.current.load().listener_at(at) {
+            listener.clone_from(newest);
+        }
         let entrance = listener.enter_accepted(&accepted);
         if let Some(Entrance::Cut) = entrance {
             let metrics = &self.gate.metrics;
@@ -125,13 +222,39 @@ impl Acceptor {
             return;
         }
         let permit = self.permits.acquire().await;
-        let tls_permit =
-            if listener.speaks_tls() { Some(self.gate.tls_permits.acquire().await) } else { None };
+        if listener.speaks_tls() {
+            self.gate.tls_permits.available().await;
+        }
         self.gate.metrics.accepted(&listener.label);
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
-        let connection = Connection::new(accepted, listener, gate, permit, tls_permit, entrance);
+        let connection = Connection::new(accepted, listener, gate, permit, entrance);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.spawn(connection);
+        }
+    }
+}
+
+/// Told to a task that is to end.
+type Ended = oneshot::Receiver<mpsc::Sender<()>>;
+
+impl Accepting {
+    /// Accepts from these too, as far as the configuration in force knows them.
+    fn begin(&mut self, bound: Vec<Bound>) {
+        for Bound { socket, at } in bound {
+            let snapshot = self.acceptor.gate.current.load();
+            let Some(listener) = snapshot.listener_at(&at).cloned() else { continue };
+            let (end, ended) = oneshot::channel();
+            self.ends.push((Arc::clone(&at), end));
+            let acceptor = Arc::clone(&self.acceptor);
+            self.tasks.spawn(async move { acceptor.accept_all(socket, &at, listener, ended).await });
+        }
+    }
+
+    /// Has those end that are meant. Each drops its `closing` when its socket is closed.
+    fn end(&mut self, is_meant: impl Fn(&Arc<BoundAddress>) -> bool, closing: &mpsc::Sender<()>) {
+        for (_, end) in self.ends.extract_if(.., |(at, _)| is_meant(at)) {
+            // One that panicked has ended.
+            let _ = end.send(closing.clone());
         }
     }
 }
@@ -158,51 +281,25 @@ mod tests {
     use tokio::runtime::Builder;
 
     use super::*;
-    use crate::{
-        auth::Verifier,
-        connection::Snapshot,
-        lifecycle::{Drain, DrainHandle, TlsPermits},
-        telemetry::AccessSink,
-        tunnel::Totals,
-    };
-
-    fn acceptor() -> (Acceptor, DrainHandle, Arc<Listener>) {
-        let config = crate::server::tests::config();
-        let (order, drain) = Drain::new(Duration::ZERO);
-        let place = crate::upstream::Surroundings {
-            workers: 1,
-            drain: drain.clone(),
-            drain_spread: std::time::Duration::ZERO,
-        };
-        let totals = Arc::new(Totals::new(1));
-        let gate = Arc::new(Gate {
-            snapshot: Arc::new(Snapshot::new(&config, &place, &totals, &Arc::default()).unwrap()),
-            drain,
-            access: AccessSink::memory().0,
-            metrics: Arc::default(),
-            lists_tunnels: false.into(),
-            totals,
-            tls_permits: TlsPermits::new(1),
-            verifier: Verifier::default(),
-            redact: Arc::new([]),
-        });
-        let acceptor = Acceptor { gate, permits: Permits::new(1), workers: Vec::new(), open: Tracker::new() };
-        (acceptor, order, Arc::new(Listener::new(&config.listeners[0], None).unwrap()))
-    }
 
     /// A socket of which nothing can be accepted, as it does not listen.
-    fn deaf() -> Listening {
+    fn deaf() -> Socket {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Listening::Tcp(socket.into())
+        Socket::Tcp(TcpListener::from_std(socket.into()).unwrap())
     }
 
     #[test]
     fn s3_a_listener_that_panics_ends_the_accepting_with_an_error() {
-        let (acceptor, _order, listener) = acceptor();
+        let (gate, _order) = crate::server::tests::gate();
+        let acceptor = Acceptor { permits: Permits::new(1), workers: Vec::new(), gate: Arc::clone(&gate) };
         // Without a clock, the pause after a failed accept panics.
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
-        let ended = runtime.block_on(acceptor.run(vec![Bound { socket: deaf(), listener }]));
+        let ended = runtime.block_on(async {
+            let at = Arc::clone(&gate.current.load().listeners[0].bound);
+            let (_changes, changed) = tokio::sync::mpsc::unbounded_channel();
+            acceptor.run(vec![Bound { socket: deaf(), at }], changed).await
+        });
         assert_eq!(ended.unwrap_err().to_string(), "a listener ended");
     }
 }

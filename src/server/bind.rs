@@ -8,6 +8,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -37,12 +38,28 @@ pub(super) enum Listening {
 
 /// The file of a unix socket; removed on drop.
 #[derive(Debug)]
-pub(super) struct UnixPath(PathBuf);
+pub(super) struct UnixPath {
+    path: PathBuf,
+    is_removed: AtomicBool,
+}
+
+impl UnixPath {
+    fn new(path: PathBuf) -> Self {
+        Self { path, is_removed: AtomicBool::new(false) }
+    }
+
+    /// Removes the file, once: another socket may have one at this path by then.
+    pub(super) fn remove(&self) {
+        if !self.is_removed.swap(true, Ordering::AcqRel) {
+            // If somebody else removed it, it is gone, which is what was wanted.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        // If somebody else removed it, it is gone, which is what was wanted.
-        let _ = fs::remove_file(&self.0);
+        self.remove();
     }
 }
 
@@ -53,15 +70,7 @@ impl Listening {
             Self::Tcp(listener) => {
                 ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
-            Self::Unix(_, path) => ListenAddress::Unix(path.0.clone()),
-        }
-    }
-
-    /// Its port, if it has one.
-    pub(super) fn port(&self) -> Option<u16> {
-        match self.address() {
-            ListenAddress::Inet(address) => Some(address.port()),
-            ListenAddress::Unix(_) => None,
+            Self::Unix(_, path) => ListenAddress::Unix(path.path.clone()),
         }
     }
 }
@@ -71,7 +80,7 @@ pub(super) fn bind(address: &ListenAddress) -> Result<Listening, BindError> {
     let bound = match address {
         ListenAddress::Inet(address) => bind_tcp(*address).map(Listening::Tcp),
         ListenAddress::Unix(path) => {
-            bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath(path.clone())))
+            bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath::new(path.clone())))
         }
     };
     bound.map_err(|source| BindError { address: address.clone(), source })

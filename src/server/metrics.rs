@@ -1,20 +1,13 @@
 //! What `/metrics` tells: what was counted, and what is there at the moment.
 
-use std::sync::Arc;
-
 use crate::{
-    connection::{Gate, Listener},
+    connection::Gate,
     lifecycle::{DrainHandle, Permits},
     telemetry::{Gauges, Permitted},
 };
 
 /// All of it, as `OpenMetrics` text.
-pub(super) fn encode(
-    gate: &Gate,
-    permits: &Permits,
-    listeners: &[Arc<Listener>],
-    order: &DrainHandle,
-) -> String {
+pub(super) fn encode(gate: &Gate, permits: &Permits, order: &DrainHandle) -> String {
     let draining = gate.drain.is_draining();
     gate.metrics.encode(Gauges {
         connections: Permitted { open: permits.in_use(), most: permits.total() },
@@ -22,7 +15,6 @@ pub(super) fn encode(
         passwords_waiting: gate.verifier.waiting(),
         draining,
         drain_began_with: if draining { order.began_with() } else { 0 },
-        listeners: listeners.iter().map(|listener| listener.gauges()).collect(),
         ..gate.gauges()
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wsgate::{
     config::{Config, ListenAddress, Source},
-    server::Server,
+    server::{ConfigSource, Server},
     telemetry::{AccessSink, Kind},
 };
 
@@ -316,13 +316,14 @@ struct Unlogged {
 impl Unlogged {
     fn start(toml: &str) -> Self {
         let source = Source { name: "proxy.toml".into(), text: toml.into(), folder: ".".into() };
-        let config = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}")).config;
-        let server = Server::start(&config, AccessSink::open(&config.log).unwrap()).unwrap();
+        let loaded = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let access = AccessSink::open(&loaded.config.log).unwrap();
+        let server = Server::start(loaded, ConfigSource::Own, access).unwrap();
         Self { server: Some(server) }
     }
 
     fn metrics(&self) -> Metrics {
-        Metrics::parse(&self.server.as_ref().unwrap().metrics())
+        Metrics::parse(&self.server.as_ref().unwrap().handle().metrics())
     }
 
     async fn ask(&self, request: impl AsRef<[u8]>) -> Peer {
@@ -336,7 +337,7 @@ impl Unlogged {
 impl Drop for Unlogged {
     fn drop(&mut self) {
         let server = self.server.take().unwrap();
-        server.order().shutdown();
+        server.handle().shutdown();
         assert_eq!(server.wait().panicked, 0);
     }
 }

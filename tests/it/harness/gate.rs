@@ -10,9 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 use wsgate::{
-    config::{Config, ListenAddress, Source},
-    lifecycle::DrainHandle,
-    server::{Outcome, Server},
+    config::{Config, ListenAddress},
+    server::{ConfigSource, Outcome, ReloadError, ReloadReport, Server, ServerHandle},
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
@@ -106,7 +105,8 @@ impl Setup {
         self
     }
 
-    fn toml(&self) -> String {
+    /// The text of its `proxy.toml`.
+    pub fn toml(&self) -> String {
         let mut text = String::new();
         let grace = self.grace.as_deref().unwrap_or("10s");
         let _ = writeln!(text, "[server]\nworkers = 1\nshutdown_grace = \"{grace}\"\n{}", self.server);
@@ -139,11 +139,10 @@ impl Setup {
 /// A gate that runs. Its drop ends it and looks that nothing of it is left.
 pub struct Gate {
     server: Option<Server>,
-    order: Arc<DrainHandle>,
-    addresses: Vec<ListenAddress>,
+    handle: ServerHandle,
     records: Records,
     pki: Option<Arc<Pki>>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Gate {
@@ -151,19 +150,40 @@ impl Gate {
     #[track_caller]
     pub fn start(toml: &str, pki: Option<Arc<Pki>>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let source =
-            Source { name: "proxy.toml".into(), text: toml.into(), folder: folder.path().to_owned() };
-        let loaded = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let path = folder.path().join("proxy.toml");
+        std::fs::write(&path, toml).expect("a file");
+        let loaded = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let (sink, records) = AccessSink::memory();
-        let server = Server::start(&loaded.config, sink).expect("a gate");
-        let (order, addresses) = (server.order(), server.addresses().to_vec());
-        Self { server: Some(server), order, addresses, records, pki, _folder: folder }
+        let server = Server::start(loaded, ConfigSource::File(path), sink).expect("a gate");
+        Self { handle: server.handle(), server: Some(server), records, pki, folder }
+    }
+
+    /// Puts this `proxy.toml` in force.
+    #[track_caller]
+    pub fn reload(&self, toml: &str) -> ReloadReport {
+        self.try_reload(toml).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`Self::reload`] that may fail.
+    pub fn try_reload(&self, toml: &str) -> Result<ReloadReport, ReloadError> {
+        std::fs::write(self.file(), toml).expect("a file");
+        self.handle.reload()
+    }
+
+    /// Its `proxy.toml`.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("proxy.toml")
+    }
+
+    /// What tells of it and orders it.
+    pub fn handle(&self) -> &ServerHandle {
+        &self.handle
     }
 
     /// The socket address of the listener at this place of the file.
     #[track_caller]
     pub fn address_of(&self, listener: usize) -> SocketAddr {
-        match &self.addresses[listener] {
+        match &self.handle.addresses()[listener] {
             ListenAddress::Inet(address) => *address,
             ListenAddress::Unix(path) => panic!("a unix socket: {}", path.display()),
         }
@@ -177,7 +197,7 @@ impl Gate {
 
     /// The path of the first listener.
     pub fn path(&self) -> PathBuf {
-        match &self.addresses[0] {
+        match &self.handle.addresses()[0] {
             ListenAddress::Unix(path) => path.clone(),
             ListenAddress::Inet(address) => panic!("no unix socket: {address}"),
         }
@@ -233,12 +253,12 @@ impl Gate {
 
     /// Gives the order to drain.
     pub fn drain(&self) {
-        self.order.drain();
+        self.handle.drain();
     }
 
     /// Gives the order to cut what is open, as a second signal does.
     pub fn shutdown(&self) {
-        self.order.shutdown();
+        self.handle.shutdown();
     }
 
     /// Waits until the gate holds nothing any more: no connection, no lease, no place.
@@ -252,13 +272,13 @@ impl Gate {
     }
 
     fn is_busy(&self) -> bool {
-        self.server.as_ref().is_some_and(|server| open(server) > 0)
+        open(&self.handle) > 0
     }
 
     /// Waits until so many connections have been accepted and are open.
     pub async fn has_connections(&self, count: usize) {
         soon("connections to be accepted", async {
-            while self.server.as_ref().map(Server::connections) != Some(count) {
+            while self.handle.connections() != count {
                 tokio::task::yield_now().await;
             }
         })
@@ -268,7 +288,7 @@ impl Gate {
     /// Waits until so many TLS handshakes are in flight.
     pub async fn has_tls_handshakes(&self, count: usize) {
         soon("TLS handshakes to begin", async {
-            while self.server.as_ref().map(Server::tls_handshakes) != Some(count) {
+            while self.handle.tls_handshakes() != count {
                 tokio::task::yield_now().await;
             }
         })
@@ -277,22 +297,22 @@ impl Gate {
 
     /// Leases that are out.
     pub fn leases(&self) -> usize {
-        self.server.as_ref().map_or(0, Server::leases)
+        self.handle.leases()
     }
 
     /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
     pub fn places(&self) -> usize {
-        self.server.as_ref().map_or(0, Server::places)
+        self.handle.places()
     }
 
     /// What `/metrics` says.
     pub fn metrics(&self) -> Metrics {
-        Metrics::parse(&self.server.as_ref().expect("a running gate").metrics())
+        Metrics::parse(&self.handle.metrics())
     }
 
     /// Connections that were cut without an answer.
     pub fn cut_unanswered(&self) -> u64 {
-        self.server.as_ref().map_or(0, Server::cut_unanswered)
+        self.handle.cut_unanswered()
     }
 
     /// Drains, waits for the end and tells how long that took, and what was recorded until then.
@@ -316,20 +336,21 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         // Which implies a drain. Given before it, the order to drain would reach some tunnels as one.
-        self.order.shutdown();
+        self.handle.shutdown();
         let Some(server) = self.server.take() else { return };
         if std::thread::panicking() {
             return;
         }
         let began = Instant::now();
-        while open(&server) > 0 {
+        let handle = &self.handle;
+        while open(handle) > 0 {
             assert!(
                 began.elapsed() < PATIENCE,
                 "left behind: {} connections, {} leases, {} TLS handshakes, {} places",
-                server.connections(),
-                server.leases(),
-                server.tls_handshakes(),
-                server.places()
+                handle.connections(),
+                handle.leases(),
+                handle.tls_handshakes(),
+                handle.places()
             );
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
@@ -339,8 +360,8 @@ impl Drop for Gate {
 }
 
 /// All that a gate counts and that ends.
-fn open(server: &Server) -> usize {
-    server.connections() + server.leases() + server.tls_handshakes() + server.places()
+fn open(handle: &ServerHandle) -> usize {
+    handle.connections() + handle.leases() + handle.tls_handshakes() + handle.places()
 }
 
 /// A path for a unix listener in `folder`, as `address` has it.
