@@ -67,7 +67,7 @@ impl View {
 
 impl<D, U> Tunnel<D, U> {
     /// What it has in common with others.
-    pub fn terms(&self) -> &super::Terms {
+    pub fn terms(&self) -> &Terms {
         &self.terms
     }
 

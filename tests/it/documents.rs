@@ -19,7 +19,9 @@ fn paths(text: &str) -> Vec<&str> {
 #[test]
 fn every_path_that_a_document_names_is_there() {
     let mut named = 0;
-    for document in ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/logs.md"] {
+    for document in
+        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/logs.md", "docs/metrics.md"]
+    {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for path in paths(&text) {
             assert!(root().join(path).exists(), "{document} names {path}");
@@ -38,6 +40,7 @@ fn every_link_within_the_project_leads_somewhere() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/logs.md",
+        "docs/metrics.md",
         "tests/corpus/README.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
