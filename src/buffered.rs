@@ -5,6 +5,7 @@ mod socket;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), expect(dead_code, reason = "a fuzz target needs less of it than the tests"))]
 pub(crate) mod wire;
+mod worker;
 
 use std::{
     cell::RefCell,
@@ -17,6 +18,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use socket::Socket;
+pub use worker::{enter_worker, worker};
 
 /// A two-way stream of bytes under a connection: a bare socket, or TLS over one.
 ///

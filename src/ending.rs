@@ -14,7 +14,7 @@ use std::fmt;
 
 pub use refusal::{Refusal, UpstreamFault};
 pub use tls::{Introduction, TlsFailure};
-pub use tunnel::{Death, TunnelEnd};
+pub use tunnel::{AdminClose, AdminCloseError, Death, TunnelEnd};
 
 /// A side of the gate, or the gate itself, as the one who ended something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

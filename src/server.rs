@@ -11,6 +11,7 @@ mod files;
 mod handle;
 mod handover;
 mod inherit;
+mod metrics;
 mod pulse;
 mod reload;
 mod worker;
@@ -29,9 +30,9 @@ use self::{
     worker::Worker,
 };
 pub use self::{
-    bind::BindError,
+    bind::{BindError, Listening, UnixPath},
     handle::{Ending, Readiness, ServerHandle, Status, Usage},
-    handover::{HandoverError, Sockets, Succession, TookOver},
+    handover::{HandoverError, Lent, Sockets, Succession, TookOver},
     inherit::Inherited,
     pulse::Pulse,
     reload::{Changes, LastReload, ReloadError, ReloadReport},
@@ -39,9 +40,10 @@ pub use self::{
 use crate::{
     auth::Verifier,
     config::{self, Config, ListenAddress, Loaded},
-    connection::{Gate, SetUpError, Snapshot},
+    connection::{Gate, SetUpError, Setting, Snapshot},
     lifecycle::{Drain, DrainHandle, Permits, TlsPermits, raise_fd_limit},
     telemetry::AccessSink,
+    tunnel::Totals,
     upstream::Surroundings,
 };
 
@@ -172,13 +174,17 @@ fn set_up(
     access: AccessSink,
 ) -> Result<(Arc<Gate>, DrainHandle), SetUpError> {
     let (order, drain) = Drain::new(ending::spread(&config.server));
+    let (totals, metrics) = (Arc::new(Totals::new(config.server.workers.get())), Arc::default());
     let at = bound.iter().map(|bound| Arc::clone(&bound.at)).collect();
-    let snapshot = Snapshot::new(Arc::clone(config), at, &surroundings(&drain, config), None)?;
+    let setting = Setting { place: surroundings(&drain, config), totals: &totals, metrics: &metrics };
+    let snapshot = Snapshot::new(Arc::clone(config), at, &setting, None)?;
     let gate = Gate {
         current: ArcSwap::from_pointee(snapshot),
         drain,
         access,
-        metrics: Arc::default(),
+        metrics,
+        lists_tunnels: config.admin.is_some().into(),
+        totals,
         tls_permits: TlsPermits::new(config.server.max_tls_handshakes),
         verifier: Verifier::default(),
     };

@@ -69,6 +69,11 @@ impl Verifier {
         (0..threads).map(start).collect()
     }
 
+    /// Passwords that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().length
+    }
+
     /// Ends the threads as soon as each has done what it is at. What waits gets no answer.
     pub fn stop(&self) {
         *self.queue.lock() = Waiting { has_ended: true, ..Waiting::default() };

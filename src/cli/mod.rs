@@ -27,6 +27,7 @@ use clap::Parser;
 use wsgate::{
     config::{Config, Loaded, Problems, Source},
     ending::report,
+    telemetry,
 };
 
 use arguments::{Arguments, Command};
@@ -61,12 +62,16 @@ impl Failure {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
+    // A log may be rotated while there is none yet. Where signals can't be heard, serving will say so.
+    drop(signals::Reopening::hear());
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
+    // Behind what was logged, if anything was, comes the reason of the end.
+    telemetry::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -27,7 +27,11 @@ pub(super) fn serve(
     let inherited = Inherited::from_environment();
     telemetry::init(&loaded.config.log).map_err(Failure::usage)?;
     memory::give_back();
+    // Before there is a file that could be renamed.
+    let reopening = signals::Reopening::hear().map_err(Failure::runtime)?;
     let access = AccessSink::open(&loaded.config.log).map_err(Failure::runtime)?;
+    let rotated = access.clone();
+    reopening.each(move || rotated.reopen()).map_err(Failure::runtime)?;
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.brief());
     }

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP.
+//! SIGTERM, SIGINT, SIGHUP and SIGUSR1.
 
 use std::{io, thread};
 
@@ -40,6 +40,31 @@ fn hear<const COUNT: usize>(kinds: [SignalKind; COUNT]) -> io::Result<(Runtime, 
     drop(entered);
     let heard = heard.try_into().map_err(|_| io::Error::other("a signal is missing"))?;
     Ok((runtime, heard))
+}
+
+/// SIGUSR1 as it is heard: an order to open the log anew.
+pub(super) struct Reopening {
+    runtime: Runtime,
+    orders: Signal,
+}
+
+impl Reopening {
+    /// From now on SIGUSR1 does not end the process any more, even if this is dropped.
+    pub(super) fn hear() -> io::Result<Self> {
+        let (runtime, [orders]) = hear([SignalKind::user_defined1()])?;
+        Ok(Self { runtime, orders })
+    }
+
+    /// Calls `reopen` for each order since [`Self::hear`], on a thread of its own.
+    pub(super) fn each(mut self, reopen: impl Fn() + Send + 'static) -> io::Result<()> {
+        let listen = async move {
+            while self.orders.recv().await.is_some() {
+                reopen();
+            }
+        };
+        thread::Builder::new().name("reopen".into()).spawn(move || self.runtime.block_on(listen))?;
+        Ok(())
+    }
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

@@ -39,7 +39,8 @@ impl Request<'_> {
         }
         if ask.offer.is_some() {
             let own = || Origin::of_request(self.sender.https, ask.target.authority());
-            judge_origin(&self.head.headers, &route.config.origins, own).map_err(Refusal::OriginDenied)?;
+            judge_origin(&self.head.headers, &route.config.origins, own)
+                .map_err(|origin| Refusal::OriginDenied(self.record.mask(&origin)))?;
         }
         self.check_password(route).await?;
         let Some(server) = route.config.auth.as_ref().and_then(|auth| auth.forward.as_ref()) else {
@@ -50,6 +51,7 @@ impl Request<'_> {
             pool: &snapshot.pools[server.upstream],
             asked: &ask.target,
             target: server.path.clone(),
+            metrics: self.connection.gate.metrics.upstream(snapshot.pools[server.upstream].name()),
         };
         self.record.begin_to_ask();
         let answer = forward_auth::ask(self, &way).await?;

@@ -52,7 +52,7 @@ pub(super) async fn ask(request: &mut Request<'_>, way: &Way<'_>) -> Result<Cont
         // A body that is not read can't be told from another request.
         let keeps = !request.is_offer && request.connection.may_keep(&request.head, request.body);
         let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
-        let answer = exchange.response_head().await;
+        let answer = way.response_head(&mut exchange, QUESTION).await;
         note_failure(&connected.lease, connected.reused, &answer);
         let head = match answer {
             Ok(head) if head.status == 101 => return Err(Refusal::UnaskedUpgrade),

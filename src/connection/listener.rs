@@ -32,7 +32,11 @@ pub struct BoundAddress {
 impl BoundAddress {
     /// A socket was bound here.
     pub fn new(address: ListenAddress) -> Arc<Self> {
-        Arc::new(Self { address, cut: AtomicU64::new(0), cuts: RateLimited::new() })
+        Arc::new(Self {
+            address,
+            cut: AtomicU64::new(0),
+            cuts: RateLimited::new(tracing::Level::WARN, "far over max_connections_per_ip"),
+        })
     }
 
     /// Connections that were cut without an answer so far.

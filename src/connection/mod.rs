@@ -13,17 +13,19 @@ mod forward_auth;
 mod h1;
 mod introduction;
 mod listener;
+mod metrics;
 mod record;
 mod request;
 mod sender;
 mod snapshot;
+pub mod tunnels;
 mod upgrade;
 
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -40,13 +42,13 @@ use crate::{
     lifecycle::{ClientPlace, Drain, Entrance, Permit, TlsPermits},
     telemetry::{AccessSink, Metrics},
     tls::{self, Acceptor},
-    tunnel::Tunnel,
+    tunnel::{Totals, Tunnel},
     upstream::{Transport, TunnelLease},
 };
 
 pub use self::{
     listener::{BoundAddress, Listener, TlsSetupError},
-    snapshot::{SetUpError, Snapshot},
+    snapshot::{SetUpError, Setting, Snapshot},
 };
 
 /// What all connections share.
@@ -64,6 +66,10 @@ pub struct Gate {
     pub tls_permits: TlsPermits,
     /// Checks passwords.
     pub verifier: Verifier,
+    /// What all tunnels carry.
+    pub totals: Arc<Totals>,
+    /// Tunnels are listed, so that each keeps what is told of it.
+    pub lists_tunnels: AtomicBool,
 }
 
 impl Gate {
@@ -93,6 +99,24 @@ struct OpenTunnel {
     lease: TunnelLease,
     /// Last, so that what was taken is given back after the sockets; `None` where nothing is bounded.
     _taken: Option<Box<Taken>>,
+}
+
+impl Drop for OpenTunnel {
+    /// Counts a tunnel that was dropped with its task.
+    fn drop(&mut self) {
+        if !self.tunnel.has_ended() {
+            self.tunnel.terms().witness.cut(self.lease.endpoint_name(), self.tunnel.age());
+        }
+    }
+}
+
+impl OpenTunnel {
+    /// Does what visits to all tunnels want of this one.
+    fn receive_visits(&mut self) {
+        while let Some(visit) = self.tunnel.take_visit() {
+            tunnels::receive(&visit, self);
+        }
+    }
 }
 
 /// Places that a request takes, and its tunnel then for as long as it stands: 32 bytes.
@@ -137,6 +161,7 @@ impl Future for Connection {
                     None => return Poll::Ready(()),
                 },
                 State::Tunnel(open) => {
+                    open.receive_visits();
                     let report = ready!(Pin::new(&mut open.tunnel).poll(cx));
                     if report.ended_by == Side::Upstream {
                         open.lease.server_ended_tunnel(report.open);
@@ -144,6 +169,7 @@ impl Future for Connection {
                     if let Some(record) = &mut open.record {
                         record.end(&report);
                     }
+                    open.tunnel.terms().witness.ended(open.lease.endpoint_name(), &report);
                     return Poll::Ready(());
                 }
             }
@@ -192,26 +218,29 @@ impl Accepted {
 const UNHURRIED: Duration = Duration::from_secs(2);
 
 /// The TLS handshake, until `due`. A permit for it is taken only when the client says something, and is given up for others when
-/// it says no more: neither those that are silent nor those that stall must keep others out (rule S2).
+/// it says no more: neither those that are silent nor those that stall must keep others out (rule S2). Says how long it took.
 async fn shake_hands(
     acceptor: &Acceptor,
     socket: Socket,
     permits: &TlsPermits,
     due: Option<Instant>,
-) -> Result<tls::Accepted<Socket>, TlsFailure> {
+) -> Result<(tls::Accepted<Socket>, Duration), TlsFailure> {
     let heard = async {
         // Whatever ends the wait, the TLS handshake finds it again, and an error as an end.
         let _ = socket.peek(&mut [0]).await;
-        permits.acquire().await
+        let began = Instant::now();
+        (permits.acquire().await, began)
     };
-    let _permit = h1::within(due, heard).await.ok_or(TlsFailure::Timeout)?;
+    let (_permit, began) = h1::within(due, heard).await.ok_or(TlsFailure::Timeout)?;
     let crowded_out = async {
         tokio::time::sleep(UNHURRIED).await;
         permits.wanted().await;
     };
     tokio::select! {
         biased;
-        shaken = acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))) => shaken,
+        shaken = acceptor.accept(socket, due.map(|due| due.saturating_duration_since(Instant::now()))) => {
+            shaken.map(|accepted| (accepted, began.elapsed()))
+        }
         () = crowded_out => Err(TlsFailure::Timeout),
     }
 }
@@ -238,7 +267,9 @@ async fn secure(
     due: Option<Instant>,
 ) -> Result<Downstream, TlsFailure> {
     let Some(acceptor) = &listener.acceptor else { return Ok(Downstream::Plain(socket)) };
-    let accepted = shake_hands(acceptor, socket, &gate.tls_permits, due).await?;
+    let shaken = shake_hands(acceptor, socket, &gate.tls_permits, due).await;
+    record::tls_handshake(gate, listener, &shaken);
+    let (accepted, _) = shaken?;
     client.tls = Some(Box::new(accepted.info));
     Ok(Downstream::Tls(accepted.stream))
 }
@@ -257,7 +288,7 @@ async fn set_up(
     // One deadline for all that stands before the first request.
     let due = listener.patience().map(|patience| Instant::now() + patience);
     if let Err(failure) = introduce(&mut socket, &mut client, &listener, due).await {
-        record::tls_failure(&gate.access, &listener, &client, &failure);
+        record::tls_failure(&gate, &listener, &client, &failure);
         return None;
     }
     let counted = client.ip().filter(|_| !client.is_among(listener.trusted_proxies()));
@@ -265,17 +296,21 @@ async fn set_up(
         Entrance::Open(place) => (place, is_overload.then_some(Refusal::Overload)),
         Entrance::Refused(place) => (Some(place), Some(Refusal::PerIpLimit)),
         Entrance::Cut => {
+            gate.metrics.turned_away(&listener.label, None);
             listener.note_cut(client.ip());
             socket.reset_on_drop();
             return None;
         }
     };
+    if let Some(refusal) = &turned_away {
+        gate.metrics.turned_away(&listener.label, Some(refusal.label()));
+    }
     match secure(socket, &mut client, &listener, &gate, due).await {
         Ok(stream) => {
             Http1::new(Buffered::new(stream), client, listener, gate, place).serve(turned_away).await
         }
         Err(failure) => {
-            record::tls_failure(&gate.access, &listener, &client, &failure);
+            record::tls_failure(&gate, &listener, &client, &failure);
             None
         }
     }

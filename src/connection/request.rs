@@ -8,6 +8,7 @@ use super::{
     Client, Listener, Taken,
     answer::Answer,
     caller,
+    downstream::Downstream,
     h1::{Http1, Next},
     record::ExchangeRecord,
     sender::Sender,
@@ -28,7 +29,8 @@ use crate::{
         proxy_protocol::Addresses,
     },
     route::{Found, Target, TargetError, strip_prefix},
-    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Want},
+    telemetry::UpstreamMetrics,
+    upstream::{Caller, ConnectFailure, Connected, Lease, Pool, Transport, Want},
 };
 
 /// A request whose head is complete.
@@ -60,6 +62,7 @@ pub(super) struct Way<'a> {
     pub(super) asked: &'a Target,
     /// What goes upstream.
     pub(super) target: String,
+    pub(super) metrics: Arc<UpstreamMetrics>,
 }
 
 impl<'a> Request<'a> {
@@ -131,6 +134,7 @@ impl<'a> Request<'a> {
                     pool: &snapshot.pools[*place],
                     asked: &ask.target,
                     target: upstream_target(&ask.target, route),
+                    metrics: self.connection.gate.metrics.upstream(snapshot.pools[*place].name()),
                 };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
@@ -159,6 +163,9 @@ impl<'a> Request<'a> {
         self.is_offer = true;
         let offer = Offer::from_head(&self.head).map_err(Refusal::Handshake)?;
         self.is_offer = offer.is_some();
+        if self.is_offer {
+            self.record.offers();
+        }
         if self.is_offer && self.connection.listener.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -243,7 +250,7 @@ impl<'a> Request<'a> {
             let plan = way.plan(&facts.listener, &self.head, kind, head, set_cookie.as_deref(), values);
             let persists = framing::persists(self.head.version, &self.head.headers);
             let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
-            let answer = exchange.response_head().await;
+            let answer = way.response_head(&mut exchange, kind).await;
             note_failure(&connected.lease, connected.reused, &answer);
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
@@ -254,7 +261,8 @@ impl<'a> Request<'a> {
                         && exchange.may_send_again(&refusal)
                         && attempt.may_retry(Instant::now()) =>
                 {
-                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), "idle connection was gone, trying again");
+                    let trace_id = self.record.trace().id();
+                    tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "idle connection was gone, trying again");
                     want = Want::Fresh;
                     attempt.stay_if_bound();
                     stale = Some(refusal);
@@ -338,7 +346,7 @@ impl<'a> Request<'a> {
     ) -> Result<Vec<u8>, Refusal> {
         let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
-        ExchangeRecord::dropped(&forwarded, self.connection.client.address());
+        self.record.dropped(&forwarded, self.connection.client.address());
         let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
         forwarded.head.encode(&mut head);
         Ok(head)
@@ -370,6 +378,7 @@ impl<'a> Request<'a> {
             edits: &route.request_headers,
             underscore_headers: listener.config.underscore_headers,
             request_id: values.request_id,
+            trace: self.record.trace(),
             target: &way.target,
             values,
         }
@@ -401,6 +410,18 @@ impl Facts {
 }
 
 impl Way<'_> {
+    /// The head of the answer, which is waited for, and how long is counted.
+    pub(super) async fn response_head(
+        &self,
+        exchange: &mut Exchange<'_, Downstream, Transport>,
+        kind: Kind,
+    ) -> Result<ResponseHead, Refusal> {
+        let began = Instant::now();
+        let head = exchange.response_head().await?;
+        self.metrics.answered(kind == Kind::Handshake, began.elapsed());
+        Ok(head)
+    }
+
     /// By which rules the answer to `request` comes back, when `head` is what goes upstream.
     pub(super) fn plan<'p>(
         &'p self,

@@ -122,7 +122,7 @@ impl Sender {
 
 /// A proxy that is trusted does not do what the configuration says of it.
 fn warn_of_refused(client: &Client, header: &str) {
-    static REFUSED: RateLimited = RateLimited::new();
+    static REFUSED: RateLimited = RateLimited::new(tracing::Level::WARN, "no address in client_ip_header");
     REFUSED.warn(|skipped| {
         tracing::warn!(
             proxy = %name_of(client.address()),

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::listener::{BoundAddress, Listener, TlsSetupError};
+use super::{
+    Gate,
+    listener::{BoundAddress, Listener, TlsSetupError},
+    metrics::RouteWitness,
+};
 use crate::{
     auth::Users,
     config::{self, Config, Frames, ListenAddress, OnRemoved},
@@ -10,9 +14,22 @@ use crate::{
     lifecycle::{DrainHandle, Permit, Places},
     proto::forward::HeaderEdits,
     route::{Matcher, RouteTable},
-    tls, tunnel,
+    telemetry::{Metrics, Permitted, RouteGauges},
+    tls,
+    tunnel::{self, Terms, Totals},
     upstream::{Pool, Surroundings},
 };
+
+/// What all configurations of a process have in common.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// What pools and routes know of the process.
+    pub place: Surroundings,
+    /// What all tunnels carry.
+    pub totals: &'a Arc<Totals>,
+    /// What is counted.
+    pub metrics: &'a Arc<Metrics>,
+}
 
 /// Routes, pools and listeners of one configuration. Immutable; what changes behind it counts for itself.
 #[derive(Debug)]
@@ -43,7 +60,7 @@ pub(super) struct Route {
     /// What trailers of requests are judged by: the route's edits, and what no client may say.
     pub(super) trailers: HeaderEdits,
     /// One for all its tunnels, in the few forms that the listeners' `timeout.write` gives it.
-    limits: Vec<Arc<tunnel::Limits>>,
+    terms: Vec<Arc<Terms>>,
     /// Orders its tunnels to leave.
     leave: Arc<DrainHandle>,
     /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
@@ -56,18 +73,23 @@ impl Route {
     fn new(
         config: &config::Route,
         listeners: &[config::Listener],
-        place: &Surroundings,
+        setting: &Setting<'_>,
         before: Option<&Self>,
     ) -> Self {
+        let Setting { place, totals, metrics } = setting;
         let mut writes: Vec<_> = listeners.iter().map(|listener| listener.timeout.write).collect();
         writes.sort_unstable();
         writes.dedup();
-        let limits = writes.into_iter().map(|write| Arc::new(tunnel_limits(&config.websocket, write)));
+        let stays = before.filter(|before| !ends_tunnels(&before.config, Some(config)));
+        let leave = match stays {
+            Some(before) => Arc::clone(&before.leave),
+            None => Arc::new(place.drain.part(place.drain_spread)),
+        };
+        let terms = writes.into_iter().map(|write| Arc::new(terms(config, write, &leave, totals, metrics)));
         let users = config.auth.as_ref().and_then(|auth| auth.basic.as_ref());
         let known = before.filter(|before| config.has_same_users(&before.config));
         let known = known.and_then(|before| before.users.clone());
         let tunnels = before.and_then(|before| before.tunnels.clone());
-        let stays = before.filter(|before| !ends_tunnels(&before.config, Some(config)));
         let mut trailers = config.request_headers.clone();
         trailers.remove.extend_from_slice(config.copied_headers());
         Self {
@@ -75,11 +97,8 @@ impl Route {
             users: users.map(|file| known.unwrap_or_else(|| Arc::new(Users::new(file)))),
             about_request: config.request_headers.about_request(),
             trailers,
-            limits: limits.collect(),
-            leave: stays.map_or_else(
-                || Arc::new(place.drain.part(place.drain_spread)),
-                |before| Arc::clone(&before.leave),
-            ),
+            terms: terms.collect(),
+            leave,
             tunnels: config.max_tunnels.map(|most| tunnels.unwrap_or_else(|| Places::new(most.get()))),
             config: config.clone(),
         }
@@ -103,11 +122,19 @@ impl Route {
         tunnels.try_take().map(Some).ok_or(Refusal::RouteLimit)
     }
 
-    /// The bounds of its tunnels that came through a listener.
-    pub(super) fn tunnel_limits(&self, listener: &config::Listener) -> Arc<tunnel::Limits> {
+    /// Its places for tunnels.
+    pub(super) fn gauges(&self) -> RouteGauges {
+        let places = self.tunnels.as_ref();
+        let places = places.map(|places| Permitted { open: places.in_use(), most: places.total() });
+        RouteGauges { name: Arc::clone(&self.name), places }
+    }
+
+    /// The terms of its tunnels that came through a listener.
+    pub(super) fn terms(&self, listener: &config::Listener, gate: &Gate) -> Arc<Terms> {
         let write = listener.timeout.write;
-        let known = self.limits.iter().find(|limits| limits.write == write);
-        known.cloned().unwrap_or_else(|| Arc::new(tunnel_limits(&self.config.websocket, write)))
+        let known = self.terms.iter().find(|terms| terms.limits.write == write);
+        let made = || terms(&self.config, write, &self.leave, &gate.totals, &gate.metrics);
+        known.cloned().unwrap_or_else(|| Arc::new(made()))
     }
 }
 
@@ -141,9 +168,10 @@ impl Snapshot {
     pub fn new(
         config: Arc<Config>,
         bound: Vec<Arc<BoundAddress>>,
-        place: &Surroundings,
+        setting: &Setting<'_>,
         before: Option<&Self>,
     ) -> Result<Self, SetUpError> {
+        let place = &setting.place;
         let matchers = config.routes.iter().map(|route| Matcher {
             hosts: route.hosts.clone(),
             paths: route.paths.clone(),
@@ -154,7 +182,7 @@ impl Snapshot {
         let listeners = listeners.map(|(listener, bound)| set_up_listener(listener, bound, place, before));
         let route = |route: &config::Route| {
             let before = before.and_then(|before| before.route(&route.name));
-            Route::new(route, &config.listeners, place, before)
+            Route::new(route, &config.listeners, setting, before)
         };
         let pools = config.upstreams.iter().map(|upstream| set_up_pool(upstream, place, before));
         Ok(Self {
@@ -247,6 +275,18 @@ fn set_up_pool(
         None => Pool::new(config, place),
     };
     made.map_err(|source| SetUpError::Pool { name: config.name.clone(), source })
+}
+
+fn terms(
+    route: &config::Route,
+    write: Option<Duration>,
+    leave: &DrainHandle,
+    totals: &Arc<Totals>,
+    metrics: &Arc<Metrics>,
+) -> Terms {
+    let limits = tunnel_limits(&route.websocket, write);
+    let witness = Arc::new(RouteWitness::new(metrics, &route.name));
+    Terms { limits, route: leave.signal(), totals: Arc::clone(totals), witness }
 }
 
 fn tunnel_limits(route: &config::WebSocket, write: Option<Duration>) -> tunnel::Limits {

@@ -19,7 +19,7 @@ use crate::{
         handshake::{Agreed, Offer},
         head::ResponseHead,
     },
-    tunnel::{Limits, Tunnel},
+    tunnel::{Terms, Tunnel},
     upstream::{Attempt, Connected, Lease, Transport, Want},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Established {
     up: Buffered<Transport>,
     lease: Lease,
     agreed: Agreed,
-    limits: Arc<Limits>,
+    terms: Arc<Terms>,
     record: Option<Box<TunnelRecord>>,
     taken: Option<Box<Taken>>,
 }
@@ -38,8 +38,9 @@ impl Established {
     pub(super) fn open(self, connection: Http1) -> OpenTunnel {
         let lease = self.lease.into_tunnel();
         let drain = lease.drain();
+        self.terms.witness.opened(lease.endpoint_name());
         OpenTunnel {
-            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.limits, drain),
+            tunnel: Tunnel::new(connection.down, self.up, &self.agreed, self.terms, drain),
             record: self.record,
             lease,
             _taken: self.taken,
@@ -95,7 +96,7 @@ async fn offer_to(
     let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
     let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
-    let answer = exchange.response_head().await;
+    let answer = way.response_head(&mut exchange, Kind::Handshake).await;
     note_failure(&connected.lease, connected.reused, &answer);
     let head = match answer {
         Ok(head) if head.status == 101 => head,
@@ -118,7 +119,8 @@ async fn offer_to(
             request.record.traffic(exchange.traffic());
             drop(exchange);
             if got_no_answer && way.pool.config().retry_handshakes && attempt.may_retry(Instant::now()) {
-                tracing::debug!(endpoint = %connected.lease.endpoint_name(), "no answer to the handshake, trying another");
+                let trace_id = request.record.trace().id();
+                tracing::debug!(endpoint = %connected.lease.endpoint_name(), %trace_id, "no answer to the handshake, trying another");
                 return Ok(Offered::Unanswered(refusal));
             }
             return refuse_or_cut(request, may_answer, None, refusal);
@@ -134,14 +136,14 @@ async fn offer_to(
     let passed = forward::response(&head, ResponseKind::Upgraded, &response)
         .map_err(|_| Refusal::BadResponse(UpstreamFault::Header))?;
     write_upgrade(request.connection, interim, &passed).await?;
-    let limits = way.route.tunnel_limits(&request.connection.listener.config);
+    let terms = way.route.terms(&request.connection.listener.config, &request.connection.gate);
     let record = request.record.open_tunnel(&passed, &request.connection.client);
     let taken = request.taken_by_tunnel();
     Ok(Offered::Done(Next::Tunnel(Box::new(Established {
         up: connected.stream,
         lease: connected.lease,
         agreed,
-        limits,
+        terms,
         record,
         taken,
     }))))

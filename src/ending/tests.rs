@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, io, time::Duration};
 
 use rustls::Error;
 
-use super::{Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd, UpstreamFault};
+use super::{
+    AdminClose, AdminCloseError, Death, Introduction, Phase, Refusal, Side, TlsFailure, TunnelEnd,
+    UpstreamFault,
+};
 use crate::proto::{
     frame::{Excess, FrameError},
     framing::{ChunkError, FramingError},
@@ -108,8 +111,10 @@ fn next_end(end: &TunnelEnd) -> Option<TunnelEnd> {
         E::MessageRate(_) => E::Idle,
         E::Idle => E::MaxAge,
         E::MaxAge => E::Drained,
-        E::Drained => E::Removed,
-        E::Removed => E::Dead(Side::Downstream, Death::Silent),
+        E::Drained => E::Reload,
+        E::Reload => E::Removed,
+        E::Removed => E::Admin(AdminClose::default()),
+        E::Admin(_) => E::Dead(Side::Downstream, Death::Silent),
         E::Dead(..) => E::WriteTimeout,
         E::WriteTimeout => E::DrainTimeout,
         E::DrainTimeout => return None,
@@ -127,6 +132,20 @@ fn the_table_of_close_codes_is_that_of_the_code() {
         })
         .collect();
     assert_eq!(table("| label | Close to the client | Close to the backend | when |", 3), expected);
+}
+
+#[test]
+fn t9_an_administrators_close_is_one_that_may_be_sent() {
+    for code in [1000, 1001, 1003, 1007, 1012, 1014, 3000, 4000, 4999] {
+        let end = TunnelEnd::Admin(AdminClose::new(code, "maintenance").expect("legal"));
+        assert_eq!(end.close_to(Side::Downstream), Some((code, "maintenance")));
+        assert_eq!(end.close_to(Side::Upstream), Some((1001, "going away")));
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+        assert_eq!(AdminClose::new(code, ""), Err(AdminCloseError::Code(code)));
+    }
+    assert!(AdminClose::new(1000, &"é".repeat(61)).is_ok());
+    assert_eq!(AdminClose::new(1000, &"é".repeat(62)), Err(AdminCloseError::Reason(124)));
 }
 
 /// The failure of TLS after this one.

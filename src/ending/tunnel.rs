@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Side;
-use crate::proto::frame::{Excess, FrameError};
+use crate::proto::frame::{CLOSE_REASON_MAX, CloseCode, Excess, FrameError};
 
 /// Why a tunnel ended.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,15 @@ pub enum TunnelEnd {
     /// wsgate is going down.
     #[error("drained")]
     Drained,
+    /// A reload changed or removed its route, and `on_reload` says so.
+    #[error("ended by a reload")]
+    Reload,
     /// Its server was removed or failed its checks, and `on_removed` says so.
     #[error("server removed")]
     Removed,
+    /// An administrator asked for it.
+    #[error("closed by an administrator")]
+    Admin(AdminClose),
     /// One side has vanished (rule T6).
     #[error("{0} is dead")]
     Dead(Side, #[source] Death),
@@ -58,6 +64,44 @@ pub enum Death {
     /// It acknowledged no byte for `pong_timeout`.
     #[error("nothing acknowledged")]
     Unreachable(#[source] io::Error),
+}
+
+/// What an administrator tells a client: a code that may be sent, and a reason that fits into a Close frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminClose {
+    code: CloseCode,
+    reason: Box<str>,
+}
+
+/// Why a code and a reason make no Close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdminCloseError {
+    /// The code is not one of those that may be sent (RFC 6455 §7.4).
+    #[error("{0} is no code for a Close: 1000 to 1003, 1007 to 1014 and 3000 to 4999 are")]
+    Code(u16),
+    /// The reason has too many bytes (RFC 6455 §5.5).
+    #[error("a reason of {0} bytes, where a Close has room for {CLOSE_REASON_MAX}")]
+    Reason(usize),
+}
+
+impl AdminClose {
+    /// A Close with this code and a reason of at most 123 bytes of UTF-8.
+    pub fn new(code: u16, reason: &str) -> Result<Self, AdminCloseError> {
+        if !CloseCode(code).is_legal_on_wire() {
+            return Err(AdminCloseError::Code(code));
+        }
+        if reason.len() > CLOSE_REASON_MAX {
+            return Err(AdminCloseError::Reason(reason.len()));
+        }
+        Ok(Self { code: CloseCode(code), reason: reason.into() })
+    }
+}
+
+impl Default for AdminClose {
+    /// What a client gets when it is asked to come back.
+    fn default() -> Self {
+        Self { code: CloseCode(1012), reason: "service restart".into() }
+    }
 }
 
 impl TunnelEnd {
@@ -92,7 +136,9 @@ impl TunnelEnd {
             Self::Idle => "idle",
             Self::MaxAge => "max_age",
             Self::Drained => "drained",
+            Self::Reload => "reload",
             Self::Removed => "removed",
+            Self::Admin(_) => "admin",
             Self::Dead(..) => "pong_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::DrainTimeout => "drain_timeout",
@@ -100,7 +146,8 @@ impl TunnelEnd {
     }
 
     /// The close code and reason that wsgate itself sends to a side; `None` where it sends no Close.
-    pub fn close_to(&self, side: Side) -> Option<(u16, &'static str)> {
+    pub fn close_to(&self, side: Side) -> Option<(u16, &str)> {
+        const GOODBYE: (u16, &str) = (1001, "going away");
         match self {
             Self::Closed
             | Self::Eof(_)
@@ -113,10 +160,31 @@ impl TunnelEnd {
             Self::TooLarge(..) => Some((1009, "message too large")),
             Self::MessageRate(_) => Some((1008, "too many frames")),
             Self::Idle => Some((1001, "idle")),
-            Self::MaxAge | Self::Drained | Self::Removed => match side {
+            Self::MaxAge | Self::Drained | Self::Reload | Self::Removed => match side {
                 Side::Downstream => Some((1012, "service restart")),
-                Side::Upstream | Side::Gate => Some((1001, "going away")),
+                Side::Upstream | Side::Gate => Some(GOODBYE),
             },
+            Self::Admin(AdminClose { code, reason }) => match side {
+                Side::Downstream => Some((code.0, reason)),
+                Side::Upstream | Side::Gate => Some(GOODBYE),
+            },
+        }
+    }
+
+    /// The tunnel was asked to leave in order (rule T9): what is still there of it at the end of a drain's grace was cut.
+    pub fn is_leave(&self) -> bool {
+        match self {
+            Self::MaxAge | Self::Drained | Self::Reload | Self::Removed | Self::Admin(_) => true,
+            Self::Closed
+            | Self::Eof(_)
+            | Self::Reset(..)
+            | Self::Protocol(..)
+            | Self::TooLarge(..)
+            | Self::MessageRate(_)
+            | Self::Idle
+            | Self::Dead(..)
+            | Self::WriteTimeout
+            | Self::DrainTimeout => false,
         }
     }
 
@@ -131,7 +199,9 @@ impl TunnelEnd {
             | Self::Idle
             | Self::MaxAge
             | Self::Drained
+            | Self::Reload
             | Self::Removed
+            | Self::Admin(_)
             | Self::Dead(..)
             | Self::WriteTimeout
             | Self::DrainTimeout => Side::Gate,

@@ -49,7 +49,7 @@ struct Began {
     at: Instant,
     /// So many were open.
     open: usize,
-    /// What is drained leaves in this time.
+    /// What is drained leaves within this time.
     spread: Duration,
 }
 
@@ -92,12 +92,16 @@ impl Drain {
         self.stage() >= DRAINING
     }
 
-    /// When a tunnel that drew `lot`, from 0 to 1, is to leave; `None` before the drain (rule T9).
+    /// When a tunnel that drew `lot`, from 0 to 1, is to leave by the order to this part itself, or to the whole if this is no
+    /// part; `None` before that order (rule T9).
     pub fn leaves_at(&self, lot: f64) -> Option<Instant> {
-        let own = self.order.began.get();
-        let own = own.map(|began| began.at + began.spread.mul_f64(lot.clamp(0.0, 1.0)));
-        let whole = self.order.whole.as_ref().and_then(|whole| whole.leaves_at(lot));
-        own.into_iter().chain(whole).min()
+        let began = self.order.began.get()?;
+        Some(began.at + began.spread.mul_f64(lot.clamp(0.0, 1.0)))
+    }
+
+    /// The signal of the whole; `None` if this is no part.
+    pub fn whole(&self) -> Option<&Self> {
+        self.order.whole.as_ref()
     }
 
     /// What is still open is cut.
@@ -158,27 +162,33 @@ impl DrainHandle {
 
     /// Begins the drain.
     pub fn drain(&self) {
-        self.advance(DRAINING, self.order.spread);
+        self.drain_over(self.order.spread);
     }
 
-    /// Begins the drain, but spread over `spread`; zero is at once. One that has begun already goes on as it began.
+    /// Begins the drain with another spread than it was made for; none lets all leave at once. Only the first order counts.
     pub fn drain_over(&self, spread: Duration) {
-        self.advance(DRAINING, spread);
+        self.begin(spread);
+        self.advance(DRAINING);
     }
 
     /// Leaves it no more time. Whoever watches over it counts what is still open before that is cut.
     pub fn hurry(&self) {
-        self.advance(HURRIED, self.order.spread);
+        self.begin(self.order.spread);
+        self.advance(HURRIED);
     }
 
     /// Ends it: what is still open is cut.
     pub fn shutdown(&self) {
-        self.advance(SHUTDOWN, self.order.spread);
+        self.begin(self.order.spread);
+        self.advance(SHUTDOWN);
     }
 
-    fn advance(&self, to: u8, spread: Duration) {
-        let began = || Began { at: Instant::now(), open: self.order.open.count(), spread };
-        self.order.began.get_or_init(began);
+    fn begin(&self, spread: Duration) {
+        let open = self.order.open.count();
+        self.order.began.get_or_init(|| Began { at: Instant::now(), open, spread });
+    }
+
+    fn advance(&self, to: u8) {
         if self.order.stage.fetch_max(to, Ordering::AcqRel) < to {
             self.order.changed.send_replace(());
             if let Some(whole) = &self.order.whole {
@@ -260,9 +270,21 @@ mod tests {
         assert_eq!(heard.load(Ordering::Relaxed), 1);
         handle.drain();
         assert!(other.signal().is_draining() && !other.signal().is_removed());
-        assert!(other.signal().leaves_at(0.5).is_some());
+        assert!(other.signal().leaves_at(0.5).is_none(), "the order was not to the part");
+        assert!(other.signal().whole().and_then(|whole| whole.leaves_at(0.5)).is_some());
         handle.shutdown();
         assert!(part.signal().is_shutdown());
         listener.await.expect("no panic");
+    }
+
+    #[test]
+    fn t9_an_order_may_have_a_spread_of_its_own_and_the_first_one_counts() {
+        let (_, whole) = Drain::new(Duration::ZERO);
+        let part = whole.part(Duration::from_secs(100));
+        part.drain_over(Duration::ZERO);
+        part.drain();
+        let signal = part.signal();
+        assert_eq!(signal.leaves_at(1.0), signal.leaves_at(0.0));
+        assert!(signal.is_draining() && signal.leaves_at(1.0).is_some());
     }
 }

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use self::forwarding::{append_display, is_forwarding, is_rebuilt};
 use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
 use super::head::{Headers, InvalidHeader, Method, RequestHead, ResponseHead, Version};
+use super::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 pub use self::{
     chain::{Hop, Told, told, told_request_id},
@@ -125,6 +126,8 @@ pub struct RequestContext<'a> {
     pub underscore_headers: UnderscoreHeaders,
     /// The value of X-Request-Id.
     pub request_id: &'a str,
+    /// What `traceparent` says.
+    pub trace: &'a Trace,
     /// The target that goes upstream, in origin form or `*`.
     pub target: &'a str,
     /// What the edits may fill in.
@@ -247,13 +250,16 @@ fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
     }
     // HTTP/1.0 knows no interim answer to wait for, and the backend would take it for 1.1 (RFC 9110 §10.1.1).
     let expects = version == Version::Http10 && name.eq_ignore_ascii_case("expect");
+    // A state that belongs to another trace than the one that goes on would be taken for a part of it.
+    let stray = !cx.trace.is_told() && alike(TRACESTATE, name);
     // A CGI backend would read `Proxy` as the environment's HTTP_PROXY.
-    if ours || expects || name.eq_ignore_ascii_case("proxy") { Fate::Drop } else { Fate::Keep }
+    if ours || expects || stray || name.eq_ignore_ascii_case("proxy") { Fate::Drop } else { Fate::Keep }
 }
 
 /// Names that wsgate writes itself, or that must not go on at all.
 fn is_rewritten(name: &str) -> bool {
-    is_hop_by_hop(name) || ["host", "content-length", "x-request-id"].iter().any(|ours| alike(ours, name))
+    const NAMES: [&str; 4] = ["host", "content-length", "x-request-id", TRACEPARENT];
+    is_hop_by_hop(name) || NAMES.iter().any(|ours| alike(ours, name))
 }
 
 /// Headers of one connection only (H5). The Proxy-* credentials are between a client and the proxy that asked

@@ -15,6 +15,8 @@ mod tests;
 pub const HEADER_MAX: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
+/// The longest reason of a Close, in bytes: its code stands before it.
+pub const CLOSE_REASON_MAX: usize = CONTROL_PAYLOAD_MAX - 2;
 /// The most bytes that [`FrameScanner::scan`] leaves over: a masked control frame but for its last byte.
 pub const HELD_MAX: usize = 2 + 4 + CONTROL_PAYLOAD_MAX - 1;
 /// RSV1 in [`FrameHeader::rsv`]: "this message is compressed", where permessage-deflate was agreed.
@@ -206,7 +208,7 @@ pub fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
 
 /// Appends a Close frame. A `reason` over 123 bytes is cut at the last character that fits.
 pub fn encode_close(code: u16, reason: &str, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
-    let mut fits = reason.len().min(CONTROL_PAYLOAD_MAX - 2);
+    let mut fits = reason.len().min(CLOSE_REASON_MAX);
     while !reason.is_char_boundary(fits) {
         fits -= 1;
     }

@@ -363,6 +363,8 @@ const NEVER_PASS: &[&str] = &[
     "via",
     "x-real-ip",
     "x-request-id",
+    "traceparent",
+    "tracestate",
     // request modifiers
     "cache-control",
     "expect",

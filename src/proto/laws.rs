@@ -13,6 +13,7 @@ use std::fmt::Debug;
 use super::framing::{ChunkError, ChunkLimits, ChunkPart, ChunkScanner};
 use super::head::{HeadLimits, Headers, RequestHead, ResponseHead};
 use super::proxy_protocol;
+use super::trace::{TRACEPARENT, Trace};
 
 /// What `parse` says of any prefix is `None` or what it says of the whole; what it takes is needed to the
 /// last byte. Returns what it says of the whole.
@@ -37,6 +38,9 @@ fn prefixes_agree<T: PartialEq + Debug, E: PartialEq + Debug>(
 /// A request head is parsed alike in any split, and is the same after it was written and parsed again.
 pub fn request_head(input: &[u8], limits: &HeadLimits) {
     let Some(head) = prefixes_agree(input, |bytes| RequestHead::parse(bytes, limits)) else { return };
+    if let Some(trace) = Trace::told(&head.headers) {
+        assert_eq!(head.headers.get_all(TRACEPARENT).collect::<Vec<_>>(), [trace.parent().as_bytes()]);
+    }
     let mut written = Vec::new();
     head.encode(&mut written);
     let unlimited = HeadLimits { bytes: usize::MAX, ..*limits };

@@ -15,3 +15,4 @@ pub mod network;
 pub mod origin;
 pub mod proxy_protocol;
 pub mod query;
+pub mod trace;

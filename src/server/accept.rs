@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    bind::{BindError, Listening, Ownership, UnixPath},
+    bind::{BindError, Listening, UnixPath},
     handover::{Offered, Sockets},
     worker::WorkerHandle,
 };
@@ -44,11 +44,11 @@ pub(super) struct Bound {
 impl Bound {
     /// A socket that listens, to be watched by the runtime that has been entered; it is among `sockets` from now on.
     pub(super) fn new(socket: Listening, sockets: &Sockets) -> Result<Self, BindError> {
-        let address = socket.address();
+        let (address, owned) = (socket.address(), socket.owned());
         let socket =
             Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
         let socket = Arc::new(socket);
-        let (offered, owned): (Weak<Socket>, _) = (Arc::downgrade(&socket), socket.owned());
+        let offered: Weak<Socket> = Arc::downgrade(&socket);
         sockets.offer(Offered { address: address.clone(), socket: offered, owned });
         Ok(Self { socket, at: BoundAddress::new(address) })
     }
@@ -127,14 +127,6 @@ impl Socket {
         })
     }
 
-    /// Of its file, if it has one.
-    fn owned(&self) -> Option<Ownership> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(path, _) => Some(path.owned.clone()),
-        }
-    }
-
     /// Sees to it that nobody new finds it, where that is possible before it is closed.
     fn hide(&self) {
         match self {
@@ -197,7 +189,7 @@ impl Acceptor {
         mut listener: Arc<Listener>,
         end: Ended,
     ) {
-        let failures = RateLimited::new();
+        let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
         let _closing = loop {
@@ -213,6 +205,7 @@ impl Acceptor {
                 }
                 Err(error) => {
                     let address = &listener.label;
+                    self.gate.metrics.accept_failed(address);
                     failures.warn(|skipped| tracing::warn!(%address, %error, skipped, "accept failed"));
                     if !is_of_one_connection(&error) {
                         tokio::time::sleep(pause).await;
@@ -249,6 +242,10 @@ impl Acceptor {
         }
         let entrance = listener.enter_accepted(&accepted);
         if let Some(Entrance::Cut) = entrance {
+            let metrics = &self.gate.metrics;
+            metrics.accepted(&listener.label);
+            metrics.turned_away(&listener.label, None);
+            metrics.closed();
             listener.note_cut(accepted.ip());
             accepted.cut();
             return;
@@ -257,6 +254,7 @@ impl Acceptor {
         if listener.speaks_tls() {
             self.gate.tls_permits.available().await;
         }
+        self.gate.metrics.accepted(&listener.label);
         let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
         let connection = Connection::new(accepted, listener, gate, permit, entrance);
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {

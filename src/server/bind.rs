@@ -3,9 +3,12 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::{
-        fs::FileTypeExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::FileTypeExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::{
@@ -40,14 +43,16 @@ pub struct BindError {
 
 /// A bound and listening socket, non-blocking.
 #[derive(Debug)]
-pub(super) enum Listening {
+pub enum Listening {
+    /// Over TCP.
     Tcp(TcpListener),
+    /// A unix socket and its file.
     Unix(UnixListener, UnixPath),
 }
 
 /// The file of a unix socket; removed on drop by the process that owns it.
 #[derive(Debug)]
-pub(super) struct UnixPath {
+pub struct UnixPath {
     pub(super) path: PathBuf,
     pub(super) owned: Ownership,
 }
@@ -87,9 +92,26 @@ impl Drop for UnixPath {
     }
 }
 
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 impl Listening {
+    /// Of its file, if it has one.
+    pub(super) fn owned(&self) -> Option<Ownership> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, path) => Some(path.owned.clone()),
+        }
+    }
+
     /// The address it got.
-    pub(super) fn address(&self) -> ListenAddress {
+    pub fn address(&self) -> ListenAddress {
         match self {
             Self::Tcp(listener) => {
                 ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))

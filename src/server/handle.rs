@@ -19,6 +19,7 @@ use super::{
     background::Background,
     ending::spread,
     handover::Sockets,
+    metrics,
     pulse::Pulse,
     reload::{InForce, LastReload},
 };
@@ -270,6 +271,12 @@ impl ServerHandle {
     /// Takes [`Self::take_out`] back. `false` if there is no such endpoint.
     pub fn put_back(&self, upstream: &str, endpoint: &str) -> bool {
         self.snapshot().pool(upstream).is_some_and(|pool| pool.put_back(endpoint))
+    }
+
+    /// What is counted and what is there now, as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        let Shared { gate, permits, order, .. } = &*self.shared;
+        metrics::encode(gate, permits, order)
     }
 
     /// Downstream connections that are open.

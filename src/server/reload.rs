@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, MutexGuard, PoisonError, atomic::Ordering, mpsc},
     time::{Duration, SystemTime},
 };
 
@@ -16,9 +16,10 @@ use super::{
     surroundings,
 };
 use crate::{
-    config::{Config, ListenAddress, Listener, LoadError, Loaded, Problems, Route, Source, Upstream},
-    connection::{BoundAddress, SetUpError, Snapshot},
+    config::{Config, ListenAddress, Listener, LoadError, Loaded, Log, Problems, Route, Source, Upstream},
+    connection::{BoundAddress, SetUpError, Setting, Snapshot},
     ending::report,
+    telemetry::{LogError, Reconfiguration},
 };
 
 /// How long a reload waits for the sockets to be closed that it removed: what waits in them is accepted first.
@@ -85,6 +86,9 @@ pub enum ReloadError {
     /// TLS.
     #[error("{}", report(.0))]
     SetUp(SetUpError),
+    /// The log.
+    #[error("{}", report(.0))]
+    Log(#[from] LogError),
     /// A thread or its runtime.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -100,7 +104,7 @@ impl ReloadError {
     /// Whether it is about what the file asks for, and not about the process.
     pub fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Bind { .. } | Self::SetUp(_) => true,
+            Self::Config(_) | Self::Bind { .. } | Self::SetUp(_) | Self::Log(_) => true,
             Self::Thread(_) | Self::NoFile | Self::Draining => false,
         }
     }
@@ -124,7 +128,10 @@ impl ServerHandle {
         match &reloaded {
             Ok(report) => report.log("reloaded"),
             Err(error @ ReloadError::Draining) => tracing::info!("{error}"),
-            Err(error) => tracing::error!("reload failed, and what was in force stays\n{error}"),
+            Err(error) => {
+                self.shared.gate.metrics.reload_failed();
+                tracing::error!("reload failed, and what was in force stays\n{error}");
+            }
         }
         let last =
             LastReload { at: SystemTime::now(), error: reloaded.as_ref().err().map(ToString::to_string) };
@@ -181,16 +188,22 @@ impl ServerHandle {
         background.prepare(gate, &config).map_err(ReloadError::Thread)?;
         self.watch_files_of(&config).map_err(ReloadError::Thread)?;
         let place = surroundings(&gate.drain, &config);
-        let next = Snapshot::new(Arc::clone(&config), at, &place, Some(&before));
+        let setting = Setting { place, totals: &gate.totals, metrics: &gate.metrics };
+        let next = Snapshot::new(Arc::clone(&config), at, &setting, Some(&before));
         let next = Arc::new(next.map_err(ReloadError::SetUp)?);
+        let is_logged_alike = logs_alike(&before.config.log, &config.log);
+        let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
 
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());
         permits.resize(fitting(config.server.max_connections));
         gate.tls_permits.resize(config.server.max_tls_handshakes);
-        next.succeed(&before, &place);
+        next.succeed(&before, &setting.place);
         self.accept_from(added, removed);
+        log.into_iter().for_each(Reconfiguration::commit);
+        gate.lists_tunnels.store(config.admin.is_some(), Ordering::Relaxed);
         in_force.text = source;
+        gate.metrics.reloaded(next.generation);
         let report = ReloadReport::new(&before.config, &config, next.generation, &warnings);
         configs.send_replace(config);
         Ok(report)
@@ -254,6 +267,11 @@ fn in_use(error: BindError, config: &Config, before: &Snapshot) -> ReloadError {
     });
     let held_by = held_by.cloned();
     ReloadError::Bind { error, held_by }
+}
+
+/// Whether events and records go the same way. Else a level that was set meanwhile stays.
+fn logs_alike(one: &Log, other: &Log) -> bool {
+    one.level == other.level && one.format == other.format && one.access == other.access
 }
 
 fn environment(name: &str) -> Option<String> {

@@ -14,7 +14,13 @@ use std::{
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{CUT, runtime};
-use crate::{connection::Gate, lifecycle::Tracker, tunnel, upstream};
+use crate::{
+    buffered::enter_worker,
+    connection::Gate,
+    lifecycle::Tracker,
+    telemetry::{Metrics, RateLimited},
+    tunnel,
+};
 
 /// A worker thread.
 #[derive(Debug)]
@@ -39,6 +45,7 @@ struct Counts {
     open: AtomicUsize,
     /// Those that ended in a panic.
     panicked: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 impl Worker {
@@ -46,11 +53,16 @@ impl Worker {
     /// began.
     pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let runtime = runtime()?;
-        let counts = Counts { all: open.clone(), open: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        let counts = Counts {
+            all: open.clone(),
+            open: AtomicUsize::new(0),
+            panicked: AtomicUsize::new(0),
+            metrics: Arc::clone(&gate.metrics),
+        };
         let handle = WorkerHandle { runtime: runtime.handle().clone(), counts: Arc::new(counts) };
         let (drain, open) = (gate.drain.clone(), open.clone());
         let run = move || {
-            upstream::enter_worker(id);
+            enter_worker(id);
             runtime.block_on(async {
                 drain.orders(tunnel::wake_all).await;
                 // The last ones write their records; whoever can't is dropped with the runtime.
@@ -119,10 +131,15 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        static PANICS: RateLimited = RateLimited::new(tracing::Level::ERROR, "a connection panicked");
         if std::thread::panicking() {
             self.counts.panicked.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a connection panicked, which is a defect of wsgate");
+            self.counts.metrics.panicked();
+            PANICS.warn(|skipped| {
+                tracing::error!(skipped, "a connection panicked, which is a defect of wsgate");
+            });
         }
+        self.counts.metrics.closed();
         self.counts.open.fetch_sub(1, Ordering::Release);
         self.counts.all.leave();
     }

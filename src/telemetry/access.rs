@@ -10,6 +10,9 @@ use std::{
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
+use super::escape::{is_plain, write_json_escape};
+use crate::proto::trace::TraceId;
+
 const RFC_3339_MS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
@@ -140,6 +143,9 @@ pub struct AccessRecord {
     /// Shared by the records of one request and by X-Request-Id.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: Box<str>,
+    /// Shared by all that this request brought about, here and elsewhere: of `traceparent`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_shown")]
+    pub trace_id: Option<TraceId>,
     /// The request's method.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub method: Box<str>,
@@ -222,6 +228,7 @@ impl AccessRecord {
             client,
             peer: None,
             request_id: Box::default(),
+            trace_id: None,
             method: Box::default(),
             host: Box::default(),
             target: Box::default(),
@@ -290,7 +297,8 @@ impl AccessRecord {
         field("tls", self.tls.as_ref().map(display))?;
         field("peer", self.peer.as_ref().map(display))?;
         field("listener", Some(&self.listener))?;
-        field("id", (!self.request_id.is_empty()).then_some(&self.request_id).map(display))
+        field("id", (!self.request_id.is_empty()).then_some(&self.request_id).map(display))?;
+        field("trace_id", self.trace_id.as_ref().map(display))
     }
 }
 
@@ -410,25 +418,36 @@ impl serde_json::ser::Formatter for Visible {
         if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             return writer.write_all(fragment.as_bytes());
         }
+        let mut shown = String::with_capacity(fragment.len() + 16);
         for character in fragment.chars() {
-            if matches!(character, ' '..='~') || character.escape_debug().len() == 1 {
-                write!(writer, "{character}")?;
+            if is_plain(character) {
+                shown.push(character);
             } else {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
+                write_json_escape(&mut shown, character);
             }
         }
-        Ok(())
+        writer.write_all(shown.as_bytes())
     }
 }
 
-fn format_time(time: OffsetDateTime) -> String {
+/// A time as records have it: RFC 3339, UTC, with milliseconds.
+pub fn format_time(time: OffsetDateTime) -> String {
     time.format(RFC_3339_MS).unwrap_or_default()
 }
 
 fn serialize_time<S: serde::Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_time(*time))
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn serialize_shown<T: fmt::Display, S: serde::Serializer>(
+    shown: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match shown {
+        Some(shown) => serializer.collect_str(shown),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[expect(clippy::ref_option, reason = "the signature that serde calls")]

@@ -72,13 +72,15 @@ fn decode(name: &str) -> Vec<u8> {
     decoded
 }
 
-/// A request target as it may be logged: with [`mask_query`], and without the user and password that an absolute form can
-/// carry.
+/// A request target, or an Origin, as it may be logged: with [`mask_query`], and without the user and password that can stand
+/// before a host, in an absolute form, in that of CONNECT, or in what is neither.
 pub fn mask_target<'a>(target: &'a str, redact: &[String]) -> Cow<'a, str> {
     let masked = mask_query(target, redact);
-    let authority = masked.find("://").map(|at| at + 3).filter(|_| !masked.starts_with('/'));
-    let Some(start) = authority else { return masked };
-    let end = masked[start..].find(['/', '?']).map_or(masked.len(), |at| start + at);
+    if masked.starts_with('/') {
+        return masked;
+    }
+    let start = masked.find("://").map_or(0, |at| at + 3);
+    let end = masked[start..].find(['/', '?', '#']).map_or(masked.len(), |at| start + at);
     match masked[start..end].rfind('@') {
         Some(at) => Cow::Owned(format!("{}{MASK}{}", &masked[..start], &masked[start + at..])),
         None => masked,
@@ -94,7 +96,13 @@ pub fn mask_subprotocol(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    fn masked_target(target: &str) -> String {
+        mask_target(target, &["token".to_owned()]).into_owned()
+    }
 
     fn masked(target: &str) -> String {
         mask_query(target, &["token".to_owned(), "jwt".to_owned()]).into_owned()
@@ -117,6 +125,10 @@ mod tests {
         assert_eq!(masked("http://user:secret@a.example/x?y=z"), "http://***@a.example/x?y=z");
         assert_eq!(masked("http://a.example/x@y"), "http://a.example/x@y");
         assert_eq!(masked("/http://user:secret@a.example/"), "/http://user:secret@a.example/");
+        assert_eq!(masked("user:secret@a.example:443"), "***@a.example:443");
+        assert_eq!(masked("user:se@cret@a.example:443"), "***@a.example:443");
+        assert_eq!(masked("http:user:secret@a.example/x@y"), "***@a.example/x@y");
+        assert_eq!(masked("*"), "*");
     }
 
     #[test]
@@ -126,5 +138,25 @@ mod tests {
         assert_eq!(mask_subprotocol("base64url.bearer.authorization.k8s.io.c2VjcmV0"), "***");
         assert_eq!(mask_subprotocol("eyJhbGciOi.eyJzdWIi.c2ln"), "***");
         assert_eq!(mask_subprotocol(&"x".repeat(33)), "***");
+    }
+
+    proptest! {
+        #[test]
+        fn s7_no_value_of_a_secret_parameter_is_left_however_it_is_written(
+            before in "(/[a-z@:]{0,6}|https?://(u:SECRET@)?[a-z.]{1,8}(:[0-9]{1,4})?/?|(u:SECRET@)?[a-z]{1,5}:443)",
+            pairs in vec(("[a-z%=;]{0,4}", "[&;]?", any::<bool>(), "[a-z=%.?/@;]{0,5}"), 0..6),
+        ) {
+            let mut target = before + "?";
+            for (noise, between, is_coded, around) in &pairs {
+                let name: String = "Token".chars().map(|letter| {
+                    if *is_coded { format!("%{:02X}", u32::from(letter)) } else { letter.to_string() }
+                }).collect();
+                // What stands right before the name must not make it another.
+                let noise = if between.is_empty() { "" } else { noise };
+                target.extend([noise, between, &name, "=", around, "SECRET&"]);
+            }
+            let shown = masked_target(&target);
+            prop_assert!(!shown.contains("SECRET"), "{target} is shown as {shown}");
+        }
     }
 }

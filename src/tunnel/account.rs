@@ -45,6 +45,18 @@ impl Frames {
     pub fn total(&self) -> u64 {
         self.continuation + self.text + self.binary + self.close + self.ping + self.pong
     }
+
+    /// Each with that of `more`.
+    pub(super) fn plus(&self, more: &Self) -> Self {
+        Self {
+            continuation: self.continuation + more.continuation,
+            text: self.text + more.text,
+            binary: self.binary + more.binary,
+            close: self.close + more.close,
+            ping: self.ping + more.ping,
+            pong: self.pong + more.pong,
+        }
+    }
 }
 
 /// A Close frame as its sender wrote it.
@@ -109,24 +121,23 @@ impl Tally {
     }
 
     /// The account, as it stands.
-    pub(super) fn take(&mut self) -> Account {
-        let tally = std::mem::take(self);
+    pub(super) fn account(&self) -> Account {
         Account {
-            bytes: tally.bytes,
+            bytes: self.bytes,
             frames: Frames {
-                continuation: tally.continuation.into(),
-                text: tally.text,
-                binary: tally.binary,
-                close: tally.closes.into(),
-                ping: tally.ping.into(),
-                pong: tally.pong.into(),
+                continuation: self.continuation.into(),
+                text: self.text,
+                binary: self.binary,
+                close: self.closes.into(),
+                ping: self.ping.into(),
+                pong: self.pong.into(),
             },
-            messages: (tally.text + tally.binary).saturating_sub(tally.is_within_message.into()),
-            longest_message: tally.longest_message,
-            fragmented: tally.fragmented.into(),
-            compressed: tally.compressed.into(),
-            illegal: tally.has_illegal.into(),
-            close: tally.close,
+            messages: (self.text + self.binary).saturating_sub(self.is_within_message.into()),
+            longest_message: self.longest_message,
+            fragmented: self.fragmented.into(),
+            compressed: self.compressed.into(),
+            illegal: self.has_illegal.into(),
+            close: self.close.clone(),
         }
     }
 }

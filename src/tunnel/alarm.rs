@@ -5,8 +5,12 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Waker,
 };
 
@@ -16,6 +20,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::visit::Visit;
+
 thread_local! {
     static CLOCK: RefCell<Option<Arc<Clock>>> = const { RefCell::new(None) };
 }
@@ -23,16 +29,20 @@ thread_local! {
 /// The alarms of one worker. The lock is taken once in each poll of a tunnel and when an alarm rings, never by another
 /// thread.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct Clock {
     alarms: Mutex<Alarms>,
     /// An alarm was set that is due before all others.
     earlier: Notify,
+    /// There are visits: read in each poll without the lock.
+    has_visits: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Alarms {
     slots: Slab<Slot>,
     due: BTreeSet<(Instant, usize)>,
+    /// Visits that wait for the tunnels of these slots.
+    visits: BTreeMap<usize, Vec<Visit>>,
     driven: bool,
 }
 
@@ -61,7 +71,7 @@ impl Alarm {
     /// really due. So pushing a deadline back at each byte costs nothing.
     pub(super) fn set(&mut self, at: Instant, waker: &Waker) {
         let mut alarms = self.clock.lock();
-        let Alarms { slots, due, driven } = &mut *alarms;
+        let Alarms { slots, due, driven, .. } = &mut *alarms;
         let slot = &mut slots[self.slot];
         slot.waker.clone_from(waker);
         if slot.at.is_some_and(|earlier| earlier <= at) {
@@ -79,26 +89,48 @@ impl Alarm {
             self.clock.earlier.notify_one();
         }
     }
+
+    /// The next visit that waits for this tunnel.
+    pub(super) fn take_visit(&self) -> Option<Visit> {
+        if !self.clock.has_visits.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut alarms = self.clock.lock();
+        let waiting = alarms.visits.get_mut(&self.slot)?;
+        let visit = waiting.pop();
+        if waiting.is_empty() {
+            self.clock.forget_visits(&mut alarms, self.slot);
+        }
+        visit
+    }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
         let mut alarms = self.clock.lock();
         let slot = alarms.slots.remove(self.slot);
+        let missed = self.clock.forget_visits(&mut alarms, self.slot);
         if let Some(at) = slot.at {
             alarms.due.remove(&(at, self.slot));
         }
         let was_last = alarms.slots.is_empty();
         drop(alarms);
+        // What a visit carries is not dropped under the lock.
+        drop(missed);
         if was_last {
             self.clock.earlier.notify_one();
         }
     }
 }
 
+/// The clock of this thread; `None` if there was no tunnel yet.
+pub(super) fn clock() -> Option<Arc<Clock>> {
+    CLOCK.with_borrow(Clone::clone)
+}
+
 /// Wakes every tunnel of this thread, so that each looks at the drain signal.
 pub fn wake_all() {
-    let Some(clock) = CLOCK.with_borrow(Clone::clone) else { return };
+    let Some(clock) = clock() else { return };
     let wakers: Vec<Waker> = clock.lock().slots.iter().map(|(_, slot)| slot.waker.clone()).collect();
     wakers.into_iter().for_each(Waker::wake);
 }
@@ -106,6 +138,36 @@ pub fn wake_all() {
 impl Clock {
     fn lock(&self) -> MutexGuard<'_, Alarms> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `visit` wait for the tunnels of these slots, and wakes them. Returns where to go on; `None` behind the last slot.
+    pub(super) fn mark(&self, portion: Range<usize>, visit: &Visit) -> Option<usize> {
+        let mut alarms = self.lock();
+        let Alarms { slots, visits, .. } = &mut *alarms;
+        for at in portion.clone() {
+            if let Some(slot) = slots.get(at) {
+                visits.entry(at).or_default().push(Arc::clone(visit));
+                slot.waker.wake_by_ref();
+            }
+        }
+        self.has_visits.store(!visits.is_empty(), Ordering::Relaxed);
+        Some(portion.end).filter(|next| *next < slots.capacity())
+    }
+
+    /// Whether `visit` still waits for one of these slots' tunnels.
+    pub(super) fn waits(&self, portion: Range<usize>, visit: &Visit) -> bool {
+        let alarms = self.lock();
+        let mut waiting = alarms.visits.range(portion).flat_map(|(_, visits)| visits);
+        waiting.any(|waiting| Arc::ptr_eq(waiting, visit))
+    }
+
+    /// Takes out the visits that wait for a slot.
+    fn forget_visits(&self, alarms: &mut Alarms, slot: usize) -> Option<Vec<Visit>> {
+        let visits = alarms.visits.remove(&slot);
+        if alarms.visits.is_empty() {
+            self.has_visits.store(false, Ordering::Relaxed);
+        }
+        visits
     }
 
     /// Takes out what is due and returns when the next alarm is; `None` when no tunnel is left.

@@ -11,9 +11,11 @@ use tokio::io::ReadBuf;
 
 use super::{
     account::{Account, Close, Tally},
-    limits::{Limits, Throttle},
+    limits::Throttle,
     moment::Moment,
     pulse::{PingPayload, Pulse, Tag},
+    terms::Terms,
+    totals::{Totals, Way},
 };
 use crate::{
     buffered::{Stream, with_scratch},
@@ -92,18 +94,18 @@ enum Outlet {
 
 /// A Close frame of wsgate's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OwnClose {
+pub(super) struct OwnClose<'a> {
     pub(super) code: u16,
-    pub(super) reason: &'static str,
+    pub(super) reason: &'a str,
 }
 
 /// What a way needs of its tunnel for a turn.
 pub(super) struct Turn<'a> {
-    pub(super) limits: &'a Limits,
+    pub(super) terms: &'a Terms,
     pub(super) now: Moment,
     pub(super) tag: Tag,
     /// The Close of wsgate's for the receiver, once the tunnel's end is decided.
-    pub(super) close: Option<OwnClose>,
+    pub(super) close: Option<OwnClose<'a>>,
     pub(super) sender: &'a mut Pulse,
     pub(super) receiver: &'a mut Pulse,
     /// Of the sender, if its frames are counted in time.
@@ -236,7 +238,7 @@ impl Direction {
     ) -> Poll<Option<Step>> {
         if std::mem::take(&mut self.has_tail) {
             let tail = self.take_held();
-            self.tally.bytes += tail.len() as u64;
+            self.count(tail.len(), turn);
             return Poll::Ready(self.pass(cx, &tail, to, turn));
         }
         with_scratch(|scratch| {
@@ -252,9 +254,19 @@ impl Direction {
                 self.end();
                 return Poll::Ready(Some(Step::SourceEnded));
             }
-            self.tally.bytes += count as u64;
+            self.count(count, turn);
             Poll::Ready(self.pass(cx, &scratch[..held + count], to, turn))
         })
+    }
+
+    fn count(&mut self, bytes: usize, turn: &Turn<'_>) {
+        self.tally.bytes += bytes as u64;
+        self.way(turn.terms).read(bytes);
+    }
+
+    /// Where this worker counts what goes this way.
+    fn way<'a>(&self, terms: &'a Terms) -> &'a Way {
+        terms.totals.here().way(self.scanner.role())
     }
 
     /// Takes `input` through the scanner and on to the receiver.
@@ -301,8 +313,10 @@ impl Direction {
             Flow::Relay | Flow::Closed | Flow::Discard => None,
         };
         let takes_pings = self.takes_pings();
+        let way = self.way(turn.terms);
         let mut follower = Follower {
             tally: &mut self.tally,
+            way,
             turn,
             place,
             takes_pings,
@@ -346,10 +360,10 @@ impl Direction {
     }
 
     /// Puts the Ping that waits for its place where the stream stands, if that is one.
-    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment) {
+    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment, totals: &Totals) {
         if receiver.waits() && self.takes_pings() && self.scanner.at_frame_boundary() {
             let mask = self.mask();
-            encode_ping(&receiver.send(tag, now), mask, self.spill());
+            encode_ping(&receiver.send(tag, now, totals), mask, self.spill());
         }
     }
 
@@ -396,7 +410,7 @@ impl Direction {
 
     /// Ends this way with a Close frame of wsgate's own. Where the sender's Close went this way already, or the stream can't
     /// be followed, it ends without one (rule T5).
-    pub(super) fn close(&mut self, place: Place, own: OwnClose) {
+    pub(super) fn close(&mut self, place: Place, own: OwnClose<'_>) {
         if self.drops() || self.source_ended {
             return;
         }
@@ -420,7 +434,7 @@ impl Direction {
         matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close)) && !self.source_ended
     }
 
-    fn put_close(&mut self, own: Option<OwnClose>) {
+    fn put_close(&mut self, own: Option<OwnClose<'_>>) {
         let mask = self.mask();
         if let Some(OwnClose { code, reason }) = own {
             encode_close(code, reason, mask, self.spill());
@@ -552,8 +566,8 @@ impl Direction {
     }
 
     /// What went this way.
-    pub(super) fn take_account(&mut self) -> Account {
-        self.tally.take()
+    pub(super) fn account(&self) -> Account {
+        self.tally.account()
     }
 
     /// The receiver has its end, or is gone.
@@ -607,6 +621,7 @@ struct Edit {
 /// Looks at the frames of one read.
 struct Follower<'a, 'b> {
     tally: &'a mut Tally,
+    way: &'a Way,
     turn: &'a mut Turn<'b>,
     /// Where a Close is to go out.
     place: Option<Place>,
@@ -626,13 +641,13 @@ impl Follower<'_, '_> {
     }
 
     fn may_ping(&mut self, at: usize) {
-        let Turn { receiver, tag, now, .. } = &mut *self.turn;
+        let Turn { terms, receiver, tag, now, .. } = &mut *self.turn;
         if self.takes_pings && receiver.waits() && self.tally.close.is_none() {
             // All before it has been taken, or nothing would have been read: only now the receiver is asked.
             if !receiver.was_asked() {
                 receiver.excuse(*now);
             }
-            let put = Some(receiver.send(*tag, *now));
+            let put = Some(receiver.send(*tag, *now, &terms.totals));
             self.edits.push(Edit { at: at..at, put });
         }
     }
@@ -641,8 +656,8 @@ impl Follower<'_, '_> {
 impl Follow for Follower<'_, '_> {
     #[inline]
     fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess> {
-        let Turn { limits, now, sender, throttle, .. } = &mut *self.turn;
-        limits.admit(header, message_length)?;
+        let Turn { terms, now, sender, throttle, .. } = &mut *self.turn;
+        terms.limits.admit(header, message_length)?;
         // What wsgate itself asked for is not counted against the sender.
         let was_asked_for = header.opcode == Opcode::Pong && sender.owes_answer();
         match throttle {
@@ -654,13 +669,17 @@ impl Follow for Follower<'_, '_> {
     #[inline]
     fn meet(&mut self, event: Event<'_>) {
         match event {
-            Event::Header { header, .. } => self.tally.frame(&header),
+            Event::Header { header, .. } => {
+                self.tally.frame(&header);
+                self.way.frame(&header);
+            }
             Event::FrameEnd { at } => {
                 self.may_close(at, &[Place::Frame]);
                 self.may_ping(at);
             }
-            Event::MessageEnd { at, length, fragmented, compressed, .. } => {
+            Event::MessageEnd { at, opcode, length, fragmented, compressed } => {
                 self.tally.message(length, fragmented, compressed);
+                self.way.message(opcode, length);
                 self.may_close(at, &[Place::Message]);
             }
             Event::Close { frame, code, reason } => {
@@ -673,7 +692,8 @@ impl Follow for Follower<'_, '_> {
                 }
             }
             Event::Pong { frame, payload } => {
-                if self.turn.sender.answer(payload, self.turn.tag, self.turn.now) {
+                let Turn { terms, sender, tag, now, .. } = &mut *self.turn;
+                if sender.answer(payload, *tag, *now, &terms.totals) {
                     self.edits.push(Edit { at: frame, put: None });
                 }
             }

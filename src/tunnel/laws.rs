@@ -2,6 +2,7 @@
 //! wsgate's own between its frames, and the tunnel ends. Fuzz targets and property tests feed this.
 
 mod judging;
+mod owner;
 mod player;
 
 use std::{sync::Arc, time::Duration};
@@ -11,14 +12,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+pub(super) use self::owner::{Guest, Owner};
 use self::player::Player;
-use super::{Keepalive, Limits, Rate, Report, Tunnel, wake_all};
+use super::{Keepalive, Limits, Rate, Report, Terms, Totals, Tunnel, visit, wake_all};
 use crate::{
     buffered::{
         Buffered,
         wire::{Pace, wire},
     },
-    ending::Side,
+    ending::{AdminClose, Side},
     lifecycle::{Drain, DrainHandle},
     proto::{
         frame::{FrameHeader, Opcode, Role, apply_mask},
@@ -63,6 +65,11 @@ pub(super) fn agreed(extensions: &str) -> Agreed {
         ResponseHead::parse(response.as_bytes(), &HeadLimits::default()).expect("legal").expect("whole");
     let offer = Offer::from_head(&request).expect("legal").expect("an offer");
     offer.prove(&response, true).expect("the right answer")
+}
+
+/// The terms of one tunnel.
+pub(super) fn terms(limits: Limits, route: Drain) -> Arc<Terms> {
+    Arc::new(Terms { limits, route, totals: Arc::new(Totals::new(1)), witness: Arc::new(()) })
 }
 
 /// A frame: masked from a client, bare from a server.
@@ -133,7 +140,9 @@ struct Stage {
     client: Player,
     backend: Player,
     whole: DrainHandle,
-    part: DrainHandle,
+    server: DrainHandle,
+    route: DrainHandle,
+    totals: Arc<Totals>,
     tunnel: JoinHandle<Report>,
     /// The gate was told to end the tunnel.
     was_told: bool,
@@ -153,15 +162,19 @@ impl Stage {
         }
         let spread = Duration::from_secs(choices.pick(&[0, 20]));
         let (whole, signal) = Drain::new(spread);
-        let part = signal.part(spread);
-        let tunnel = Tunnel::new(down, up, &agreed(header), Arc::new(limits), part.signal());
+        let (server, route) = (signal.part(spread), signal.part(spread));
+        let terms = terms(limits, route.signal());
+        let totals = Arc::clone(&terms.totals);
+        let tunnel = Owner(Tunnel::new(down, up, &agreed(header), terms, server.signal()));
         Self {
             limits,
             extensions,
             client,
             backend,
             whole,
-            part,
+            server,
+            route,
+            totals,
             tunnel: tokio::spawn(tunnel),
             was_told: false,
         }
@@ -181,7 +194,7 @@ impl Stage {
             }
             11 => player.answer(),
             12 | 13 => sleep(Duration::from_millis(choices.pick(&[1, 1000, 6000, 31_000, 100_000]))).await,
-            14 if choices.once_in(3) => self.tell(choices),
+            14 if choices.once_in(3) => self.tell(choices).await,
             15 if choices.once_in(4) => player.leave(choices).await,
             _ => {}
         }
@@ -191,12 +204,18 @@ impl Stage {
         }
     }
 
-    fn tell(&mut self, choices: &mut Choices<'_>) {
+    async fn tell(&mut self, choices: &mut Choices<'_>) {
         self.was_told = true;
-        match choices.below(4) {
+        match choices.below(7) {
             0 | 1 => self.whole.drain(),
-            2 => self.part.drain(),
-            _ => self.whole.shutdown(),
+            2 => self.server.drain(),
+            3 => self.whole.shutdown(),
+            4 => self.route.drain(),
+            5 => self.route.drain_over(Duration::ZERO),
+            _ => {
+                let close = AdminClose::new(choices.pick(&[1000, 1012, 4000]), "by order");
+                visit(Guest::new(close.ok())).await;
+            }
         }
         wake_all();
     }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{limits::Keepalive, moment::Moment};
+use super::{limits::Keepalive, moment::Moment, totals::Totals};
 use crate::proto::frame::CONTROL_PAYLOAD_MAX;
 
 /// Begins the payload of every Ping of wsgate's own.
@@ -30,6 +30,13 @@ pub struct Pings {
 /// A tunnel's mark in its Pings, so that those of another gate on the way, or of another tunnel, are not taken for its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tag(pub(super) u32);
+
+impl Tag {
+    /// The tunnel's lot in every drain, from 0 to 1: at random, as the tag is.
+    pub(super) fn lot(self) -> f64 {
+        f64::from(self.0) / f64::from(u32::MAX)
+    }
+}
 
 /// Who is asked, as the payload of its Pings tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +93,11 @@ impl Pulse {
             answers: false,
             ignores_relayed: false,
         }
+    }
+
+    /// Who it is that lives.
+    pub(super) fn side(&self) -> Asked {
+        self.side
     }
 
     /// Its last byte.
@@ -146,9 +158,12 @@ impl Pulse {
     }
 
     /// The Ping that waits goes out now. Returns its payload.
-    pub(super) fn send(&mut self, tag: Tag, now: Moment) -> PingPayload {
+    pub(super) fn send(&mut self, tag: Tag, now: Moment, totals: &Totals) -> PingPayload {
+        let pings = totals.here().pings(self.side);
+        pings.send();
         if self.is_unanswered {
             self.lost = self.lost.saturating_add(1);
+            pings.lose();
         }
         self.waits = false;
         self.is_unanswered = true;
@@ -165,11 +180,11 @@ impl Pulse {
     }
 
     /// It sent a Pong. Returns whether that answers a Ping of wsgate's own, and so concerns nobody else.
-    pub(super) fn answer(&mut self, payload: &[u8], tag: Tag, now: Moment) -> bool {
+    pub(super) fn answer(&mut self, payload: &[u8], tag: Tag, now: Moment, totals: &Totals) -> bool {
         if let Some(serial) = self.serial_in(payload, tag) {
             self.answers = true;
             if serial == self.serial && std::mem::take(&mut self.is_unanswered) {
-                self.measure(now);
+                self.measure(now, totals);
             }
             return true;
         }
@@ -199,9 +214,11 @@ impl Pulse {
         }
     }
 
-    fn measure(&mut self, now: Moment) {
+    fn measure(&mut self, now: Moment, totals: &Totals) {
         let Some(sent) = self.sent else { return };
-        let micros = u32::try_from(now.since(sent).as_micros()).unwrap_or(u32::MAX);
+        let round_trip = now.since(sent);
+        totals.here().pings(self.side).answer(round_trip);
+        let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         self.round_trip = NonZeroU32::MIN.checked_add(micros).or(Some(NonZeroU32::MAX));
         self.longest_round_trip = self.longest_round_trip.max(self.round_trip);
     }

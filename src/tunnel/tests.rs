@@ -1,6 +1,7 @@
 //! Tunnels between two scripted peers, over pipes in memory and the paused clock.
 
 mod account;
+mod admin;
 mod alarm;
 mod closing;
 mod drain;
@@ -8,16 +9,22 @@ mod frames;
 mod keepalive;
 mod limits;
 mod lots;
+mod orders;
 mod property;
 mod relay;
 mod timers;
+mod totals;
+mod visits;
+
+use std::{io, time::Duration};
 
 use tokio::{io::AsyncReadExt, task::JoinHandle};
 
-pub(super) use super::laws::{KEY, agreed, frame};
+pub(super) use super::laws::{Guest, KEY, Owner, agreed, frame, terms};
 use super::*;
 use crate::{
     buffered::wire::{Pace, Peer, Wire, wire},
+    ending::{AdminClose, Death},
     lifecycle::DrainHandle,
     proto::frame::{FrameError, FrameHeader, Opcode, apply_mask, encode_close},
 };
@@ -62,21 +69,33 @@ impl Default for SetUp {
 }
 
 impl SetUp {
-    pub(super) fn tunnel(self) -> (Tunnel<Wire, Wire>, Peer, Peer, DrainHandle) {
+    pub(super) fn tunnel(self) -> (Tunnel<Wire, Wire>, Peer, Peer, Orders) {
         let (down, client) = wire(self.down);
         let (up, backend) = wire(self.up);
         let (mut down, mut up) = (Buffered::new(down), Buffered::new(up));
         down.put_back(&self.down_tail);
         up.put_back(&self.up_tail);
-        let (handle, drain) = Drain::new(self.spread);
-        let tunnel = Tunnel::new(down, up, &agreed(self.extensions), Arc::new(self.limits), drain);
-        (tunnel, client, backend, handle)
+        let (drain, signal) = Drain::new(self.spread);
+        let (server, route) = (signal.part(self.spread), signal.part(self.spread));
+        let terms = terms(self.limits, route.signal());
+        let tunnel = Tunnel::new(down, up, &agreed(self.extensions), terms, server.signal());
+        (tunnel, client, backend, Orders { drain, server, route })
     }
 
     pub(super) fn open(self) -> Open {
-        let (tunnel, client, backend, drain) = self.tunnel();
-        Open { client, backend, drain, tunnel: tokio::spawn(tunnel), since: Instant::now() }
+        let (tunnel, client, backend, Orders { drain, server, route }) = self.tunnel();
+        let totals = Arc::clone(&tunnel.terms.totals);
+        let tunnel = tokio::spawn(Owner(tunnel));
+        Open { client, backend, drain, server, route, totals, tunnel, since: Instant::now() }
     }
+}
+
+/// Who may order a tunnel to leave.
+pub(super) struct Orders {
+    /// All there is.
+    pub(super) drain: DrainHandle,
+    pub(super) server: DrainHandle,
+    pub(super) route: DrainHandle,
 }
 
 /// A tunnel that runs, and its peers.
@@ -84,6 +103,9 @@ pub(super) struct Open {
     pub(super) client: Peer,
     pub(super) backend: Peer,
     pub(super) drain: DrainHandle,
+    pub(super) server: DrainHandle,
+    pub(super) route: DrainHandle,
+    pub(super) totals: Arc<Totals>,
     pub(super) tunnel: JoinHandle<Report>,
     since: Instant,
 }

@@ -339,7 +339,7 @@ mod tests {
     fn sites(addresses: impl IntoIterator<Item = At>) -> Vec<Arc<Site>> {
         let site = |at| {
             let order = place().drain.part(Duration::ZERO);
-            Arc::new(Site::new(at, &Arc::new(Load::new()), order))
+            Arc::new(Site::new(at, &Arc::new(Load::new(&"server".into())), order))
         };
         addresses.into_iter().map(site).collect()
     }

@@ -82,8 +82,9 @@ impl Sites {
 
 impl Endpoint {
     pub(super) fn new(server: &UpstreamServer, upstream: &config::Upstream, place: &Surroundings) -> Self {
-        let load = Arc::new(Load::new());
-        let status = Status::new(upstream, &name(&server.address).into(), &load);
+        let name: Arc<str> = name(&server.address).into();
+        let load = Arc::new(Load::new(&name));
+        let status = Status::new(upstream, &name, &load);
         Self::at_new_sites(server, upstream, place, load, status)
     }
 

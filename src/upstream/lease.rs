@@ -4,8 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Transport, endpoint::Endpoint, pool::Inner, site::Site, worker};
-use crate::{buffered::Buffered, lifecycle::Drain};
+use super::{Transport, endpoint::Endpoint, pool::Inner, site::Site};
+use crate::{
+    buffered::{Buffered, worker},
+    lifecycle::Drain,
+};
 
 /// A place at an endpoint for which there is no connection yet. Its drop gives it back.
 pub(super) struct Claim {
@@ -92,6 +95,11 @@ impl TunnelLease {
     /// The signal to the tunnels of this endpoint.
     pub fn drain(&self) -> Drain {
         self.site.drain()
+    }
+
+    /// The endpoint as logs and metrics name it.
+    pub fn endpoint_name(&self) -> &Arc<str> {
+        &self.site.load.endpoint
     }
 
     /// Notes that the server ended a tunnel that had stood for so long. If it does so at once and again and again, it gets

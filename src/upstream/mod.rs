@@ -27,7 +27,6 @@ mod transport;
 mod view;
 
 use std::{
-    cell::Cell,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -41,22 +40,6 @@ pub use view::{
     Bucket, CheckView, ConnectFailures, CountsView, EndpointState, EndpointView, FailureView, HistogramView,
     PoolView,
 };
-
-thread_local! {
-    static WORKER: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Tells this thread which worker it is, counted from 0. An idle connection is kept for, and taken by, the
-/// worker that made it, because its readiness is watched by that worker's runtime alone.
-///
-/// A thread that never calls this is worker 0.
-pub fn enter_worker(id: usize) {
-    WORKER.set(id);
-}
-
-fn worker() -> usize {
-    WORKER.get()
-}
 
 /// Why there is no connection to an upstream.
 #[derive(Debug, thiserror::Error)]

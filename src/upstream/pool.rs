@@ -21,10 +21,9 @@ use super::{
     lock,
     set::{Caller, Set},
     srv::{self, Servers},
-    worker,
 };
 use crate::{
-    buffered::Buffered,
+    buffered::{Buffered, worker},
     config::{self, OnRemoved},
     ending::chain,
     lifecycle::Drain,

@@ -22,14 +22,21 @@ use crate::{
 /// What is counted of a server, over all its sites and those that it left, and over all configurations that have it.
 #[derive(Debug)]
 pub(super) struct Load {
+    /// As logs and metrics name the server.
+    pub(super) endpoint: Arc<str>,
     open: AtomicUsize,
     pub(super) early_ends: EarlyEnds,
     pub(super) counts: Counts,
 }
 
 impl Load {
-    pub(super) fn new() -> Self {
-        Self { open: AtomicUsize::new(0), early_ends: EarlyEnds::new(), counts: Counts::default() }
+    pub(super) fn new(endpoint: &Arc<str>) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            open: AtomicUsize::new(0),
+            early_ends: EarlyEnds::new(),
+            counts: Counts::default(),
+        }
     }
 
     /// Leases on the server.

@@ -392,7 +392,7 @@ pub(super) mod tests {
 
     fn status(max_fails: u32) -> Status {
         let config = config::Upstream { max_fails: Some(max_fails), ..upstream(Vec::new()) };
-        Status::new(&config, &"server".into(), &Arc::new(Load::new()))
+        Status::new(&config, &"server".into(), &Arc::new(Load::new(&"server".into())))
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -445,7 +445,8 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn max_fails_off_takes_none_out() {
-        let status = Status::new(&upstream(Vec::new()), &"server".into(), &Arc::new(Load::new()));
+        let status =
+            Status::new(&upstream(Vec::new()), &"server".into(), &Arc::new(Load::new(&"server".into())));
         for _ in 0..1000 {
             status.failed("refused", || true);
         }

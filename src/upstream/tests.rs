@@ -28,7 +28,7 @@ mod view;
 
 use super::*;
 use crate::{
-    buffered::{Buffered, Socket},
+    buffered::{Buffered, Socket, enter_worker},
     config::{self, ServerAddress, UpstreamServer},
     lifecycle::Drain,
 };

@@ -149,6 +149,20 @@ pub struct Bucket {
     pub count: u64,
 }
 
+impl EndpointState {
+    /// Its name in metrics, as in JSON.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::DrainedByAdmin => "drained_by_admin",
+            Self::OutByChecks => "out_by_checks",
+            Self::Unresolved => "unresolved",
+            Self::OutByFailures => "out_by_failures",
+            Self::In => "in",
+        }
+    }
+}
+
 impl Pool {
     /// The pool at this moment.
     pub fn view(&self) -> PoolView {

@@ -19,7 +19,7 @@ fn paths(text: &str) -> Vec<&str> {
 #[test]
 fn every_path_that_a_document_names_is_there() {
     let mut named = 0;
-    for document in ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+    for document in ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/logs.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for path in paths(&text) {
             assert!(root().join(path).exists(), "{document} names {path}");
@@ -32,9 +32,14 @@ fn every_path_that_a_document_names_is_there() {
 #[test]
 fn every_link_within_the_project_leads_somewhere() {
     let mut followed = 0;
-    for document in
-        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "tests/corpus/README.md"]
-    {
+    for document in [
+        "README.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/logs.md",
+        "tests/corpus/README.md",
+    ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.contains("://") {

@@ -6,6 +6,7 @@ use super::{RequestContext, alike, begins_alike, chain, template::scheme};
 use crate::proto::{
     head::{Headers, InvalidHeader, is_token},
     network::Peers,
+    trace::TRACEPARENT,
 };
 
 /// A trusted proxy that sent a request.
@@ -73,7 +74,8 @@ pub(super) fn append(
     {
         append_display(out, name, &ip)?;
     }
-    out.append("X-Request-Id", cx.request_id.as_bytes())
+    out.append("X-Request-Id", cx.request_id.as_bytes())?;
+    out.append(TRACEPARENT, cx.trace.parent().as_bytes())
 }
 
 /// The port that the client connected to. Where a proxy tells the scheme but no port, it is not known: wsgate's own is that of

@@ -1,9 +1,13 @@
 //! Rules H5, H6, H7, H8, H13, W6 and W13: what changes in a head, and what must not.
 
 mod copied;
+mod traced;
 mod trusted;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use proptest::prelude::*;
 
@@ -12,6 +16,12 @@ use crate::proto::head::HeadLimits;
 
 const GET: Kind = Kind::Plain { framing: BodyFraming::Empty };
 static NO_EDITS: HeaderEdits = HeaderEdits { set: Vec::new(), remove: Vec::new() };
+
+/// One that began here.
+fn trace() -> &'static Trace {
+    static TRACE: LazyLock<Trace> = LazyLock::new(|| Trace::begin(1, 2));
+    &TRACE
+}
 
 fn context() -> RequestContext<'static> {
     RequestContext {
@@ -27,6 +37,7 @@ fn context() -> RequestContext<'static> {
         edits: &NO_EDITS,
         underscore_headers: UnderscoreHeaders::Drop,
         request_id: "id-1",
+        trace: trace(),
         target: "/path?q",
         values: Values::default(),
     }
@@ -62,7 +73,7 @@ fn edits(set: &[(&str, &str)], remove: &[&str]) -> HeaderEdits {
 
 /// The lines as text, with wsgate's own forwarding headers left out where they are not the subject.
 fn lines(headers: &Headers) -> Vec<String> {
-    const OWN: [&str; 8] = [
+    const OWN: [&str; 9] = [
         "Host",
         "X-Forwarded-For",
         "X-Forwarded-Proto",
@@ -71,6 +82,7 @@ fn lines(headers: &Headers) -> Vec<String> {
         "X-Real-IP",
         "Forwarded",
         "X-Request-Id",
+        TRACEPARENT,
     ];
     let others = headers.iter().filter(|(name, _)| !OWN.contains(name));
     others.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value))).collect()
@@ -180,7 +192,8 @@ fn h7_what_a_client_says_of_proxies_is_dropped_and_rebuilt() {
     assert_eq!(one(&headers, "X-Real-IP"), "192.0.2.7");
     assert_eq!(one(&headers, "X-Request-Id"), "id-1");
     assert_eq!(one(&headers, "Forwarded"), "for=192.0.2.7;proto=https;host=\"Example.com:8443\"");
-    assert_eq!(headers.len(), 8);
+    assert_eq!(one(&headers, TRACEPARENT), trace().parent());
+    assert_eq!(headers.len(), 9);
 }
 
 #[test]

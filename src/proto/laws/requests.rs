@@ -17,6 +17,7 @@ use crate::proto::{
     handshake::Offer,
     head::{HeadLimits, RequestHead},
     laws::choices::Choices,
+    trace::Trace,
 };
 
 const LIMITS: HeadLimits = HeadLimits { bytes: 2048, headers: 32, target: 256 };
@@ -58,6 +59,7 @@ impl Rules {
     }
 
     fn forward(&self, head: &RequestHead, kind: Kind, target: &str) -> Option<ForwardedRequest> {
+        let trace = Trace::told(&head.headers).unwrap_or_else(|| Trace::begin(1, 2));
         let cx = RequestContext {
             client_ip: Some(reading::CLIENT.into()),
             https: self.https,
@@ -71,6 +73,7 @@ impl Rules {
             edits: &self.edits,
             underscore_headers: self.underscore_headers,
             request_id: reading::REQUEST_ID,
+            trace: &trace,
             target,
             values: Values::default(),
         };

@@ -22,11 +22,13 @@ use tokio::{net::UnixListener, sync::Notify};
 use super::{
     super::{
         ServerHandle,
-        bind::{Ownership, UnixPath},
+        bind::{Listening, Ownership, UnixPath},
         runtime,
     },
     channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
 };
+use tracing::Level;
+
 use crate::{config::ListenAddress, lifecycle::Drain, telemetry::RateLimited};
 
 /// How long a new process may take for a step that needs no work.
@@ -47,6 +49,12 @@ pub struct Sockets {
     offered: Mutex<Vec<Offered>>,
     successor: OnceLock<u32>,
     handed_over: Notify,
+}
+
+/// A copy of a listening socket, to be dropped when the socket is closed.
+#[derive(Debug)]
+pub struct Lent {
+    _copy: Arc<OwnedFd>,
 }
 
 /// A listening socket, which is its owner's to close.
@@ -72,6 +80,18 @@ impl Sockets {
         let mut sockets = self.lock();
         sockets.retain(|offered| offered.socket.strong_count() > 0);
         sockets.push(offered);
+    }
+
+    /// Adds a copy of a socket that somebody else accepts from, for as long as what is returned is kept.
+    ///
+    /// # Errors
+    /// There is no descriptor left for the copy.
+    pub fn lend(&self, listening: &Listening) -> io::Result<Lent> {
+        let copy = Arc::new(listening.as_fd().try_clone_to_owned()?);
+        let (address, owned) = (listening.address(), listening.owned());
+        let socket: Weak<OwnedFd> = Arc::downgrade(&copy);
+        self.offer(Offered { address, socket, owned });
+        Ok(Lent { _copy: copy })
     }
 
     /// The process that has the sockets now, if they were handed over.
@@ -175,19 +195,20 @@ impl Post {
 
 /// Accepts for ever. A stranger is gone before it has cost anything.
 async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
-    let warning = RateLimited::new();
+    let strangers = RateLimited::new(Level::WARN, "a stranger at the upgrade socket");
+    let failures = RateLimited::new(Level::WARN, "the upgrade socket failed");
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             let who = stream.peer_cred()?;
             Ok((stream.into_std()?, who))
         });
         match accepted {
-            Ok((_, who)) if !may_take(who.uid()) => warning.warn(|skipped| {
+            Ok((_, who)) if !may_take(who.uid()) => strangers.warn(|skipped| {
                 tracing::warn!(uid = who.uid(), skipped, "a stranger at the upgrade socket");
             }),
             Ok((stream, _)) => Old::meet(old, stream),
             Err(error) => {
-                warning.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
+                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket failed"));
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -45,7 +45,9 @@ pub(super) fn judge(stage: &Stage, report: &Report) {
     let to_backend = judge_way(stage, client, backend, report);
     judge_account(stage, client, &report.client, report);
     judge_account(stage, backend, &report.backend, report);
-    assert_eq!(report.own_close.map(|(code, _)| code).filter(|_| to_client.close.is_some()), to_client.close);
+    let own_close = report.own_close.as_ref().map(|(code, _)| *code);
+    assert_eq!(own_close.filter(|_| to_client.close.is_some()), to_client.close);
+    judge_totals(stage, report);
     let ends = [(client, to_client, report.client_pings), (backend, to_backend, report.backend_pings)];
     let is_undisturbed = is_undisturbed(stage, report);
     for (player, own, pings) in ends {
@@ -168,12 +170,30 @@ fn judge_way(stage: &Stage, sender: &Player, receiver: &Player, report: &Report)
 /// wsgate's Close has the code of the tunnel's end.
 fn judge_close(payload: &[u8], receiver: Side, report: &Report) -> u16 {
     let code = u16::from_be_bytes([payload[0], payload[1]]);
-    // What was drained when the time ran out.
-    let drained = if receiver == Side::Downstream { 1012 } else { 1001 };
-    let expected = report.end.close_to(receiver).map_or(drained, |(code, _)| code);
+    // What left in order when the time ran out, for whatever reason.
+    let left = match &report.own_close {
+        Some((code, _)) if receiver == Side::Downstream => *code,
+        _ => 1001,
+    };
+    let expected = report.end.close_to(receiver).map_or(left, |(code, _)| code);
     assert_eq!(code, expected, "{report:?}");
     assert!(report.end.close_to(receiver).is_some() || matches!(report.end, TunnelEnd::DrainTimeout));
     code
+}
+
+/// The totals of a gate with one tunnel are its accounts.
+fn judge_totals(stage: &Stage, report: &Report) {
+    let sum = stage.totals.sum();
+    for (carried, account) in [(sum.from_client, &report.client), (sum.from_backend, &report.backend)] {
+        assert_eq!((carried.bytes, carried.frames), (account.bytes, account.frames));
+        assert_eq!(carried.text.count + carried.binary.count, account.messages);
+    }
+    for (pinged, pings) in
+        [(sum.client_pings, report.client_pings), (sum.backend_pings, report.backend_pings)]
+    {
+        assert_eq!((pinged.sent, pinged.lost), (pings.sent.into(), pings.lost.into()));
+        assert_eq!(pinged.round_trips.iter().sum::<u64>() > 0, pings.round_trip.is_some());
+    }
 }
 
 /// What was counted is what was read.

@@ -112,8 +112,8 @@ async fn t9_an_illegal_frame_in_a_drain_is_the_clients_last() {
 
 #[tokio::test(start_paused = true)]
 async fn t9_a_drain_before_the_first_byte_is_seen() {
-    let (tunnel, mut client, mut backend, drain) = SetUp::default().tunnel();
-    drain.drain();
+    let (tunnel, mut client, mut backend, orders) = SetUp::default().tunnel();
+    orders.drain.drain();
     let tunnel = tokio::spawn(tunnel);
     client.expect_end(&server_close(1012, "service restart")).await;
     assert_closed_with(&backend.rest().await, b"", 1001);
@@ -383,7 +383,8 @@ async fn t11_a_close_that_went_out_is_told_also_of_a_tunnel_that_was_cut() {
     open.drain.shutdown();
     wake_all();
     let report = open.report().await;
-    assert_eq!((report.end.label(), report.own_close), ("drain_timeout", Some((1012, "service restart"))));
+    assert_eq!(report.end.label(), "drain_timeout");
+    assert_eq!(report.own_close, Some((1012, "service restart".into())));
 
     // One that never found its place was not sent.
     let mut open = super::open();

@@ -20,7 +20,13 @@ fn restart() -> Vec<u8> {
 fn open_under(drain: &DrainHandle) -> (Peer, Peer, JoinHandle<Report>) {
     let ((down, client), (up, backend)) = (wire(Pace::FAST), wire(Pace::FAST));
     let (down, up) = (Buffered::new(down), Buffered::new(up));
-    let tunnel = Tunnel::new(down, up, &agreed(""), Arc::new(LIMITS), drain.signal());
+    let tunnel = Tunnel::new(
+        down,
+        up,
+        &agreed(""),
+        terms(LIMITS, drain.signal().part(SPREAD).signal()),
+        drain.signal(),
+    );
     (client, backend, tokio::spawn(tunnel))
 }
 

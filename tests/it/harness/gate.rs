@@ -15,7 +15,7 @@ use wsgate::{
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
-use super::{PATIENCE, Peer, pki::Pki, soon};
+use super::{Metrics, PATIENCE, Peer, pki::Pki, soon};
 
 /// What the gate wrote about a request, a tunnel or a connection.
 pub type Record = AccessRecord;
@@ -303,6 +303,11 @@ impl Gate {
     /// Places that are taken under `max_connections_per_ip` and `max_tunnels`.
     pub fn places(&self) -> usize {
         self.handle.places()
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.handle.metrics())
     }
 
     /// Connections that were cut without an answer.

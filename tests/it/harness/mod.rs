@@ -7,6 +7,7 @@ mod backend;
 pub mod frames;
 mod gate;
 mod head;
+mod metrics;
 pub mod namespace;
 mod peer;
 pub mod pki;
@@ -19,6 +20,7 @@ pub use self::{
     backend::{Backend, HttpBackend, Refusing, Serving, Unreachable},
     gate::{Gate, Record, Setup, unix_address},
     head::{Head, Response},
+    metrics::Metrics,
     peer::Peer,
 };
 

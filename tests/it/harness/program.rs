@@ -90,7 +90,12 @@ impl Program {
 
     /// Asks it to end.
     pub fn terminate(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running program");
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it this.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a running program");
     }
 
     /// Asks it to read its configuration again.

@@ -8,7 +8,7 @@ pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 pub(super) const REQUEST_ID: &str = "id-of-this-request";
 
 /// Names that wsgate sets, whatever a client says.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -20,6 +20,7 @@ const OWN: [&str; 11] = [
     "x-real-ip",
     "forwarded",
     "x-request-id",
+    "traceparent",
 ];
 /// Of one connection alone, and never of the next (rule H5).
 const NEVER: [&str; 6] =
@@ -132,6 +133,7 @@ pub(super) fn judge_headers(came: &Reading, gone: &Reading, is_offer: bool, host
     assert_eq!(values("x-forwarded-for"), [CLIENT.to_string()]);
     assert_eq!(values("x-real-ip"), [CLIENT.to_string()]);
     assert_eq!(values("x-request-id"), [REQUEST_ID]);
+    assert_eq!(values("traceparent").len(), 1);
     assert_eq!((values("forwarded").len(), values("x-forwarded-proto").len()), (1, 1));
     let hosts = values("host");
     assert_eq!(hosts.len(), 1, "one Host");
