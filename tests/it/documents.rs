@@ -38,6 +38,7 @@ fn every_link_within_the_project_leads_somewhere() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/logs.md",
+        "docs/upgrade.md",
         "tests/corpus/README.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
