@@ -41,6 +41,7 @@ fn every_link_within_the_project_leads_somewhere() {
         "CONTRIBUTING.md",
         "docs/logs.md",
         "docs/metrics.md",
+        "docs/upgrade.md",
         "tests/corpus/README.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();

@@ -170,6 +170,12 @@ async fn b9_the_new_process_serves_and_the_old_one_ends() {
         site.serves().await;
         // An idle connection ends without a word.
         idle.expect_end().await;
+        let document = include_str!("../../docs/upgrade.md");
+        let lines = document.split_once("```text\n").unwrap().1.split_once("```").unwrap().0;
+        for (who, line) in lines.lines().map(|line| line.split_once(": ").unwrap()) {
+            let program = if who == "old" { &program } else { &new };
+            program.says(line, |event| message(event) == line).await;
+        }
         ended(std::mem::replace(&mut program, new)).await;
         site.serves().await;
     }

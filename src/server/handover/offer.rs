@@ -22,11 +22,13 @@ use tokio::{net::UnixListener, sync::Notify};
 use super::{
     super::{
         ServerHandle,
-        bind::{Ownership, UnixPath},
+        bind::{Listening, Ownership, UnixPath},
         runtime,
     },
     channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
 };
+use tracing::Level;
+
 use crate::{config::ListenAddress, lifecycle::Drain, telemetry::RateLimited};
 
 /// How long a new process may take for a step that needs no work.
@@ -49,17 +51,23 @@ pub struct Sockets {
     handed_over: Notify,
 }
 
+/// A copy of a listening socket, to be dropped when the socket is closed.
+#[derive(Debug)]
+pub struct Lent {
+    _copy: Arc<OwnedFd>,
+}
+
 /// A listening socket, which is its owner's to close.
 #[derive(Debug)]
-struct Offered {
-    address: ListenAddress,
-    socket: Weak<dyn Descriptor>,
+pub(in crate::server) struct Offered {
+    pub(in crate::server) address: ListenAddress,
+    pub(in crate::server) socket: Weak<dyn Descriptor>,
     /// Of the file of a unix socket.
-    owned: Option<Ownership>,
+    pub(in crate::server) owned: Option<Ownership>,
 }
 
 /// Something with a descriptor that any thread can look at.
-pub trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
+pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
 
 impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 
@@ -67,17 +75,23 @@ impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 type Copy = (OwnedFd, Passed);
 
 impl Sockets {
-    /// Adds a socket, and who `owned` its file. It is offered for as long as somebody else keeps it.
-    pub fn offer<S: Descriptor + 'static>(
-        &self,
-        address: &ListenAddress,
-        socket: &Arc<S>,
-        owned: Option<Ownership>,
-    ) {
+    /// Adds a socket. It is offered for as long as its owner keeps it.
+    pub(in crate::server) fn offer(&self, offered: Offered) {
         let mut sockets = self.lock();
         sockets.retain(|offered| offered.socket.strong_count() > 0);
-        let socket: Weak<S> = Arc::downgrade(socket);
-        sockets.push(Offered { address: address.clone(), socket, owned });
+        sockets.push(offered);
+    }
+
+    /// Adds a copy of a socket that somebody else accepts from, for as long as what is returned is kept.
+    ///
+    /// # Errors
+    /// There is no descriptor left for the copy.
+    pub fn lend(&self, listening: &Listening) -> io::Result<Lent> {
+        let copy = Arc::new(listening.as_fd().try_clone_to_owned()?);
+        let (address, owned) = (listening.address(), listening.owned());
+        let socket: Weak<OwnedFd> = Arc::downgrade(&copy);
+        self.offer(Offered { address, socket, owned });
+        Ok(Lent { _copy: copy })
     }
 
     /// The process that has the sockets now, if they were handed over.
@@ -181,8 +195,8 @@ impl Post {
 
 /// Accepts for ever. A stranger is gone before it has cost anything.
 async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
-    let strangers = RateLimited::new(tracing::Level::WARN, "a stranger at the upgrade socket");
-    let failures = RateLimited::new(tracing::Level::WARN, "the upgrade socket");
+    let strangers = RateLimited::new(Level::WARN, "a stranger at the upgrade socket");
+    let failures = RateLimited::new(Level::WARN, "the upgrade socket failed");
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             let who = stream.peer_cred()?;
@@ -194,7 +208,7 @@ async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
             }),
             Ok((stream, _)) => Old::meet(old, stream),
             Err(error) => {
-                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
+                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket failed"));
                 tokio::time::sleep(PAUSE).await;
             }
         }
