@@ -8,6 +8,8 @@ mod cert;
 mod check;
 mod demo;
 mod memory;
+mod notify;
+mod paper;
 mod quick;
 mod run;
 mod serve;
@@ -68,6 +70,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => {
+            paper::completions(&arguments);
+            Ok(())
+        }
+        Command::Man(arguments) => paper::man(&arguments),
     };
     // Behind what was logged, if anything was, comes the reason of the end.
     telemetry::flush();

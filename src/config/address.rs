@@ -16,6 +16,7 @@ use crate::route::HostPattern;
 
 /// The longest path of a unix socket on Linux (unix(7)), without its final NUL.
 const UNIX_PATH_MAX: usize = 107;
+const UNIX_EXAMPLE: &str = "for example \"unix:/run/wsgate.sock\"";
 /// Schemes of URLs, with whether they mean TLS and their port.
 const SCHEMES: [(&str, bool, u16); 5] =
     [("http", false, 80), ("ws", false, 80), ("tcp", false, 80), ("https", true, 443), ("wss", true, 443)];
@@ -29,7 +30,7 @@ pub(super) fn listen(value: Value<'_>) -> Result<ListenAddress, Finding> {
     }
     let text = value.text()?;
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix(value, path).map(ListenAddress::Unix);
+        return unix(value, path, UNIX_EXAMPLE).map(ListenAddress::Unix);
     }
     match text.parse::<SocketAddr>() {
         Ok(SocketAddr::V6(address)) if address.ip().to_ipv4_mapped().is_some() => Err(value
@@ -91,7 +92,7 @@ fn portless_help(ip: IpAddr, port: u16) -> String {
 pub(super) fn server(value: Value<'_>) -> Result<ServerAddress, Finding> {
     let text = value.text()?;
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix(value, path).map(ServerAddress::Unix);
+        return unix(value, path, UNIX_EXAMPLE).map(ServerAddress::Unix);
     }
     if let Some(name) = text.strip_prefix("dns+srv://") {
         return srv(value, name).map(ServerAddress::Srv);
@@ -194,17 +195,15 @@ fn url_help(scheme: &str, rest: &str) -> String {
 }
 
 /// A unix socket's path, which starts at the file's folder if it is relative.
-fn unix(value: Value<'_>, written: &str) -> Result<PathBuf, Finding> {
+pub(super) fn unix(value: Value<'_>, written: &str, example: &str) -> Result<PathBuf, Finding> {
     if written.is_empty() {
-        return Err(value
-            .finding("the path of the unix socket is missing")
-            .help("for example \"unix:/run/wsgate.sock\""));
+        return Err(value.finding("the path of the unix socket is missing").help(example));
     }
     if written.starts_with('@') || written.contains('\0') {
         return Err(value
             .finding("abstract unix sockets are not known")
             .label("expected the path of a file")
-            .help("for example \"unix:/run/wsgate.sock\""));
+            .help(example));
     }
     // Two spellings of one path are one address.
     let components = value.reader.path(written);

@@ -8,19 +8,18 @@ mod listener;
 mod proxies;
 mod restart;
 mod route;
+mod server;
 mod shadow;
 mod together;
 pub(super) mod upstream;
 pub(super) mod websocket;
-
-use std::{num::NonZeroUsize, path::PathBuf, thread, time::Duration};
 
 use toml::de::DeTable;
 use tracing_subscriber::EnvFilter;
 
 use self::{listener::Addresses, upstream::Pools};
 use super::{
-    AccessLog, Config, Log, LogFormat, Server, Written,
+    AccessLog, Config, Log, LogFormat, Written,
     file::{Reader, Table, Value},
     keys,
     report::{Finding, nearest, shown},
@@ -36,17 +35,18 @@ pub(super) fn config<'r>(
 ) -> Option<Config> {
     let root = Table::open(reader, &keys::ROOT, entries, 0..0);
     let server_table = root.table("server", &keys::SERVER);
-    let server = server(&server_table);
+    let server = server::server(&server_table);
     if let Some(running) = running {
         restart::changes(&server_table, &server, running);
     }
     let log = log(&root.table("log", &keys::LOG));
-    let admin = root.value("admin").map(admin::admin);
     let listener_tables = tables(&root, "listener", &keys::LISTENER);
     let mut addresses = Addresses::default();
     let listeners = listener_tables.iter().filter_map(|table| listener::listener(table, &mut addresses));
     let listeners: Vec<_> = listeners.collect();
     let pools = Pools::read(&root, &addresses);
+    let admin = root.value("admin").map(|value| admin::admin(value, &mut addresses));
+    server::judge_upgrade_socket(&server_table, &server, &addresses);
     let route_tables = tables(&root, "route", &keys::ROUTE);
     let routes = route::routes(&route_tables, &pools);
     something_to_do(reader, &root);
@@ -123,59 +123,6 @@ fn something_to_do(reader: &Reader<'_>, root: &Table<'_>) {
             absent("upstream", "[upstream.websocket]\nservers = [\"192.168.1.141:80\"]");
         }
     }
-}
-
-fn server(table: &Table<'_>) -> Server {
-    let cpus = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let spread = |value| values::period(value).map(Option::unwrap_or_default);
-    let workers = |value: Value<'_>| if value.is_word("auto") { Ok(cpus) } else { workers(value) };
-    let server = Server {
-        workers: table.get("workers", cpus, workers),
-        max_connections: table.get("max_connections", 100_000, values::count(1..=10_000_000)),
-        max_tls_handshakes: table.get("max_tls_handshakes", 1000, values::count(1..=1_000_000)),
-        shutdown_delay: table.get("shutdown_delay", Duration::ZERO, spread),
-        shutdown_grace: table.get("shutdown_grace", Some(Duration::from_secs(20)), values::period),
-        drain_spread: table.get("drain_spread", Duration::from_secs(10), spread),
-        upgrade_socket: table.get("upgrade_socket", None, upgrade_socket),
-    };
-    warn_of_a_long_spread(table, &server);
-    server
-}
-
-/// A spread that the file asks for and does not get.
-fn warn_of_a_long_spread(table: &Table<'_>, server: &Server) {
-    let (Some(value), Some(grace)) = (table.value("drain_spread"), server.shutdown_grace) else { return };
-    let half = grace / 2;
-    if server.drain_spread <= half {
-        return;
-    }
-    let told = match half.as_millis() {
-        0 => "the Close frames of a drain are sent at once".to_owned(),
-        _ => format!("the Close frames of a drain are spread over {}", values::show_duration(half)),
-    };
-    let enough = values::show_duration(server.drain_spread.saturating_mul(2));
-    let mut finding = value.finding("`drain_spread` is more than half of `shutdown_grace`").label(told).help(
-        format!("the other half is for their answers: `shutdown_grace = \"{enough}\"` makes room for both"),
-    );
-    if let Some(grace_value) = table.value("shutdown_grace") {
-        finding = finding.context(grace_value.span(), "a drain takes no longer than this");
-    }
-    value.reader.record(finding.warning());
-}
-
-/// The path of a unix socket; "" is none.
-fn upgrade_socket(value: Value<'_>) -> Result<Option<PathBuf>, Finding> {
-    let text = value.text()?;
-    Ok((!text.is_empty()).then(|| value.reader.path(&text)))
-}
-
-fn workers(value: Value<'_>) -> Result<NonZeroUsize, Finding> {
-    if value.node.get_ref().is_str() {
-        value.text()?;
-        return Err(value.wrong_type("\"auto\" or an integer"));
-    }
-    let count: usize = values::count(1..=1024)(value)?;
-    Ok(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN))
 }
 
 fn log(table: &Table<'_>) -> Log {

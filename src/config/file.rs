@@ -21,6 +21,7 @@ use super::{
     Identity,
     keys::Shape,
     load::Source,
+    mask,
     report::{Finding, shown},
 };
 
@@ -94,6 +95,8 @@ pub(super) struct Reader<'r> {
     pub(super) identities: RefCell<HashMap<(PathBuf, PathBuf), Identity>>,
     /// Files that were read.
     files: RefCell<BTreeSet<PathBuf>>,
+    /// Where secrets stand.
+    secrets: RefCell<Vec<Range<usize>>>,
 }
 
 impl<'r> Reader<'r> {
@@ -109,6 +112,7 @@ impl<'r> Reader<'r> {
             findings: RefCell::default(),
             identities: RefCell::default(),
             files: RefCell::default(),
+            secrets: RefCell::default(),
         }
     }
 
@@ -137,8 +141,24 @@ impl<'r> Reader<'r> {
         self.files.borrow().iter().cloned().collect()
     }
 
-    pub(super) fn into_findings(self) -> Vec<Finding> {
-        self.findings.into_inner()
+    /// Notes a secret, which no problem shows.
+    pub(super) fn hide(&self, secret: Value<'_>) {
+        self.secrets.borrow_mut().push(secret.span());
+    }
+
+    fn is_hidden(&self, span: &Range<usize>) -> bool {
+        self.secrets.borrow().contains(span)
+    }
+
+    /// Everything that was found, and the file's text without its secrets.
+    pub(super) fn conclude(self) -> (Vec<Finding>, String) {
+        let mut shown = self.source.text.clone();
+        for secret in self.secrets.into_inner() {
+            if let Some(text) = self.source.text.get(secret.clone()) {
+                shown.replace_range(secret, &mask::starred(text));
+            }
+        }
+        (self.findings.into_inner(), shown)
     }
 
     /// Where a path of the file leads: relative ones start at the file's folder.
@@ -290,7 +310,9 @@ impl<'r> Value<'r> {
     pub(super) fn text(self) -> Result<Cow<'r, str>, Finding> {
         match self.node.get_ref() {
             DeValue::String(text) => self.expand(text),
-            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)
+                if !self.reader.is_hidden(&self.span()) =>
+            {
                 Err(self.wrong_type("a string").help(format!("write it in quotes: `\"{}\"`", self.raw())))
             }
             _ => Err(self.wrong_type("a string")),

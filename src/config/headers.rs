@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     file::{Entry, Piece, Table, Value},
+    mask,
     report::{Finding, nearest, shown},
 };
 use crate::proto::{
@@ -65,6 +66,9 @@ fn header<T>(
     judge: Judge,
     read: fn(&Entry<'_>) -> Result<T, Finding>,
 ) -> Result<(String, T), Finding> {
+    if mask::is_secret(entry.name) {
+        entry.value.reader.hide(entry.value);
+    }
     check_name(entry.name, entry.name_span.clone())?;
     judge(entry.name, entry.name_span.clone())?;
     let text = entry.value.text()?;

@@ -21,7 +21,10 @@ macro_rules! shapes {
 
 shapes! {
     ROOT = "" ["server", "log", "admin", "listener", "upstream", "route"];
-    SERVER = "[server]" ["workers", "max_connections", "max_tls_handshakes", "shutdown_delay", "shutdown_grace", "drain_spread", "upgrade_socket"];
+    SERVER = "[server]" [
+        "workers", "max_connections", "max_tls_handshakes", "shutdown_delay", "shutdown_grace", "drain_spread",
+        "upgrade_socket",
+    ];
     LOG = "[log]" ["level", "format", "access", "redact"];
     ADMIN = "[admin]" ["address", "token", "metrics_token", "hosts"];
     LISTENER = "[[listener]]" [
@@ -60,8 +63,9 @@ shapes! {
     ROUTE_AUTH = "[route.auth]" ["basic", "forward", "copy_headers"];
     ROUTE_LIMITS = "[route.limits]" ["request_body", "max_tunnels"];
     ROUTE_WEBSOCKET = "[route.websocket]" [
-        "frames", "origins", "require_origin", "verify_accept", "idle_timeout", "ping", "ping_interval", "pong_timeout", "half_close_timeout",
-        "max_frame", "max_message", "message_rate", "max_age", "on_reload", "close_timeout",
+        "frames", "origins", "require_origin", "verify_accept", "idle_timeout", "ping", "ping_interval",
+        "pong_timeout", "half_close_timeout", "max_frame", "max_message", "message_rate", "max_age", "on_reload",
+        "close_timeout",
     ];
 }
 
@@ -136,6 +140,27 @@ pub(super) const FOREIGN: &[(&str, &str)] = &[
     ("stop_grace_period", "shutdown_grace"),
     ("stream_close_delay", "shutdown_grace"),
     ("worker_shutdown_timeout", "shutdown_grace"),
+    ("pid", "upgrade_socket"),
+    ("pid_file", "upgrade_socket"),
+    ("upgrade_sock", "upgrade_socket"),
+    ("expose_fd", "upgrade_socket"),
+    ("hot_restart", "upgrade_socket"),
+    ("lameduck", "shutdown_delay"),
+    ("drain_delay", "shutdown_delay"),
+    ("pre_stop_delay", "shutdown_delay"),
+    ("request_accept_grace_timeout", "shutdown_delay"),
+    ("stats", "admin"),
+    ("metrics", "admin"),
+    ("api", "admin"),
+    ("stub_status", "admin"),
+    ("dashboard", "admin"),
+    ("prometheus", "admin"),
+    ("telemetry", "admin"),
+    ("auth_token", "token"),
+    ("bearer_token", "token"),
+    ("api_key", "token"),
+    ("password", "token"),
+    ("allowed_hosts", "admin.hosts"),
     ("to", "servers"),
     ("endpoints", "servers"),
     ("load_assignment", "servers"),
@@ -224,6 +249,7 @@ pub(super) const FOREIGN: &[(&str, &str)] = &[
     ("health_status", "expect_status"),
     ("expected_statuses", "expect_status"),
     ("status", "expect_status"),
+    ("status", "admin"),
     ("health_interval", "interval"),
     ("inter", "interval"),
     ("health_timeout", "health.timeout"),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use time::{OffsetDateTime, macros::datetime};
 
-use super::{Config, Problem, Source, keys, summary::summary_at};
+use super::{Config, Loaded, Problem, Source, keys, summary::summary_at};
 use crate::proto::laws::choices::{Choices, mutate};
 
 /// The time by which all is judged.
@@ -14,7 +14,7 @@ const FILE: &str = "proxy.toml";
 
 const BEGINNING: &str = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.a]\nservers = [\"10.0.0.1:80\"]\n\
     [[route]]\nupstream = \"a\"\n";
-const VALUES: [&str; 52] = [
+const VALUES: [&str; 54] = [
     "\"a\"",
     "\"b\"",
     "\"*\"",
@@ -59,6 +59,8 @@ const VALUES: [&str; 52] = [
     "\"consistent_hash\"",
     "\"header:X-A\"",
     "\"websocket\"",
+    "\"drain\"",
+    "\"0123456789${EVEN}abcdef\"",
     "\"observe\"",
     "\"v2\"",
     "\"${EVEN}\"",
@@ -98,6 +100,7 @@ pub fn read(text: &str) {
         (Ok(one), Ok(other)) => {
             assert_eq!(format!("{:?}", one.config), format!("{:?}", other.config), "read twice");
             assert_eq!(one.warnings, other.warnings);
+            keep_all(&one, &other);
             one.warnings.iter().for_each(|warning| judge(warning, text));
             is_plain(&summary_at(&one.config, NOW).to_string());
         }
@@ -109,6 +112,16 @@ pub fn read(text: &str) {
         }
         (one, other) => panic!("{} and {}", one.is_ok(), other.is_ok()),
     }
+}
+
+/// A reload with the same file changes nothing.
+fn keep_all(one: &Loaded, other: &Loaded) {
+    let (running, new) = (&one.config, &other.config);
+    assert!(running.listeners.iter().zip(&new.listeners).all(|(one, other)| one.is_same(other)));
+    assert!(running.upstreams.iter().zip(&new.upstreams).all(|(one, other)| one.is_same(other)));
+    assert!(running.routes.iter().zip(&new.routes).all(|(one, other)| one.is_same(other)));
+    assert!(running.masked() == new.masked(), "masked twice");
+    assert!(Config::reload_at(&one.source, &env, NOW, running).is_ok(), "refused what is running");
 }
 
 /// A problem stands in the file: on one of its lines, and no further right than behind the last character.

@@ -95,7 +95,7 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
         running: &Self,
     ) -> Result<Loaded, Problems> {
-        Self::read(source, env, OffsetDateTime::now_utc(), Some(running))
+        Self::reload_at(source, env, OffsetDateTime::now_utc(), running)
     }
 
     /// The same at a given time, by which certificates are judged.
@@ -107,6 +107,16 @@ impl Config {
         Self::read(source, env, now, None)
     }
 
+    /// The same to replace the configuration that is running.
+    pub(super) fn reload_at(
+        source: &Source,
+        env: &dyn Fn(&str) -> Option<String>,
+        now: OffsetDateTime,
+        running: &Self,
+    ) -> Result<Loaded, Problems> {
+        Self::read(source, env, now, Some(running))
+    }
+
     fn read(
         source: &Source,
         env: &dyn Fn(&str) -> Option<String>,
@@ -116,7 +126,9 @@ impl Config {
         let (table, syntax) = super::file::syntax(&source.text);
         let reader = Reader::new(source, env, now);
         let config = check::config(&reader, table.get_ref(), running);
-        let warnings = conclude(source, syntax, reader.into_findings())?;
+        let (findings, text) = reader.conclude();
+        let shown = Source { text, ..source.clone() };
+        let warnings = conclude(&shown, syntax, findings)?;
         // `check` gives nothing only where it has recorded an error, and then `conclude` has returned it.
         let config = config.ok_or_else(|| Problems::unexplained(source))?;
         Ok(Loaded { config, warnings, source: source.clone() })

@@ -16,6 +16,7 @@ mod keys;
 #[doc(hidden)]
 pub mod laws;
 mod load;
+mod mask;
 mod named;
 mod rate;
 mod report;
@@ -30,7 +31,8 @@ mod written;
 mod tests;
 
 use std::{
-    collections::HashMap, fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration,
+    collections::HashMap, fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread,
+    time::Duration,
 };
 
 use crate::{
@@ -95,6 +97,20 @@ pub struct Server {
     pub drain_spread: Duration,
     /// The unix socket over which a new process takes over the listening sockets.
     pub upgrade_socket: Option<PathBuf>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            workers: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            max_connections: 100_000,
+            max_tls_handshakes: 1000,
+            shutdown_delay: Duration::ZERO,
+            shutdown_grace: Some(Duration::from_secs(20)),
+            drain_spread: Duration::from_secs(10),
+            upgrade_socket: None,
+        }
+    }
 }
 
 /// `[log]`.

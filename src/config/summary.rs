@@ -1,6 +1,7 @@
 //! What `wsgate check` prints of a configuration that can be used.
 
 mod listener;
+mod process;
 mod route;
 
 use std::{fmt, time::Duration};
@@ -31,7 +32,7 @@ struct Summary<'c> {
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { listeners, upstreams, routes, .. } = self.config;
+        let Config { server, admin, listeners, upstreams, routes, .. } = self.config;
         writeln!(f, "Listeners")?;
         table(f, listeners.iter().map(|listener| listener::rows(listener, self.now)))?;
         if !upstreams.is_empty() {
@@ -39,7 +40,15 @@ impl fmt::Display for Summary<'_> {
             table(f, upstreams.iter().map(upstream_rows))?;
         }
         writeln!(f, "\n\nRoutes (the first that matches wins)")?;
-        table(f, routes.iter().map(|route| route::rows(route, upstreams)))
+        table(f, routes.iter().map(|route| route::rows(route, upstreams)))?;
+        if let Some(admin) = admin {
+            writeln!(f, "\n\nAdmin")?;
+            table(f, std::iter::once(process::admin(admin)))?;
+        }
+        if let Some(unusual) = process::unusual_of_server(server) {
+            write!(f, "\n\nProcess\n  {unusual}")?;
+        }
+        Ok(())
     }
 }
 
@@ -207,6 +216,13 @@ fn unusual_of_pool(upstream: &Upstream) -> Option<String> {
 
 fn or_off<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "off".to_owned(), show)
+}
+
+/// The keys of a table with another value than their default.
+fn unusual<const N: usize>(values: [(&str, String); N], defaults: [(&str, String); N]) -> Option<String> {
+    let differing = values.into_iter().zip(defaults).filter(|(value, default)| value != default);
+    let parts: Vec<_> = differing.map(|((key, value), _)| format!("{key} {value}")).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// The word of the file for a value.

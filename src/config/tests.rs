@@ -2,8 +2,10 @@
 //!
 //! `WSGATE_GOLDENS=write cargo test --lib config` writes the texts anew; read the difference before you commit it.
 
+mod admin;
 mod defaults;
 mod example;
+mod mask;
 mod properties;
 mod public;
 mod readme;

@@ -9,6 +9,30 @@ pub fn value(query: &str, name: &str) -> Option<Vec<u8>> {
     })
 }
 
+/// Where in a piece of a query, which `&` separates, the first value begins of which the name is in `secrets`. Names are
+/// compared decoded and without regard to case, so that `%74oken` and `Token` are found too, and also behind a `;`, which some
+/// servers take for an `&`. To others it is part of the value, so what is secret always reaches to the end of the piece.
+pub fn secret_at(piece: &str, secrets: &[String]) -> Option<usize> {
+    let mut start = 0;
+    for pair in piece.split(';') {
+        if let Some((name, _)) = pair.split_once('=')
+            && is_among(secrets, name)
+        {
+            return Some(start + name.len() + 1);
+        }
+        start += pair.len() + 1;
+    }
+    None
+}
+
+fn is_among(secrets: &[String], name: &str) -> bool {
+    if !name.contains('%') {
+        return secrets.iter().any(|secret| secret.eq_ignore_ascii_case(name));
+    }
+    let name = decode(name);
+    secrets.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(&name))
+}
+
 /// A percent sign without two digits after it stands for itself.
 fn decode(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::proto::query::secret_at;
+
 /// What stands in a log for a secret.
 const MASK: &str = "***";
 /// A subprotocol longer than this is taken for a token. Registered names have at most 30 characters.
@@ -28,48 +30,6 @@ pub fn mask_query<'a>(target: &'a str, redact: &[String]) -> Cow<'a, str> {
         }
     }
     Cow::Owned(masked)
-}
-
-/// Where in a piece of a query the first value begins that is to be masked.
-fn secret_at(piece: &str, redact: &[String]) -> Option<usize> {
-    let mut start = 0;
-    for pair in piece.split(';') {
-        if let Some((name, _)) = pair.split_once('=')
-            && is_secret(name, redact)
-        {
-            return Some(start + name.len() + 1);
-        }
-        start += pair.len() + 1;
-    }
-    None
-}
-
-fn is_secret(name: &str, redact: &[String]) -> bool {
-    if !name.contains('%') {
-        return redact.iter().any(|secret| secret.eq_ignore_ascii_case(name));
-    }
-    let name = decode(name);
-    redact.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(&name))
-}
-
-fn decode(name: &str) -> Vec<u8> {
-    let bytes = name.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = name.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (bytes[at], hex) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            (byte, _) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 /// A request target, or an Origin, as it may be logged: with [`mask_query`], and without the user and password that can stand

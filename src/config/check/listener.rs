@@ -7,7 +7,7 @@ use crate::{
     config::{
         CertificateSource, ClientAuth, Identity, ListenAddress, Listener, ListenerLimits, ListenerTimeouts,
         Tls, TlsVersion, Written, address,
-        file::{Table, Value},
+        file::{Reader, Table, Value},
         identity::{self, Role},
         keys, rate,
         report::{Finding, shown},
@@ -41,18 +41,25 @@ impl Addresses {
         self.exposed.clone()
     }
 
-    fn take(&mut self, value: Value<'_>, address: &ListenAddress) {
+    /// Where this address or one that overlaps it stands.
+    pub(super) fn place(&self, address: &ListenAddress) -> Option<Range<usize>> {
+        self.taken.iter().find(|(taken, _)| address::overlap(taken, address)).map(|(_, span)| span.clone())
+    }
+
+    /// Takes an address, and records the error if it is taken already.
+    pub(super) fn take(&mut self, reader: &Reader<'_>, span: Range<usize>, address: &ListenAddress) {
         const ONCE: &str = "each address stands once";
         const EVERY: &str = "0.0.0.0 and [::] stand for every address at their port";
         let taken = self.taken.iter().find(|(taken, _)| address::overlap(taken, address));
-        if let Some((taken, span)) = taken {
-            let finding = value
-                .finding("this address is listened on already")
+        if let Some((taken, earlier)) = taken {
+            let (first, second) =
+                if earlier.start < span.start { (earlier, &span) } else { (&span, earlier) };
+            let finding = Finding::new(second.clone(), "this address is listened on already")
                 .label(if taken == address { ONCE } else { EVERY })
-                .context(span.clone(), "first here");
-            value.reader.record(finding);
+                .context(first.clone(), "first here");
+            reader.record(finding);
         }
-        self.taken.push((address.clone(), value.span()));
+        self.taken.push((address.clone(), span));
     }
 }
 
@@ -62,7 +69,7 @@ pub(super) fn listener(table: &Table<'_>, addresses: &mut Addresses) -> Option<L
         [("drop", UnderscoreHeaders::Drop), ("pass", UnderscoreHeaders::Pass)];
     let address = table.required("address", "\"0.0.0.0:443\"", address::listen);
     if let (Some(value), Some(address)) = (table.value("address"), &address) {
-        addresses.take(value, address);
+        addresses.take(table.reader, value.span(), address);
     }
     table.optional("protocols", protocols);
     let tls = table.value("tls").map(tls);

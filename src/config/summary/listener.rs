@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{Row, listed, or_off, trusted};
+use super::{Row, listed, or_off, trusted, unusual};
 use crate::{
     config::{
         CertificateSource, Identity, Listener, ListenerLimits, ListenerTimeouts, Tls,
@@ -87,7 +87,8 @@ fn limits(listener: &Listener) -> Option<String> {
             ("early_bytes", show_size(wide(limits.early_bytes))),
         ]
     };
-    unusual("limits", values(&listener.limits), values(&ListenerLimits::default()))
+    let unusual = unusual(values(&listener.limits), values(&ListenerLimits::default()));
+    unusual.map(|shown| format!("limits: {shown}"))
 }
 
 fn timeouts(listener: &Listener) -> Option<String> {
@@ -101,18 +102,8 @@ fn timeouts(listener: &Listener) -> Option<String> {
             ("write", time(timeout.write)),
         ]
     };
-    unusual("timeout", values(&listener.timeout), values(&ListenerTimeouts::default()))
-}
-
-/// The keys of a table with another value than their default.
-fn unusual<const N: usize>(
-    table: &str,
-    values: [(&str, String); N],
-    defaults: [(&str, String); N],
-) -> Option<String> {
-    let differing = values.into_iter().zip(defaults).filter(|(value, default)| value != default);
-    let parts: Vec<_> = differing.map(|((key, value), _)| format!("{key} {value}")).collect();
-    (!parts.is_empty()).then(|| format!("{table}: {}", parts.join(", ")))
+    let unusual = unusual(values(&listener.timeout), values(&ListenerTimeouts::default()));
+    unusual.map(|shown| format!("timeout: {shown}"))
 }
 
 fn peers(peers: &Peers) -> String {

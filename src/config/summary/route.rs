@@ -4,7 +4,10 @@ use super::{Row, listed, or_off, word};
 use crate::{
     config::{
         Action, Auth, Htpasswd, Route, Upstream, WebSocket,
-        check::websocket::{FRAMES, PINGS},
+        check::{
+            upstream::ON_REMOVED,
+            websocket::{FRAMES, PINGS},
+        },
         values::{show_count, show_duration, show_size},
     },
     proto::{network::Networks, origin::OriginPattern},
@@ -111,7 +114,7 @@ fn unusual(websocket: &WebSocket) -> impl Iterator<Item = String> {
 }
 
 /// The keys of `[route.websocket]` with their values as the file writes them.
-fn values_of(websocket: &WebSocket) -> [(&'static str, String); 12] {
+fn values_of(websocket: &WebSocket) -> [(&'static str, String); 13] {
     let time = |duration| or_off(duration, show_duration);
     let size = |bytes| or_off(bytes, show_size);
     [
@@ -126,6 +129,7 @@ fn values_of(websocket: &WebSocket) -> [(&'static str, String); 12] {
         ("max_message", size(websocket.max_message)),
         ("message_rate", or_off(websocket.message_rate, |rate| rate.to_string())),
         ("max_age", time(websocket.max_age)),
+        ("on_reload", word(&ON_REMOVED, &websocket.on_reload)),
         ("close_timeout", time(websocket.close_timeout)),
     ]
 }

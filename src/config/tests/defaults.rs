@@ -30,8 +30,10 @@ fn defaults_of_server_and_log() {
     assert_eq!(server.workers, std::thread::available_parallelism().unwrap());
     assert_eq!(server.max_connections, 100_000);
     assert_eq!(server.max_tls_handshakes, 1000);
+    assert_eq!(server.shutdown_delay, Duration::ZERO);
     assert_eq!(server.shutdown_grace, Some(seconds(20)));
     assert_eq!(server.drain_spread, seconds(10));
+    assert_eq!(server.upgrade_socket, None);
     assert_eq!(log.level, "info");
     assert_eq!(log.format, LogFormat::Text);
     assert_eq!(log.access, AccessLog::Stdout);

@@ -67,6 +67,8 @@ fn its_commented_values_are_the_defaults() {
     };
     same(&as_it_stands.server, &with_comments.server);
     same(&as_it_stands.log, &with_comments.log);
+    let admin = parse(&format!("{}[admin]\n", defaults::SMALLEST)).unwrap().config.admin;
+    same(&admin, &with_comments.admin);
     same(&as_it_stands.listeners[0], &with_comments.listeners[2]);
     same(websocket, &another);
     let with_tables = defaults::SMALLEST.replace("[[route]]", "tls = {}\nhealth = {}\n[[route]]");

@@ -214,7 +214,7 @@ fn a_reload_that_needs_a_restart_is_refused_as_a_whole() {
     }
     let problems = reloaded("[server]\nworkers = 300", "").unwrap_err();
     assert_eq!(messages(&problems), ["proxy.toml `workers` cannot change while wsgate runs"]);
-    let problems = reloaded("", "[server]\nupgrade_socket = \"a.sock\"").unwrap_err();
+    let problems = reloaded("", "[server]\nupgrade_socket = \"/a.sock\"").unwrap_err();
     assert_eq!(messages(&problems), ["proxy.toml:9:18 `upgrade_socket` cannot change while wsgate runs"]);
     assert!(problems.to_string().contains("wsgate runs without one"), "{problems}");
 }

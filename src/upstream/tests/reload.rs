@@ -1,10 +1,16 @@
 //! Pools whose configuration changes.
 
-use std::sync::Weak;
+use std::sync::{
+    Weak,
+    atomic::{AtomicI64, Ordering},
+};
 
+mod answers;
+
+use self::answers::recorded;
 use super::{
-    names::{Dns, Zone, address, eventually, listed, name, port, srv},
-    sites::{dns, goes, named, says, servers},
+    names::{eventually, name, port},
+    sites::dns,
     *,
 };
 use crate::{
@@ -12,6 +18,51 @@ use crate::{
     lifecycle::DrainHandle,
     upstream::{TunnelLease, endpoint::Endpoint},
 };
+
+/// The configuration after a change of the file.
+pub(super) fn changed(
+    before: &config::Upstream,
+    change: impl FnOnce(&mut config::Upstream),
+) -> config::Upstream {
+    static EDITS: AtomicI64 = AtomicI64::new(0);
+    let mut config = before.clone();
+    let edit = toml::Value::Integer(EDITS.fetch_add(1, Ordering::Relaxed));
+    config.table = toml::Table::from_iter([("edit".to_owned(), edit)]).into();
+    change(&mut config);
+    config
+}
+
+/// Puts `config` in force in place of the configuration of `pool`.
+pub(super) fn reload(pool: &Pool, config: &config::Upstream) -> Pool {
+    let next = pool.succeed(config, &place()).unwrap();
+    pool.retire(Some(&next));
+    next.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
+    next
+}
+
+/// Checks by TCP as often as can be.
+pub(super) fn checked() -> config::Health {
+    config::Health {
+        check: config::Check::Tcp,
+        path: "/".into(),
+        host: None,
+        headers: Vec::new(),
+        subprotocol: None,
+        expect_status: vec![200],
+        ping: false,
+        interval: Duration::from_millis(5),
+        timeout: Duration::from_secs(5),
+        rise: 2,
+        fall: 3,
+    }
+}
+
+fn tls(trust: Trust) -> config::UpstreamTls {
+    config::UpstreamTls { server_name: None, trust, identity: None }
+}
+
+/// A change of the file, and whether something outlives it.
+type Change = (bool, fn(&mut config::Upstream));
 
 async fn tunnel(pool: &Pool) -> TunnelLease {
     connect(pool, Want::Fresh).await.unwrap().lease.into_tunnel()
@@ -137,8 +188,8 @@ async fn b8_what_is_open_counts_under_the_next_configuration() {
 fn counted_orders() -> (DrainHandle, Surroundings, Arc<AtomicI64>) {
     let (handle, whole) = Drain::new(Duration::ZERO);
     let heard = Arc::new(AtomicI64::new(0));
-    let (hears, count) = (whole.clone(), Arc::clone(&heard));
-    tokio::spawn(async move { hears.orders(|| _ = count.fetch_add(1, Ordering::Relaxed)).await });
+    let (orders, count) = (whole.clone(), Arc::clone(&heard));
+    tokio::spawn(async move { orders.orders(|| _ = count.fetch_add(1, Ordering::Relaxed)).await });
     (handle, Surroundings { drain: whole, ..place() }, heard)
 }
 
@@ -212,32 +263,54 @@ async fn b9_a_retired_pool_serves_the_requests_that_know_it() {
 
 #[tokio::test]
 async fn b7_idle_connections_go_on_where_they_are_made_and_kept_in_the_same_way() {
-    let tls = |trust| config::UpstreamTls { server_name: None, trust, identity: None };
-    type Change = Box<dyn Fn(&mut config::Upstream)>;
-    let changes: [(bool, Change); 8] = [
-        (true, Box::new(|_| {})),
-        (true, Box::new(|config| config.servers[0].weight = 7)),
-        (true, Box::new(|config| config.balance = config::Balance::RandomTwo)),
-        (false, Box::new(|config| config.source_addresses = vec!["127.0.0.1".parse().unwrap()])),
-        (false, Box::new(|config| config.proxy_protocol = Some(ProxyProtocol::V1))),
-        (false, Box::new(move |config| config.tls = Some(tls(Trust::Anybody)))),
-        (false, Box::new(|config| config.keep_alive_timeout = Some(Duration::from_secs(1)))),
-        (false, Box::new(|config| config.keep_alive = 1)),
+    let changes: [Change; 9] = [
+        (true, |_| {}),
+        (true, |config| config.servers[0].weight = 7),
+        (true, |config| config.balance = config::Balance::RandomTwo),
+        (false, |config| config.source_addresses = vec!["127.0.0.1".parse().unwrap()]),
+        (false, |config| config.proxy_protocol = Some(ProxyProtocol::V1)),
+        (false, |config| config.tls = Some(tls(Trust::Anybody))),
+        (false, |config| config.servers[0].address = ServerAddress::Unix("/run/wsgate-test.sock".into())),
+        (false, |config| config.keep_alive_timeout = Some(Duration::from_secs(1))),
+        (false, |config| config.keep_alive = 1),
     ];
-    for (place, (goes_on, change)) in changes.into_iter().enumerate() {
+    for (index, (goes_on, change)) in changes.into_iter().enumerate() {
         let (listener, a) = server().await;
         let config = upstream(vec![a]);
         let pool = followed(&config);
         let mut end = park_one(&pool, &listener).await;
         let next = reload(&pool, &changed(&config, change));
         drop(pool);
-        assert_eq!(next.idle(), usize::from(goes_on), "change {place}");
+        assert_eq!(next.idle(), usize::from(goes_on), "change {index}");
         if goes_on {
             assert!(connect(&next, Want::Reuse).await.unwrap().reused);
             continue;
         }
         assert_eq!(end.read(&mut [0]).await.unwrap(), 0);
     }
+}
+
+#[test]
+fn b7_a_connection_is_made_in_the_same_way_as_long_as_its_tls_is_the_same() {
+    let (_socket, address) = refusing();
+    let with = |tls| config::Upstream { tls: Some(tls), ..upstream(vec![address.clone()]) };
+    let named = |name: &'static str| config::UpstreamTls {
+        server_name: Some(name.try_into().unwrap()),
+        ..tls(Trust::Anybody)
+    };
+    let pool = Pool::new(&with(named("one.test")), &place()).unwrap();
+    let goes_on = |next: &config::Upstream| {
+        let next = pool.succeed(&changed(next, |config| config.retries = 0), &place()).unwrap();
+        let has_same_list = Arc::ptr_eq(&pool.endpoint(0).idle, &next.endpoint(0).idle);
+        assert_eq!(Arc::ptr_eq(&pool.inner().dial, &next.inner().dial), has_same_list);
+        has_same_list
+    };
+    assert!(goes_on(&with(named("one.test"))));
+    assert!(!goes_on(&with(named("other.test"))) && !goes_on(&with(tls(Trust::Anybody))));
+    let made = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).unwrap();
+    let ca = Trust::Ca([made.cert.der().clone()].into());
+    assert!(!goes_on(&with(config::UpstreamTls { trust: ca, ..named("one.test") })));
+    assert!(!goes_on(&upstream(vec![address.clone()])));
 }
 
 #[tokio::test]
@@ -261,7 +334,7 @@ async fn failed_checks_hold_as_long_as_the_checks_are_the_same() {
     let (_b, b) = server().await;
     let config =
         config::Upstream { health: Some(checked()), on_removed: OnRemoved::Drain, ..upstream(vec![a, b]) };
-    let others: [(bool, fn(&mut config::Upstream)); 5] = [
+    let others: [Change; 5] = [
         (true, |config| config.retries = 7),
         (true, |config| config.health.as_mut().unwrap().interval = Duration::from_secs(9)),
         (true, |config| config.on_removed = OnRemoved::Keep),
@@ -357,7 +430,7 @@ async fn a_server_that_joins_begins_slowly_and_those_that_stay_do_not() {
     let pool = followed(&config);
     let next = reload(&pool, &changed(&config, |config| config.servers.extend(upstream(vec![b]).servers)));
     let shares: Vec<_> = next.view().endpoints.iter().map(|endpoint| endpoint.share).collect();
-    assert!(shares[0] == 1.0 && shares[1] < 0.2, "{shares:?}");
+    assert!(shares[0] > 0.99 && shares[1] < 0.2, "{shares:?}");
 }
 
 #[tokio::test]
@@ -397,85 +470,8 @@ async fn a_server_that_stands_twice_is_two_over_a_reload() {
 }
 
 #[tokio::test]
-async fn the_addresses_of_a_name_are_known_at_once_and_followed_by_one_task() {
-    let (port, [_old, _new]) = servers(["127.0.0.2", "127.0.0.3"]).await;
-    let dns = dns(&["127.0.0.2"]).await;
-    let config = config::Upstream { on_removed: OnRemoved::Keep, ..named(port) };
-    let mut pool = followed(&config);
-    let (at, old, _stream) = goes(&pool, Want::Fresh).await;
-    assert_eq!(at, "127.0.0.2");
-    let before = alive_tasks();
-    dns.change(|zone| zone.silent_at = Some("web.test."));
-    for _ in 0..5 {
-        pool = reload(&pool, &changed(&config, |config| config.on_removed = OnRemoved::Close));
-        assert_eq!(goes(&pool, Want::Fresh).await.0, "127.0.0.2");
-    }
-    dns.change(|zone| zone.silent_at = None);
-    says(&dns, &["127.0.0.3"]);
-    let drain = old.drain();
-    eventually(|| drain.is_removed()).await;
-    assert_eq!(goes(&pool, Want::Fresh).await.0, "127.0.0.3");
-    eventually(|| alive_tasks() == before).await;
-}
-
-/// A record with one server, and the host of another.
-async fn recorded(a: &ServerAddress, b: &ServerAddress) -> (Dns, impl Fn(&mut Zone)) {
-    let service = "_ws._tcp.example.test.";
-    let (of_a, of_b) = (srv(0, 0, port(a), "a.test."), srv(0, 0, port(b), "b.test."));
-    let hosts = [("a.test.", address("127.0.0.1")), ("b.test.", address("127.0.0.1"))];
-    let dns = Dns::serve([hosts.as_slice(), &[(service, of_a)]].concat()).await;
-    (dns, move |zone| zone.records[2].1 = of_b.clone())
-}
-
-#[tokio::test]
-async fn b8_the_servers_of_a_record_stay_over_a_reload() {
-    let ((_a, a), (_b, b)) = (server().await, server().await);
-    let (dns, moves_on) = recorded(&a, &b).await;
-    let first = listed(|config| config.on_removed = OnRemoved::Drain);
-    let (config, old) = (first.config().clone(), tunnel(&first).await);
-    dns.change(|zone| zone.fails = true);
-    let before = alive_tasks();
-    let second = reload(&first, &changed(&config, |config| config.servers[0].backup = true));
-    drop(first);
-    let view = second.view();
-    assert_eq!((view.endpoints[0].open, view.endpoints[0].group), (1, 1));
-    assert_eq!(view.endpoints[0].name, name(&second).await, "nobody had to be asked");
-    dns.change(|zone| {
-        zone.fails = false;
-        moves_on(zone);
-    });
-    eventually(|| second.endpoint(0).name().starts_with("b.test")).await;
-    eventually(|| old.drain().is_removed() && alive_tasks() == before).await;
-    assert_eq!(second.open(), 1);
-    // And what left it may come back to a third configuration.
-    let third = reload(&second, &changed(&config, |config| config.servers[0].max_connections = Some(1)));
-    drop(second);
-    assert_eq!((third.open(), third.view().endpoints.len()), (1, 2));
-    dns.change(|zone| zone.records[2].1 = srv(0, 0, port(&a), "a.test."));
-    eventually(|| third.endpoint(0).name().starts_with("a.test")).await;
-    assert!(matches!(connect(&third, Want::Fresh).await, Err(ConnectFailure::NoEndpoint)));
-}
-
-#[tokio::test]
-async fn a_record_that_changes_while_a_successor_is_built_is_not_missed() {
-    let ((_a, a), (_b, b)) = (server().await, server().await);
-    let (dns, moves_on) = recorded(&a, &b).await;
-    let pool = listed(|config| config.on_removed = OnRemoved::Drain);
-    let old = tunnel(&pool).await;
-    let config = changed(pool.config(), |config| config.dns_refresh = None);
-    let next = pool.succeed(&config, &place()).unwrap();
-    dns.change(moves_on);
-    eventually(|| pool.endpoint(0).name().starts_with("b.test") && old.drain().is_removed()).await;
-    let young = tunnel(&pool).await;
-    pool.retire(Some(&next));
-    assert!(name(&next).await.starts_with("b.test"));
-    assert_eq!((next.open(), next.endpoint(0).open()), (2, 1));
-    assert!(!young.drain().is_draining());
-}
-
-#[tokio::test]
 async fn a_hundred_reloads_leave_nothing_behind() {
-    let ((listener, a), (_b, b), (_c, c)) = (server().await, server().await, server().await);
+    let ((_a, a), (_b, b), (_c, c)) = (server().await, server().await, server().await);
     let (_dns, _) = recorded(&a, &b).await;
     let host = ServerAddress::Name { host: "b.test.".into(), port: port(&c) };
     let record = ServerAddress::Srv("_ws._tcp.example.test".into());
@@ -489,7 +485,7 @@ async fn a_hundred_reloads_leave_nothing_behind() {
     // The watch, three checks, a record and two names. The DNS server is one more.
     let tasks = alive_tasks;
     eventually(|| tasks() == 8).await;
-    let mut gone: Vec<Weak<Endpoint>> = Vec::new();
+    let (mut gone, mut lists): (Vec<Weak<Endpoint>>, Vec<Weak<_>>) = Default::default();
     for turn in 0..100 {
         let next = changed(&config, |config| match turn % 4 {
             0 => config.servers.extend(upstream(vec![b.clone()]).servers),
@@ -499,13 +495,15 @@ async fn a_hundred_reloads_leave_nothing_behind() {
         });
         drop(pool.succeed(&next, &place()).unwrap());
         if turn % 4 == 1 {
-            let (connected, _end) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
-            let Connected { stream, lease, .. } = connected.unwrap();
+            let Connected { stream, lease, .. } = connect(&pool, Want::Fresh).await.unwrap();
             lease.park(stream, None);
         }
         let next = reload(&pool, &next);
         next.start_checks(&Handle::current());
-        gone.extend((0..pool.endpoint_count()).map(|place| Arc::downgrade(&pool.endpoint(place))));
+        for endpoint in (0..pool.endpoint_count()).map(|place| pool.endpoint(place)) {
+            gone.push(Arc::downgrade(&endpoint));
+            lists.push(Arc::downgrade(&endpoint.idle));
+        }
         pool = next;
     }
     eventually(|| gone.iter().all(|endpoint| endpoint.strong_count() == 0)).await;
@@ -513,4 +511,5 @@ async fn a_hundred_reloads_leave_nothing_behind() {
     assert_eq!((pool.open(), pool.view().endpoints.len()), (1, 3));
     drop((held, pool));
     eventually(|| tasks() == 1).await;
+    assert!(lists.iter().all(|idle| idle.strong_count() == 0), "nor is there a connection");
 }

@@ -295,6 +295,16 @@ impl Gate {
         .await;
     }
 
+    /// The workers' runtimes.
+    pub fn workers(&self) -> Vec<tokio::runtime::Handle> {
+        self.handle.workers().to_vec()
+    }
+
+    /// What all tunnels have carried so far.
+    pub fn carried(&self) -> wsgate::tunnel::Sum {
+        self.handle.gate().totals.sum()
+    }
+
     /// Leases that are out.
     pub fn leases(&self) -> usize {
         self.handle.leases()
