@@ -9,8 +9,9 @@
 //! | L1 | [`config`], [`ending`] |
 //! | L2 | [`buffered`], [`tls`], [`upstream`], [`tunnel`], [`exchange`], [`auth`], [`lifecycle`], [`telemetry`] |
 //! | L3 | [`connection`] |
-//! | L4 | [`server`], [`demo`] |
+//! | L4 | [`server`], [`admin`], [`demo`] |
 
+pub mod admin;
 pub mod auth;
 pub mod buffered;
 pub mod config;

@@ -10,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use wsgate::tls::development::{ClientName, ServerName};
 
-use super::quick::{Backend, Port};
+use super::{
+    client::Address,
+    quick::{Backend, Port},
+};
 
 /// The configuration that is read unless another one is named.
 pub(super) const DEFAULT_FILE: &str = "proxy.toml";
@@ -32,6 +35,8 @@ Examples:
   wsgate run --to 127.0.0.1:9000     Put TLS in front of your backend, without a file
   wsgate check                       Read proxy.toml and print what it means
   wsgate run                         Run by proxy.toml
+  wsgate status                      Ask the running one how it is
+  wsgate reload                      Have it read proxy.toml again
 
 Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration.";
 
@@ -46,6 +51,17 @@ pub(super) enum Command {
     ///
     /// Every file that it names is read too. Nothing is opened for clients and nothing is written.
     Check(Check),
+    /// Have a running wsgate read its configuration again
+    ///
+    /// It is read, checked and put in force as a whole; if anything is wrong with it, the old one stays in force and
+    /// what `wsgate check` would say is printed. This asks the admin listener, whose address and token are read from
+    /// the configuration file; of that, only [admin] has to be right here.
+    Reload(Reload),
+    /// Show how a running wsgate is: listeners, upstreams, tunnels
+    ///
+    /// This asks the admin listener, whose address and token are read from the configuration file; of that, only
+    /// [admin] has to be right here.
+    Status(Status),
     /// Make certificates for development
     ///
     /// A local CA is made once (ca.crt, ca.key), and certificates that it signs: server.crt and server.key for the
@@ -123,6 +139,49 @@ pub(super) struct Check {
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE, value_hint = ValueHint::FilePath)]
     pub(super) config: PathBuf,
 }
+
+/// Where the admin listener is.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Admin {
+    /// The configuration file of the running wsgate
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE, value_hint = ValueHint::FilePath)]
+    pub(super) config: PathBuf,
+
+    /// The admin listener's address, ip:port or unix:/path, instead of what a file says. Its token is then taken from
+    /// the environment variable WSGATE_ADMIN_TOKEN
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    pub(super) admin: Option<Address>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RELOAD_CODES)]
+pub(super) struct Reload {
+    #[command(flatten)]
+    pub(super) admin: Admin,
+}
+
+const RELOAD_CODES: &str = "\
+Exit codes: 0 the new configuration is in force, 1 it could not be asked for, or not now, 2 it is wrong and the old one
+stays in force.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_CODES)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) admin: Admin,
+
+    /// Print JSON: what GET /api/status, /api/listeners and /api/upstreams tell, in one object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Print one word and say by the exit code whether it is ready, as health checks of containers want it
+    #[arg(long, conflicts_with = "json")]
+    pub(super) health: bool,
+}
+
+const STATUS_CODES: &str = "\
+Exit codes: 0 fine, with --health ready; 1 it could not be asked, with --health also not ready; 2 wrong usage or [admin].";
 
 #[derive(Debug, Args)]
 #[command(after_help = CERT_EXAMPLES)]
@@ -202,6 +261,9 @@ mod tests {
             "wsgate cert https://a.test",
             "wsgate cert --client ../alice",
             "wsgate demo --tls off",
+            "wsgate status --health --json",
+            "wsgate status -c a.toml --admin 127.0.0.1:9900",
+            "wsgate reload --admin localhost",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -213,6 +275,9 @@ mod tests {
             "wsgate cert",
             "wsgate cert --client alice --dir x --force",
             "wsgate demo --tls 0 --plain 0",
+            "wsgate status --health",
+            "wsgate status --json -c a.toml",
+            "wsgate reload --admin unix:/run/wsgate.sock",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -1,4 +1,4 @@
-//! `wsgate run`, `check`, `cert` and `demo`.
+//! `wsgate run`, `check`, `reload`, `status`, `cert` and `demo`.
 //!
 //! Exit codes: 0 is fine, 1 is a failure while running, 2 is a usage or a configuration that cannot be used.
 
@@ -6,14 +6,17 @@ mod advice;
 mod arguments;
 mod cert;
 mod check;
+mod client;
 mod demo;
 mod memory;
 mod notify;
 mod paper;
 mod quick;
+mod reload;
 mod run;
 mod serve;
 mod signals;
+mod status;
 mod trust;
 
 use std::{
@@ -68,6 +71,8 @@ pub(crate) fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completions(arguments) => {

@@ -10,8 +10,11 @@ use std::{
 };
 
 use wsgate::{
+    admin::{self, Keeper},
     config::{ListenAddress, Loaded},
-    server::{ConfigSource, Ending, Inherited, Readiness, Server, ServerHandle, StartError, Succession},
+    server::{
+        BindError, ConfigSource, Ending, Inherited, Readiness, Server, ServerHandle, StartError, Succession,
+    },
     telemetry::{self, AccessSink},
 };
 
@@ -39,15 +42,19 @@ pub(super) fn serve(
     let running = Running::hear_signals(&notifier)?;
     let upgrade_socket = loaded.config.server.upgrade_socket.clone();
     let succession = Succession::begin(upgrade_socket.as_deref(), inherited).map_err(Failure::runtime)?;
+    let unbound = |error: BindError| Failure::runtime(advice::on_bind(&error.address, &error.source));
+    let bind_admin = |config| admin::bind(config, succession.inherited());
+    let admin = loaded.config.admin.as_ref().map(bind_admin).transpose().map_err(unbound)?;
     let started = Server::start_with(loaded, source, access, succession.inherited());
     let server = started.map_err(|error| match error {
-        StartError::Bind(error) => Failure::runtime(advice::on_bind(&error.address, &error.source)),
+        StartError::Bind(error) => unbound(error),
         error => Failure::runtime(wsgate::ending::chain(&error)),
     })?;
     let (handle, addresses) = (server.handle(), server.addresses());
     for address in &addresses {
         tracing::info!(%address, "listening");
     }
+    let keeper = Keeper::open(admin, &handle).map_err(Failure::runtime)?;
     if let Err(error) = running.succeed(succession, &handle, &notifier) {
         handle.drain();
         server.wait();
@@ -57,6 +64,7 @@ pub(super) fn serve(
     let notifying = notifier.watch(&handle).map_err(Failure::runtime)?;
     announce(&addresses);
     let outcome = server.wait();
+    keeper.close();
     // It has said what there was to say.
     let _ = notifying.map(JoinHandle::join);
     tracing::info!(cut = outcome.cut, panicked = outcome.panicked, "ended");

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use self::{listener::Addresses, upstream::Pools};
 use super::{
-    AccessLog, Config, Log, LogFormat, Written,
+    AccessLog, Admin, Config, Log, LogFormat, Written,
     file::{Reader, Table, Value},
     keys,
     report::{Finding, nearest, shown},
@@ -75,6 +75,12 @@ pub(super) fn config<'r>(
         },
     );
     Some(config)
+}
+
+/// Reads `[admin]` alone. `None` where it is absent, or an error was recorded.
+pub(super) fn admin_alone<'r>(reader: &'r Reader<'r>, entries: &'r DeTable<'r>) -> Option<Admin> {
+    let value = Value::of_root(reader, entries, "admin")?;
+    admin::admin(value, &mut Addresses::default())
 }
 
 /// Gives each part the table that it was written in.

@@ -267,6 +267,15 @@ pub(super) struct Value<'r> {
 }
 
 impl<'r> Value<'r> {
+    /// The value of a key of the file's root, if the file has it. Nothing else there is judged.
+    pub(super) fn of_root(
+        reader: &'r Reader<'r>,
+        entries: &'r DeTable<'r>,
+        key: &'static str,
+    ) -> Option<Self> {
+        Some(Self { reader, key, node: entries.get(key)?, is_element: false })
+    }
+
     /// Its place in the file.
     pub(super) fn span(&self) -> Range<usize> {
         self.node.span()

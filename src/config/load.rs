@@ -8,7 +8,7 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
-    Config, check,
+    Admin, Config, check,
     file::Reader,
     report::{Problem, Problems, conclude},
 };
@@ -82,6 +82,21 @@ impl Config {
     /// Reads the file at `path` and everything that it names.
     pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         Ok(Self::parse(&Source::read(path)?, &|name| std::env::var(name).ok())?)
+    }
+
+    /// Reads `[admin]` of the file at `path`, for whoever speaks to the process that runs by it. Whatever else is wrong with the
+    /// file is no matter.
+    pub fn load_admin(path: &Path) -> Result<Option<Admin>, LoadError> {
+        let source = Source::read(path)?;
+        let (table, syntax) = super::file::syntax(&source.text);
+        let env = |name: &str| std::env::var(name).ok();
+        let reader = Reader::new(&source, &env, OffsetDateTime::now_utc());
+        let admin = check::admin_alone(&reader, table.get_ref());
+        // It may be missing for the reason that the text breaks off before it.
+        let syntax = if admin.is_none() { syntax } else { Vec::new() };
+        let (findings, text) = reader.conclude();
+        conclude(&Source { text, ..source.clone() }, syntax, findings)?;
+        Ok(admin)
     }
 
     /// Reads a configuration that is already in memory. `env` looks an environment variable up.

@@ -55,6 +55,7 @@ pub use self::{
         Balance, Check, HashKey, Health, OnRemoved, ProxyProtocol, SameSite, ServerAddress, Sticky, Trust,
         Upstream, UpstreamServer, UpstreamTls,
     },
+    values::duration_of,
     written::Written,
 };
 
@@ -114,7 +115,7 @@ impl Default for Server {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// A tracing filter such as `info` or `wsgate::tunnel=debug`, already checked.
     pub level: String,

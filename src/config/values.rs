@@ -87,6 +87,13 @@ pub(super) fn duration(value: Value<'_>) -> Result<Duration, Finding> {
     }
 }
 
+/// A duration written as in the file, outside of it.
+pub fn duration_of(text: &str) -> Option<Duration> {
+    let (number, unit) = split(text);
+    let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*unit).map(Duration::from_millis)
+}
+
 /// Bytes that wsgate may have to hold in memory, so that "off" is no value.
 pub(super) fn memory(range: RangeInclusive<usize>) -> impl Fn(Value<'_>) -> Result<usize, Finding> {
     move |value| {

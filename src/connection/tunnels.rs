@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Which tunnels are meant: those for which all of this is true. The default means every tunnel.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TunnelFilter {
     /// The one with this number.
     pub id: Option<u64>,
@@ -159,6 +159,7 @@ fn millis(time: Duration) -> u64 {
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Page {
     /// The tunnels.
+    #[serde(rename = "tunnels")]
     pub rows: Vec<TunnelRow>,
     /// How many are meant, over all pages.
     pub total: usize,

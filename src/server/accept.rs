@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     bind::{BindError, Listening, Ownership, UnixPath},
-    handover::{Offered, Sockets},
+    handover::Sockets,
     worker::WorkerHandle,
 };
 use crate::{
@@ -48,8 +48,7 @@ impl Bound {
         let socket =
             Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
         let socket = Arc::new(socket);
-        let (offered, owned): (Weak<Socket>, _) = (Arc::downgrade(&socket), socket.owned());
-        sockets.offer(Offered { address: address.clone(), socket: offered, owned });
+        sockets.offer(&address, &socket, socket.owned());
         Ok(Self { socket, at: BoundAddress::new(address) })
     }
 }
@@ -131,7 +130,7 @@ impl Socket {
     fn owned(&self) -> Option<Ownership> {
         match self {
             Self::Tcp(_) => None,
-            Self::Unix(path, _) => Some(path.owned.clone()),
+            Self::Unix(path, _) => Some(path.ownership()),
         }
     }
 
@@ -200,7 +199,7 @@ impl Acceptor {
         let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
-        let _closing = loop {
+        let closing = loop {
             let accepted = tokio::select! {
                 biased;
                 closing = &mut end => break closing,
@@ -228,6 +227,9 @@ impl Acceptor {
         socket.hide();
         // There may be no permits for all of them.
         let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener)).await;
+        // Before whoever waits for that is told.
+        drop(socket);
+        drop(closing);
     }
 
     /// Accepts what the kernel has established already. To close over it would reset it.

@@ -16,7 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::{Mode, chmod, fchmod};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::inherit::Inherited;
 use crate::config::ListenAddress;
@@ -40,21 +41,23 @@ pub struct BindError {
 
 /// A bound and listening socket, non-blocking.
 #[derive(Debug)]
-pub(super) enum Listening {
+pub enum Listening {
+    /// Over TCP.
     Tcp(TcpListener),
+    /// A unix socket and its file.
     Unix(UnixListener, UnixPath),
 }
 
 /// The file of a unix socket; removed on drop by the process that owns it.
 #[derive(Debug)]
-pub(super) struct UnixPath {
+pub struct UnixPath {
     pub(super) path: PathBuf,
     pub(super) owned: Ownership,
 }
 
 /// Whether a file is this process' to remove. Clones are one.
 #[derive(Debug, Clone)]
-pub(super) struct Ownership(Arc<AtomicBool>);
+pub struct Ownership(Arc<AtomicBool>);
 
 impl Ownership {
     pub(super) fn new(owned: bool) -> Self {
@@ -72,6 +75,11 @@ impl Ownership {
 }
 
 impl UnixPath {
+    /// Whether the file is this process' to remove.
+    pub fn ownership(&self) -> Ownership {
+        self.owned.clone()
+    }
+
     /// Removes the file, once: another socket may have one at this path by then.
     pub(super) fn remove(&self) {
         if self.owned.set(false) {
@@ -89,7 +97,7 @@ impl Drop for UnixPath {
 
 impl Listening {
     /// The address it got.
-    pub(super) fn address(&self) -> ListenAddress {
+    pub fn address(&self) -> ListenAddress {
         match self {
             Self::Tcp(listener) => {
                 ListenAddress::Inet(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
@@ -127,6 +135,32 @@ fn bind_new(address: &ListenAddress) -> io::Result<Listening> {
             bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }))
         }
     }
+}
+
+/// The same, with the file of a unix socket for nobody but its owner.
+pub fn bind_private(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
+    let ListenAddress::Unix(path) = address else { return bind(address, inherited) };
+    if let Some(listening) = inherited.take(address) {
+        return Ok(listening);
+    }
+    let bound = bind_private_unix(path);
+    let owned = Ownership::new(true);
+    let listening = bound.map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }));
+    listening.map_err(|source| BindError { address: address.clone(), source })
+}
+
+/// The file gets the mode that the socket has when it is bound, so that at no moment it has another.
+fn bind_private_unix(path: &Path) -> io::Result<UnixListener> {
+    let private = Mode::RUSR | Mode::WUSR;
+    remove_stale(path);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where the system has no modes of sockets this fails; the file is seen to below.
+    let _ = fchmod(&socket, private);
+    socket.bind(&SockAddr::unix(path)?)?;
+    chmod(path, private)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

@@ -1,20 +1,22 @@
 //! What tells of a running gate and gives it orders, from any thread.
 
 use std::{
+    fmt::Debug,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use serde::Serialize;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
 
 use super::{
-    ConfigSource,
+    BindError, ConfigSource,
     accept::Change,
     background::Background,
     ending::spread,
@@ -50,6 +52,8 @@ pub(super) struct Shared {
     pub(super) last_reload: Mutex<Option<LastReload>>,
     /// Tells who follows it of the configuration in force.
     pub(super) configs: watch::Sender<Arc<Config>>,
+    /// Has a say in each configuration before it comes into force.
+    follower: Mutex<Option<Weak<dyn Follower>>>,
     /// It was told to end, though it may still wait for `shutdown_delay`.
     is_leaving: AtomicBool,
     started: SystemTime,
@@ -67,8 +71,18 @@ pub(super) struct Doors {
     pub(super) sockets: Arc<Sockets>,
 }
 
+/// Whoever needs sockets of its own for what a configuration says, such as the admin listener.
+pub trait Follower: Debug + Send + Sync {
+    /// Gets ready for a configuration. What is returned is called once it is in force, and dropped if it does not come to that.
+    ///
+    /// # Errors
+    /// An address can't be had, and so the configuration does not come into force.
+    fn prepare(self: Arc<Self>, config: &Config) -> Result<Box<dyn FnOnce() + Send>, BindError>;
+}
+
 /// Whether new connections should be sent here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Readiness {
     /// Yes.
     Ready,
@@ -90,7 +104,7 @@ pub enum Ending {
 }
 
 /// What is taken of what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Taken.
     pub in_use: usize,
@@ -139,6 +153,7 @@ impl ServerHandle {
             in_force: Mutex::new(InForce { text }),
             last_reload: Mutex::default(),
             configs: watch::Sender::new(config),
+            follower: Mutex::new(None),
             is_leaving: AtomicBool::new(false),
             started: SystemTime::now(),
         };
@@ -214,6 +229,17 @@ impl ServerHandle {
     /// Tells of each configuration that comes into force.
     pub fn configs(&self) -> watch::Receiver<Arc<Config>> {
         self.shared.configs.subscribe()
+    }
+
+    /// Gives somebody a say in each further configuration, for as long as it is there. There is room for one.
+    pub fn follow<F: Follower + 'static>(&self, follower: &Arc<F>) {
+        let follower: Weak<F> = Arc::downgrade(follower);
+        *self.shared.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
+    }
+
+    /// Who has a say.
+    pub(super) fn follower(&self) -> Option<Arc<dyn Follower>> {
+        self.shared.follower.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
     /// Where the configuration comes from.

@@ -9,9 +9,8 @@ mod channel;
 mod offer;
 mod succession;
 
-pub(super) use self::offer::Offered;
 pub use self::{
-    offer::Sockets,
+    offer::{Descriptor, Sockets},
     succession::{HandoverError, Succession, TookOver},
 };
 

@@ -193,7 +193,12 @@ impl ServerHandle {
         let next = Arc::new(next.map_err(ReloadError::SetUp)?);
         let is_logged_alike = logs_alike(&before.config.log, &config.log);
         let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
+        let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
+        let follow = follow.map_err(|error| in_use(error, &config, &before))?;
 
+        if let Some(log) = log {
+            log.commit();
+        }
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());
         permits.resize(fitting(config.server.max_connections));
@@ -202,6 +207,9 @@ impl ServerHandle {
         self.accept_from(added, removed);
         log.into_iter().for_each(Reconfiguration::commit);
         gate.lists_tunnels.store(config.admin.is_some(), Ordering::Relaxed);
+        if let Some(follow) = follow {
+            follow();
+        }
         in_force.text = source;
         gate.metrics.reloaded(next.generation);
         let report = ReloadReport::new(&before.config, &config, next.generation, &warnings);

@@ -299,6 +299,11 @@ impl Metrics {
         self.ended(ending);
     }
 
+    /// Tunnels that are open.
+    pub fn open_tunnels(&self) -> u64 {
+        self.tunnels.all().into_iter().map(|(_, count)| count).sum()
+    }
+
     /// The first Close frame of a tunnel came from this side, with this code if it was not empty.
     pub fn first_close(&self, side: Side, code: Option<u16>) {
         self.first_closes.get_or_create(&FirstClose { side: side.label(), code: code.into() }).inc();

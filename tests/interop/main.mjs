@@ -20,7 +20,7 @@ import tls from "./suites/tls.mjs";
 import tlsPosture from "./suites/tls_posture.mjs";
 
 const proxies = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
-const operations = { logs, metrics, package: debianPackage, kubernetes };
+const operations = { metrics, logs, package: debianPackage, kubernetes };
 const suites = { hello, command_line: commandLine, ...proxies, ...operations, node, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Every module of the crate's root and its layer.
-const LAYERS: [(&str, u8); 15] = [
+const LAYERS: [(&str, u8); 16] = [
     ("proto", 0),
     ("route", 0),
     ("config", 1),
@@ -22,11 +22,12 @@ const LAYERS: [(&str, u8); 15] = [
     ("telemetry", 2),
     ("connection", 3),
     ("server", 4),
+    ("admin", 4),
     ("demo", 4),
 ];
 
 /// Imports within a layer that are meant, with the reason.
-const WITHIN_A_LAYER: [(&str, &str, &str); 8] = [
+const WITHIN_A_LAYER: [(&str, &str, &str); 9] = [
     ("route", "proto", "a target is read off a request head, and an offer selects a route"),
     ("tls", "buffered", "it wraps the trait of a stream and is one"),
     ("tunnel", "buffered", "it takes two streams with their tails"),
@@ -34,6 +35,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 8] = [
     ("upstream", "buffered", "it hands out streams with their tails"),
     ("upstream", "tls", "it speaks TLS to servers"),
     ("tunnel", "lifecycle", "it listens to the drain signal"),
+    ("admin", "server", "it binds as listeners do, and asks and orders a running server"),
     ("upstream", "lifecycle", "an endpoint that leaves drains its tunnels"),
 ];
 

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a binary of tests has nobody outside")]
 #![allow(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
+mod admin;
 mod admission;
 mod auth;
 mod balancing;

@@ -178,14 +178,14 @@ async fn b9_a_changed_listener_keeps_its_socket_and_its_connections() {
     idle.read_response().await;
     let mut in_head = gate.ask("GET / HTTP/1.1\r\nHost: a\r\nX_Y: 1\r\n").await;
     gate.has_connections(2).await;
-    gate.reload(&setup("underscore_headers = \"pass\"\nlimits = { target = 20 }").toml());
+    gate.reload(&setup("underscore_headers = \"pass\"\nlimits = { header_count = 20 }").toml());
     assert_eq!(gate.address(), address);
     // The next request of each is by the new keys.
     in_head.send("\r\n").await;
     assert_eq!(in_head.read_response().await.head.status(), 200);
     assert_eq!(backend.last().get("x_y"), Some("1"));
-    idle.send(get("/a-target-that-is-too-long", "")).await;
-    assert_eq!(idle.read_response().await.head.status(), 414);
+    idle.send(get("/", &"X: y\r\n".repeat(20))).await;
+    assert_eq!(idle.read_response().await.head.status(), 431);
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn s5_connections_that_could_not_have_been_made_by_the_new_rules_end_polit
     idle.read_response().await;
     let mut offers = gate.ask("GET / HTTP/1.1\r\n").await;
     gate.has_connections(4).await;
-    gate.reload(&setup("proxy_protocol = { from = [\"127.0.0.1\"] }").toml());
+    gate.reload(&setup("proxy_protocol = \"required\"\nproxy_protocol_from = [\"127.0.0.1\"]").toml());
     idle.expect_end().await;
     busy.send(ok("busy")).await;
     let answer = in_exchange.read_response().await;

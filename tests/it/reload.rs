@@ -46,8 +46,9 @@ fn names(list: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn an_unchanged_file_changes_nothing_but_the_generation() {
     let backend = Backend::listen().await;
-    let setup =
-        || Setup::to(backend.address()).route("max_tunnels = 2\nwebsocket = { on_reload = \"close\" }");
+    let setup = || {
+        Setup::to(backend.address()).route("limits.max_tunnels = 2\nwebsocket = { on_reload = \"close\" }")
+    };
     let gate = setup().start();
     let (mut client, mut server) = gate.tunnel(&backend).await;
     for generation in 2..5 {
@@ -138,7 +139,7 @@ async fn t9_tunnels_of_a_removed_route_go_by_its_own_on_reload() {
 async fn t9_tunnels_that_a_change_kept_hear_of_the_next_one() {
     let backend = Backend::listen().await;
     let setup = |on_reload: &str, count: &str| {
-        let lines = format!("max_tunnels = {count}\nwebsocket = {{ on_reload = \"{on_reload}\" }}");
+        let lines = format!("limits.max_tunnels = {count}\nwebsocket = {{ on_reload = \"{on_reload}\" }}");
         Setup::to(backend.address()).route(&lines)
     };
     let gate = setup("keep", "2").start();
@@ -360,12 +361,12 @@ async fn s2_connections_are_bounded_anew_and_nobody_is_cut_for_that() {
 async fn s2_what_each_client_has_counts_over_a_reload() {
     let backend = Backend::listen().await;
     let setup = |listener: &str, route: &str| Setup::to(backend.address()).listener(listener).route(route);
-    let gate = setup("max_connections_per_ip = 1", "max_tunnels = 1").start();
+    let gate = setup("max_connections_per_ip = 1", "limits.max_tunnels = 1").start();
     let (client, server) = gate.tunnel(&backend).await;
     assert_eq!(gate.ask(get("/", "")).await.read_response().await.head.status(), 429);
-    gate.reload(&setup("max_connections_per_ip = 2", "max_tunnels = 1").toml());
+    gate.reload(&setup("max_connections_per_ip = 2", "limits.max_tunnels = 1").toml());
     assert_eq!(gate.ask(crate::harness::OFFER).await.read_head().await.status(), 503, "of the route");
-    gate.reload(&setup("max_connections_per_ip = 2", "max_tunnels = 2").toml());
+    gate.reload(&setup("max_connections_per_ip = 2", "limits.max_tunnels = 2").toml());
     let (second, its_server) = gate.tunnel(&backend).await;
     assert_eq!(gate.ask(get("/", "")).await.read_response().await.head.status(), 429);
     assert_eq!(gate.places(), 4, "and no place of who was refused");
@@ -378,13 +379,14 @@ async fn w15_a_rate_that_a_reload_changes_gives_no_new_burst() {
     let backend = Backend::listen().await;
     let setup =
         |rate: &str| Setup::to(backend.address()).listener(&format!("handshake_rate_per_ip = \"{rate}\""));
-    let gate = setup("1/h").start();
+    let gate = setup("2/h").start();
     let _open = gate.tunnel(&backend).await;
-    for rate in ["1/h", "2/h"] {
-        gate.reload(&setup(rate).listener("underscore_headers = \"pass\"").toml());
-    }
+    gate.reload(&setup("2/h").listener("underscore_headers = \"pass\"").toml());
     let _second = gate.tunnel(&backend).await;
-    assert_eq!(gate.ask(crate::harness::OFFER).await.read_head().await.status(), 429);
+    for rate in ["2/h", "4/h", "2/m"] {
+        gate.reload(&setup(rate).toml());
+        assert_eq!(gate.ask(crate::harness::OFFER).await.read_head().await.status(), 429, "{rate}");
+    }
 }
 
 #[tokio::test]

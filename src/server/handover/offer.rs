@@ -51,15 +51,15 @@ pub struct Sockets {
 
 /// A listening socket, which is its owner's to close.
 #[derive(Debug)]
-pub(in crate::server) struct Offered {
-    pub(in crate::server) address: ListenAddress,
-    pub(in crate::server) socket: Weak<dyn Descriptor>,
+struct Offered {
+    address: ListenAddress,
+    socket: Weak<dyn Descriptor>,
     /// Of the file of a unix socket.
-    pub(in crate::server) owned: Option<Ownership>,
+    owned: Option<Ownership>,
 }
 
 /// Something with a descriptor that any thread can look at.
-pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
+pub trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
 
 impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 
@@ -67,11 +67,17 @@ impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 type Copy = (OwnedFd, Passed);
 
 impl Sockets {
-    /// Adds a socket. It is offered for as long as its owner keeps it.
-    pub(in crate::server) fn offer(&self, offered: Offered) {
+    /// Adds a socket, and who `owned` its file. It is offered for as long as somebody else keeps it.
+    pub fn offer<S: Descriptor + 'static>(
+        &self,
+        address: &ListenAddress,
+        socket: &Arc<S>,
+        owned: Option<Ownership>,
+    ) {
         let mut sockets = self.lock();
         sockets.retain(|offered| offered.socket.strong_count() > 0);
-        sockets.push(offered);
+        let socket: Weak<S> = Arc::downgrade(socket);
+        sockets.push(Offered { address: address.clone(), socket, owned });
     }
 
     /// The process that has the sockets now, if they were handed over.

@@ -4,14 +4,14 @@ use std::{
     io::Write,
     net::TcpListener,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Weak},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use super::{
     channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
-    offer::{Offered, Old, Sockets, may_take},
+    offer::{Old, Sockets, may_take},
 };
 use crate::{
     config::ListenAddress,
@@ -43,9 +43,8 @@ impl Running {
         let listeners: Vec<_> =
             (0..count).map(|_| Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())).collect();
         for listener in &listeners {
-            let socket: Weak<TcpListener> = Arc::downgrade(listener);
             let address = ListenAddress::Inet(listener.local_addr().unwrap());
-            sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()) });
+            sockets.offer(&address, listener, Some(owned[1].clone()));
         }
         let order = Arc::new(Drain::new(Duration::ZERO).0);
         let old = Arc::new(old(&sockets, &order, owned[0].clone()));

@@ -10,8 +10,9 @@ use std::{
 
 use tempfile::TempDir;
 use wsgate::{
+    admin::{self, Keeper},
     config::{Config, ListenAddress},
-    server::{ConfigSource, Outcome, ReloadError, ReloadReport, Server, ServerHandle},
+    server::{ConfigSource, Inherited, Outcome, ReloadError, ReloadReport, Server, ServerHandle},
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
@@ -140,6 +141,7 @@ impl Setup {
 pub struct Gate {
     server: Option<Server>,
     handle: ServerHandle,
+    keeper: Arc<Keeper>,
     records: Records,
     pki: Option<Arc<Pki>>,
     folder: TempDir,
@@ -154,8 +156,11 @@ impl Gate {
         std::fs::write(&path, toml).expect("a file");
         let loaded = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let (sink, records) = AccessSink::memory();
+        let admin = loaded.config.admin.as_ref();
+        let admin = admin.map(|table| admin::bind(table, &Inherited::default()).expect("an admin address"));
         let server = Server::start(loaded, ConfigSource::File(path), sink).expect("a gate");
-        Self { handle: server.handle(), server: Some(server), records, pki, folder }
+        let keeper = Keeper::open(admin, &server.handle()).expect("an admin listener");
+        Self { keeper, handle: server.handle(), server: Some(server), records, pki, folder }
     }
 
     /// Puts this `proxy.toml` in force.
@@ -178,6 +183,11 @@ impl Gate {
     /// What tells of it and orders it.
     pub fn handle(&self) -> &ServerHandle {
         &self.handle
+    }
+
+    /// Where its admin listener is, if there is one.
+    pub fn admin(&self) -> Option<ListenAddress> {
+        self.keeper.address()
     }
 
     /// The socket address of the listener at this place of the file.
@@ -366,6 +376,7 @@ impl Drop for Gate {
         }
         let outcome = server.wait();
         assert!(!outcome.failed && outcome.panicked == 0, "{outcome:?}");
+        assert!(self.keeper.close(), "the admin listener panicked");
     }
 }
 
