@@ -13,9 +13,7 @@ use tempfile::TempDir;
 use wsgate::config::{Config, ListenAddress};
 
 use super::harness::{
-    Backend, Gate, HttpBackend, OFFER, Peer, Response, Setup, frames, get,
-    pki::Pki,
-    program::Program,
+    Backend, Gate, HttpBackend, OFFER, Peer, Response, Setup, frames, get, pki::Pki, program::Program,
 };
 
 const TOKEN: &str = "a-token-that-is-long-enough";
@@ -100,7 +98,8 @@ async fn filters_let_the_tunnels_through_that_they_name() {
     for _ in 0..3 {
         tunnels.push(gate.tunnel(&backend).await);
     }
-    let total = async |query: &str| told(&gate, &format!("GET /api/tunnels?{query}"), "").await["total"].clone();
+    let total =
+        async |query: &str| told(&gate, &format!("GET /api/tunnels?{query}"), "").await["total"].clone();
     for (query, count) in [
         ("route=main", 3),
         ("route=other", 0),
@@ -259,7 +258,10 @@ async fn certificates_are_told_with_their_names() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).tls(&pki, "").more(&admin_table()).start();
     let listener = told(&gate, "GET /api/listeners", "").await["listeners"][0].clone();
-    assert_eq!((&listener["tls"], &listener["certificates"][0]["names"][0]), (&json!(true), &json!("localhost")));
+    assert_eq!(
+        (&listener["tls"], &listener["certificates"][0]["names"][0]),
+        (&json!(true), &json!("localhost"))
+    );
 }
 
 /// A program with an admin listener on a unix socket, in a folder of its own.
@@ -315,7 +317,9 @@ async fn status_tells_how_it_is() {
     assert_eq!((code, &*err), (Some(0), ""));
     let address = running.program.address.to_string();
     let pid = running.program.id().to_string();
-    for part in ["wsgate 0.", ", ready\n", "generation 1", "Listeners\n", &address, &pid, "main  127.0.0.1:9  in"] {
+    for part in
+        ["wsgate 0.", ", ready\n", "generation 1", "Listeners\n", &address, &pid, "main  127.0.0.1:9  in"]
+    {
         assert!(out.contains(part), "{part} in {out}");
     }
     let (code, out, _) = running.wsgate("status --json").await;

@@ -19,7 +19,9 @@ fn paths(text: &str) -> Vec<&str> {
 #[test]
 fn every_path_that_a_document_names_is_there() {
     let mut named = 0;
-    for document in ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/admin.md", "docs/logs.md"] {
+    for document in
+        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/admin.md", "docs/logs.md"]
+    {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for path in paths(&text) {
             assert!(root().join(path).exists(), "{document} names {path}");
@@ -37,7 +39,8 @@ fn every_link_within_the_project_leads_somewhere() {
         "SECURITY.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
-        "docs/admin.md", "docs/logs.md",
+        "docs/admin.md",
+        "docs/logs.md",
         "tests/corpus/README.md",
     ] {
         let text = fs::read_to_string(root().join(document)).unwrap();

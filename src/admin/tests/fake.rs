@@ -6,7 +6,9 @@ use std::{
 };
 
 use crate::{
-    admin::{CertificateStatus, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus, Status},
+    admin::{
+        CertificateStatus, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus, Status,
+    },
     config::OnRemoved,
     connection::tunnels::{Page, TunnelFilter, TunnelRow},
     ending::{AdminClose, Side, TunnelEnd},
