@@ -72,7 +72,7 @@ pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
 impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 
 /// A copy of a descriptor with what is said of it.
-type Copy = (OwnedFd, Passed);
+type Duplicate = (OwnedFd, Passed);
 
 impl Sockets {
     /// Adds a socket. It is offered for as long as its owner keeps it.
@@ -110,7 +110,7 @@ impl Sockets {
     }
 
     /// Copies of the descriptors of all that are open.
-    fn copies(&self) -> io::Result<Vec<Copy>> {
+    fn copies(&self) -> io::Result<Vec<Duplicate>> {
         let mut copies = Vec::new();
         for Offered { address, socket, owned } in &*self.lock() {
             if let Some(socket) = socket.upgrade() {
@@ -337,7 +337,7 @@ impl Old {
 }
 
 /// Passes copies of the sockets, in portions.
-fn pass(mut copies: Vec<Copy>, channel: &mut Channel) -> io::Result<()> {
+fn pass(mut copies: Vec<Duplicate>, channel: &mut Channel) -> io::Result<()> {
     loop {
         let rest = copies.split_off(copies.len().min(PORTION));
         let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
