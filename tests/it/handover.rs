@@ -54,6 +54,14 @@ impl Site {
         )
     }
 
+    /// Puts another configuration in the place of the one that runs, with the same `[log]`.
+    fn rewrite(&self, toml: &str) {
+        let path = self.folder.path().join("proxy.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        let log = before.split("[server]").next().unwrap();
+        fs::write(path, [log, toml].concat()).unwrap();
+    }
+
     fn upgrade_socket(&self) -> PathBuf {
         self.folder.path().join("upgrade.sock")
     }
@@ -329,13 +337,7 @@ async fn b9_what_reloads_have_added_and_removed_counts() {
     let mut site = Site::before(backend.address());
     let old = site.run().await;
     site.listeners = format!("[[listener]]\naddress = \"{}\"", free_address());
-    let toml = site.toml();
-    let config = [
-        fs::read_to_string(site.folder.path().join("proxy.toml")).unwrap().split("[server]").next().unwrap(),
-        &toml,
-    ]
-    .concat();
-    fs::write(site.folder.path().join("proxy.toml"), config).unwrap();
+    site.rewrite(&site.toml());
     old.hang_up();
     old.says("that it reloaded", |event| message(event).starts_with("reloaded")).await;
     let new = site.swap(&old).await;

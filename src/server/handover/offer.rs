@@ -72,7 +72,7 @@ pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
 impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 
 /// A copy of a descriptor with what is said of it.
-type Copy = (OwnedFd, Passed);
+type Duplicate = (OwnedFd, Passed);
 
 impl Sockets {
     /// Adds a socket. It is offered for as long as its owner keeps it.
@@ -110,7 +110,7 @@ impl Sockets {
     }
 
     /// Copies of the descriptors of all that are open.
-    fn copies(&self) -> io::Result<Vec<Copy>> {
+    fn copies(&self) -> io::Result<Vec<Duplicate>> {
         let mut copies = Vec::new();
         for Offered { address, socket, owned } in &*self.lock() {
             if let Some(socket) = socket.upgrade() {
@@ -122,13 +122,15 @@ impl Sockets {
         Ok(copies)
     }
 
-    /// The sockets are somebody else's now, and so are their files.
+    /// Leaves the files of all that are open to a successor that may have the sockets already: even if this process is told to end
+    /// before it knows.
+    fn leave_files(&self) -> Files<'_> {
+        let owned = self.lock().iter().filter_map(|offered| offered.owned.clone()).collect::<Vec<_>>();
+        Files { left: owned.into_iter().filter(|owned| owned.set(false)).collect(), sockets: self }
+    }
+
+    /// The sockets are somebody else's now.
     fn give_up(&self, successor: u32) {
-        for offered in &*self.lock() {
-            if let Some(owned) = &offered.owned {
-                owned.set(false);
-            }
-        }
         // There is one successor at most, as only one conversation gets here.
         let _ = self.successor.set(successor);
         self.handed_over.notify_waiters();
@@ -137,6 +139,22 @@ impl Sockets {
     fn lock(&self) -> MutexGuard<'_, Vec<Offered>> {
         // Nothing panics while it is held.
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Files of unix sockets that were left to a successor. They come back with the drop of this if there is none.
+struct Files<'a> {
+    left: Vec<Ownership>,
+    sockets: &'a Sockets,
+}
+
+impl Drop for Files<'_> {
+    fn drop(&mut self) {
+        if self.sockets.successor().is_none() {
+            for owned in &self.left {
+                owned.set(true);
+            }
+        }
     }
 }
 
@@ -151,7 +169,7 @@ pub(super) struct Post {
 impl Post {
     /// Binds it, for this user alone.
     pub(super) fn prepare(path: &Path) -> io::Result<Self> {
-        let beside = path.with_file_name(format!(".{}", process::id()));
+        let beside = path.with_file_name(format!(".wsgate-{}", process::id()));
         // Left by a process that had this number.
         let _ = fs::remove_file(&beside);
         let listener = std::os::unix::net::UnixListener::bind(&beside)?;
@@ -281,24 +299,10 @@ impl Old {
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
-        self.pass(&mut channel)?;
+        let copies = self.sockets.copies()?;
+        let _files = self.sockets.leave_files();
+        pass(copies, &mut channel)?;
         self.let_go(&mut channel, pid)
-    }
-
-    /// Passes copies of the sockets, in portions.
-    fn pass(&self, channel: &mut Channel) -> io::Result<()> {
-        let mut copies = self.sockets.copies()?;
-        loop {
-            let rest = copies.split_off(copies.len().min(PORTION));
-            let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            let more = !rest.is_empty();
-            channel.send(&Message::Sockets { pid: process::id(), sockets, more }, &descriptors, STEP)?;
-            if !more {
-                return Ok(());
-            }
-            copies = rest;
-        }
     }
 
     /// Waits until the new process accepts, and drains when it has taken this one's place.
@@ -329,6 +333,21 @@ impl Old {
         thread::sleep(LAST_ARRIVALS);
         (self.drain)();
         Ok(())
+    }
+}
+
+/// Passes copies of the sockets, in portions.
+fn pass(mut copies: Vec<Duplicate>, channel: &mut Channel) -> io::Result<()> {
+    loop {
+        let rest = copies.split_off(copies.len().min(PORTION));
+        let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let more = !rest.is_empty();
+        channel.send(&Message::Sockets { pid: process::id(), sockets, more }, &descriptors, STEP)?;
+        if !more {
+            return Ok(());
+        }
+        copies = rest;
     }
 }
 

@@ -117,6 +117,7 @@ fn the_running_process_drains_when_its_place_is_taken_and_not_before() {
     let running = Running::with(1);
     let (mut channel, talk) = running.meet();
     take(&mut channel);
+    assert!(!running.owned[1].get(), "if it is told to end now, the files of the listeners stay");
     say(&mut channel, &Message::Ready);
     assert_eq!(hear(&mut channel), Some(Message::Take));
     assert!(!running.order.signal().is_draining());
