@@ -30,6 +30,7 @@ mod origins;
 mod overload;
 mod proxy_protocol;
 mod refusals;
+mod reload_load;
 mod retries;
 mod rules;
 mod slow;
