@@ -38,6 +38,7 @@ mod recertify;
 mod refusals;
 mod relisten;
 mod reload;
+mod reload_load;
 mod retries;
 mod rules;
 mod slow;
