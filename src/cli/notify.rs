@@ -1,4 +1,4 @@
-//! What is told to the service manager (sd_notify(3)), if there is one.
+//! What is told to the service manager (`sd_notify(3)`), if there is one.
 
 use std::{
     env,

@@ -124,6 +124,7 @@ impl Listening {
 
 /// The listening socket of `address`: the inherited one if there is one, else a new one. If another process may be letting go
 /// of the address just now, that is waited for.
+#[expect(clippy::disallowed_methods, reason = "no worker: it starts or reloads, off the runtimes")]
 pub(super) fn bind(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
     if let Some(listening) = inherited.take(address) {
         return Ok(listening);

@@ -12,7 +12,7 @@ use socket2::{Socket, Type};
 use super::bind::{Listening, Ownership, UnixPath};
 use crate::config::ListenAddress;
 
-/// Sockets from systemd (sd_listen_fds(3)) or from a predecessor, until listeners take them by their addresses.
+/// Sockets from systemd (`sd_listen_fds(3)`) or from a predecessor, until listeners take them by their addresses.
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Mutex<Vec<Heirloom>>,

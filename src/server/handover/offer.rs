@@ -306,6 +306,7 @@ impl Old {
     }
 
     /// Waits until the new process accepts, and drains when it has taken this one's place.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
     fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
         match channel.receive(self.patience) {
             Ok(Some(Message::Ready)) => {}

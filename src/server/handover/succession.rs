@@ -188,6 +188,7 @@ impl Predecessor {
 }
 
 /// Asks, and again while another process is being served.
+#[expect(clippy::disallowed_methods, reason = "a process that starts has nothing else to do")]
 fn ask_in_turn(path: &Path, inherited: &mut Inherited) -> Result<Option<Predecessor>, HandoverError> {
     let until = Instant::now() + BUSY;
     loop {
