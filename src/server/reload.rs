@@ -196,9 +196,6 @@ impl ServerHandle {
         let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
         let follow = follow.map_err(|error| in_use(error, &config, &before))?;
 
-        if let Some(log) = log {
-            log.commit();
-        }
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());
         permits.resize(fitting(config.server.max_connections));

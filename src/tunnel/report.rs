@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
+    Terms, Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
 };
 use crate::{
     buffered::Stream,
