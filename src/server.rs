@@ -30,9 +30,9 @@ use self::{
     worker::Worker,
 };
 pub use self::{
-    bind::{BindError, Listening, Ownership, UnixPath, bind_private},
+    bind::{BindError, Listening, UnixPath, bind_private},
     handle::{Ending, Follower, Readiness, ServerHandle, Status, Usage},
-    handover::{Descriptor, HandoverError, Sockets, Succession, TookOver},
+    handover::{HandoverError, Lent, Sockets, Succession, TookOver},
     inherit::Inherited,
     pulse::Pulse,
     reload::{Changes, LastReload, ReloadError, ReloadReport},

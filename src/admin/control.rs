@@ -48,7 +48,7 @@ pub trait Control: Send + Sync + 'static {
     /// The filter of the events that are logged.
     fn log_level(&self) -> String;
 
-    /// Changes it until the next reload that changes `log.level`, or the end.
+    /// Changes it until the next reload that changes `[log]`, or the end.
     ///
     /// # Errors
     /// What is wrong with the filter.

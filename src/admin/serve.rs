@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -42,7 +41,7 @@ use super::{
 };
 use crate::{
     config::{self, ListenAddress},
-    server::{BindError, Inherited, Listening, Ownership, Sockets, UnixPath, bind_private},
+    server::{BindError, Inherited, Lent, Listening, Sockets, UnixPath, bind_private},
     telemetry::RateLimited,
 };
 use tracing::Level;
@@ -88,15 +87,15 @@ impl Bound {
         });
         let router = api::router(control).layer(from_fn_with_state(state, pass));
         let (stop, stopped) = watch::channel(());
+        let lent = sockets.lend(&self.socket)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = {
             let _entered = runtime.enter();
-            Arc::new(Socket::register(self.socket)?)
+            Socket::register(self.socket)?
         };
-        sockets.offer(&address, &socket, socket.owned());
         let sockets = Arc::clone(sockets);
         let run = move || {
-            runtime.block_on(serve(socket, router, stopped, &sockets));
+            runtime.block_on(serve((socket, lent), router, stopped, &sockets));
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("wsgate-admin".into()).spawn(run)?;
@@ -169,31 +168,13 @@ async fn pass(State(door): State<Arc<Door>>, request: Request, next: Next) -> Re
 }
 
 /// A listening socket that a runtime watches.
-#[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
     /// The file goes first: once nobody listens on it, a successor may take its place.
-    Unix(UnixPath, UnixListener),
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(_, listener) => listener.as_fd(),
-        }
-    }
+    Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
 }
 
 impl Socket {
-    /// Of its file, if it has one.
-    fn owned(&self) -> Option<Ownership> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(path, _) => Some(path.ownership()),
-        }
-    }
-
     fn register(listening: Listening) -> io::Result<Self> {
         Ok(match listening {
             Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
@@ -203,7 +184,12 @@ impl Socket {
 }
 
 /// Accepts until `stopped`, or until another process has the socket, then lets what is being answered end.
-async fn serve(socket: Arc<Socket>, router: Router, mut stopped: watch::Receiver<()>, sockets: &Sockets) {
+async fn serve(
+    (socket, lent): (Socket, Lent),
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+    sockets: &Sockets,
+) {
     let mut connections =
         Connections { router, stopped: stopped.clone(), tasks: JoinSet::new(), open: Vec::new() };
     let failures = RateLimited::new(Level::WARN, "admin accept failed");
@@ -218,7 +204,7 @@ async fn serve(socket: Arc<Socket>, router: Router, mut stopped: watch::Receiver
             tokio::time::sleep(PAUSE).await;
         }
     }
-    drop(socket);
+    drop((socket, lent));
     // Whoever is not done by then has stopped reading.
     let _ = timeout(CLOSING, connections.ended()).await;
 }

@@ -128,7 +128,7 @@ impl Client {
     pub(super) fn ask(&self, method: Method, path: &str, within: Duration) -> Result<Answer, AskError> {
         let unreachable = |error| AskError::Unreachable(self.address.clone(), error);
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
-        let asked = runtime.block_on(timeout(within, self.exchange(method, path)));
+        let asked = runtime.block_on(async { timeout(within, self.exchange(method, path)).await });
         asked.unwrap_or_else(|_| Err(AskError::TimedOut { address: self.address.clone(), within }))
     }
 

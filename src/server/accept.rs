@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, mpsc},
+    sync::{Arc, Weak, mpsc},
     time::Duration,
 };
 
@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    bind::{BindError, Listening, Ownership, UnixPath},
-    handover::Sockets,
+    bind::{BindError, Listening, UnixPath},
+    handover::{Offered, Sockets},
     worker::WorkerHandle,
 };
 use crate::{
@@ -44,11 +44,12 @@ pub(super) struct Bound {
 impl Bound {
     /// A socket that listens, to be watched by the runtime that has been entered; it is among `sockets` from now on.
     pub(super) fn new(socket: Listening, sockets: &Sockets) -> Result<Self, BindError> {
-        let address = socket.address();
+        let (address, owned) = (socket.address(), socket.owned());
         let socket =
             Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
         let socket = Arc::new(socket);
-        sockets.offer(&address, &socket, socket.owned());
+        let offered: Weak<Socket> = Arc::downgrade(&socket);
+        sockets.offer(Offered { address: address.clone(), socket: offered, owned });
         Ok(Self { socket, at: BoundAddress::new(address) })
     }
 }
@@ -124,14 +125,6 @@ impl Socket {
             Some(address) => Accepted::Tcp(stream.into(), address),
             None => Accepted::Unix(stream.into()),
         })
-    }
-
-    /// Of its file, if it has one.
-    fn owned(&self) -> Option<Ownership> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(path, _) => Some(path.ownership()),
-        }
     }
 
     /// Sees to it that nobody new finds it, where that is possible before it is closed.

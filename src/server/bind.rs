@@ -3,9 +3,12 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::{
-        fs::FileTypeExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::FileTypeExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::{
@@ -57,7 +60,7 @@ pub struct UnixPath {
 
 /// Whether a file is this process' to remove. Clones are one.
 #[derive(Debug, Clone)]
-pub struct Ownership(Arc<AtomicBool>);
+pub(super) struct Ownership(Arc<AtomicBool>);
 
 impl Ownership {
     pub(super) fn new(owned: bool) -> Self {
@@ -75,11 +78,6 @@ impl Ownership {
 }
 
 impl UnixPath {
-    /// Whether the file is this process' to remove.
-    pub fn ownership(&self) -> Ownership {
-        self.owned.clone()
-    }
-
     /// Removes the file, once: another socket may have one at this path by then.
     pub(super) fn remove(&self) {
         if self.owned.set(false) {
@@ -95,7 +93,24 @@ impl Drop for UnixPath {
     }
 }
 
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 impl Listening {
+    /// Of its file, if it has one.
+    pub(super) fn owned(&self) -> Option<Ownership> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, path) => Some(path.owned.clone()),
+        }
+    }
+
     /// The address it got.
     pub fn address(&self) -> ListenAddress {
         match self {

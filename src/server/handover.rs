@@ -9,8 +9,9 @@ mod channel;
 mod offer;
 mod succession;
 
+pub(super) use self::offer::Offered;
 pub use self::{
-    offer::{Descriptor, Sockets},
+    offer::{Lent, Sockets},
     succession::{HandoverError, Succession, TookOver},
 };
 
