@@ -191,7 +191,7 @@ async fn b9_a_changed_listener_keeps_its_socket_and_its_connections() {
 #[tokio::test]
 async fn s5_connections_that_could_not_have_been_made_by_the_new_rules_end_politely() {
     let backend = Backend::listen().await;
-    let setup = |lines: &str| Setup::to(backend.address()).listener(lines);
+    let setup = |lines: &str| Setup::to(backend.address()).upstream("keep_alive = 0").listener(lines);
     let gate = setup("").start();
     let (mut in_tunnel, mut its_server) = gate.tunnel(&backend).await;
     let mut in_exchange = gate.ask(get("/", "")).await;
