@@ -29,5 +29,7 @@ WORKDIR /etc/wsgate
 VOLUME /etc/wsgate/certs
 EXPOSE 80 443
 STOPSIGNAL SIGTERM
+# Asks the admin listener whether it is ready; without `[admin]`, whether a listener accepts. Needs no shell.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["wsgate", "status", "--health", "-c", "/etc/wsgate/proxy.toml"]
 ENTRYPOINT ["wsgate"]
 CMD ["run", "-c", "/etc/wsgate/proxy.toml"]

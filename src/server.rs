@@ -9,7 +9,10 @@ mod bind;
 mod ending;
 mod files;
 mod handle;
+mod handover;
+mod inherit;
 mod metrics;
+mod pulse;
 mod reload;
 mod worker;
 
@@ -27,8 +30,12 @@ use self::{
     worker::Worker,
 };
 pub use self::{
+    accept::{Socket, watch},
     bind::{BindError, Listening, UnixPath, bind_private},
     handle::{Ending, Follower, Readiness, ServerHandle, Status, Usage},
+    handover::{HandoverError, Sockets, Succession, TookOver},
+    inherit::Inherited,
+    pulse::Pulse,
     reload::{Changes, LastReload, ReloadError, ReloadReport},
 };
 use crate::{
@@ -90,10 +97,21 @@ impl Server {
     /// Binds every listener and starts the workers. Returns when connections are accepted. A reload reads the configuration from
     /// `source`.
     pub fn start(loaded: Loaded, source: ConfigSource, access: AccessSink) -> Result<Self, StartError> {
+        Self::start_with(loaded, source, access, &Inherited::default())
+    }
+
+    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners.
+    pub fn start_with(
+        loaded: Loaded,
+        source: ConfigSource,
+        access: AccessSink,
+        inherited: &Inherited,
+    ) -> Result<Self, StartError> {
         let Loaded { config, source: text, .. } = loaded;
         let config = Arc::new(config);
         let accepting = runtime().map_err(StartError::Worker)?;
-        let bound = bind_all(&config, &accepting)?;
+        let sockets = Arc::<Sockets>::default();
+        let bound = bind_all(&config, &accepting, inherited, &sockets)?;
         let (gate, order) = set_up(&config, &bound, access)?;
         let permits = Permits::new(fitting(config.server.max_connections));
         let workers = (0..config.server.workers.get())
@@ -107,10 +125,12 @@ impl Server {
             gate: Arc::clone(&gate),
             permits: permits.clone(),
             workers: workers.iter().map(Worker::handle).collect(),
+            sockets: Arc::clone(&sockets),
         };
         let (changes, changed) = mpsc::unbounded_channel();
         let runtimes = workers.iter().map(|worker| worker.runtime().clone()).collect();
-        let doors = handle::Doors { accepting: accepting.handle().clone(), changes, workers: runtimes };
+        let entrance = accepting.handle().clone();
+        let doors = handle::Doors { accepting: entrance, changes, workers: runtimes, sockets };
         let order = Arc::new(order);
         let handle = ServerHandle::new(gate, permits, Arc::clone(&order), background, doors, (source, text));
         let acceptor = start_acceptor(accepting, acceptor, (bound, changed), order)?;
@@ -181,10 +201,17 @@ fn surroundings(drain: &Drain, config: &Config) -> Surroundings {
     }
 }
 
-/// Binds every listener of `config`, watched by `runtime`.
-fn bind_all(config: &Config, runtime: &Runtime) -> Result<Vec<Bound>, StartError> {
+/// Binds every listener of `config`, watched by `runtime`, but for those that have their socket already.
+fn bind_all(
+    config: &Config,
+    runtime: &Runtime,
+    inherited: &Inherited,
+    sockets: &Sockets,
+) -> Result<Vec<Bound>, StartError> {
     let _entered = runtime.enter();
-    let bind = |listener: &config::Listener| bind::bind(&listener.address).and_then(Bound::new);
+    let bind = |listener: &config::Listener| {
+        bind::bind(&listener.address, inherited).and_then(|listening| Bound::new(listening, sockets))
+    };
     Ok(config.listeners.iter().map(bind).collect::<Result<_, _>>()?)
 }
 
@@ -233,7 +260,7 @@ mod tests {
     use super::*;
     use crate::config::Source;
 
-    fn loaded() -> Loaded {
+    pub(super) fn loaded() -> Loaded {
         let text =
             "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
         let source = Source { name: "test".into(), text: text.into(), folder: ".".into() };
@@ -244,7 +271,7 @@ mod tests {
     pub(super) fn gate() -> (Arc<Gate>, DrainHandle) {
         let config = Arc::new(loaded().config);
         let runtime = runtime().unwrap();
-        let bound = bind_all(&config, &runtime).unwrap();
+        let bound = bind_all(&config, &runtime, &Inherited::default(), &Sockets::default()).unwrap();
         set_up(&config, &bound, AccessSink::memory().0).unwrap()
     }
 

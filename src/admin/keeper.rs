@@ -8,7 +8,7 @@ use std::{
 use super::serve::{Bound, Serving, bind};
 use crate::{
     config::{Admin, Config, ListenAddress},
-    server::{BindError, Follower, ServerHandle},
+    server::{BindError, Follower, Inherited, ServerHandle},
 };
 
 /// Opens, moves and closes the admin listener as the `[admin]` in force says.
@@ -32,7 +32,8 @@ impl Keeper {
     /// Answers on the socket that was bound for `[admin]`, if there is one, and follows the configurations of `server` from now
     /// on.
     pub fn open(bound: Option<Bound>, server: &ServerHandle) -> io::Result<Arc<Self>> {
-        let serving = bound.map(|bound| bound.serve(Arc::new(server.clone()))).transpose()?;
+        let serving =
+            bound.map(|bound| bound.serve(Arc::new(server.clone()), server.sockets())).transpose()?;
         let this = Arc::new(Self { server: server.clone(), serving: Mutex::new(serving) });
         server.follow(&this);
         Ok(this)
@@ -63,7 +64,7 @@ impl Keeper {
                 }
             }
             // The one before is closed behind it, which it does by itself: it may be what answers for this reload.
-            Move::Goes(bound) => match bound.serve(Arc::new(self.server.clone())) {
+            Move::Goes(bound) => match bound.serve(Arc::new(self.server.clone()), self.server.sockets()) {
                 Ok(next) => *serving = Some(next),
                 Err(error) => tracing::error!(%error, "the admin listener stays where it was"),
             },
@@ -78,7 +79,7 @@ impl Follower for Keeper {
         let next = match &config.admin {
             None => Move::Ends,
             Some(admin) if here.as_ref() == Some(&admin.address) => Move::Stays(admin.clone()),
-            Some(admin) => Move::Goes(bind(admin)?),
+            Some(admin) => Move::Goes(bind(admin, &Inherited::default())?),
         };
         Ok(Box::new(move || self.make(next)))
     }

@@ -28,7 +28,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpStream, UnixStream},
     sync::watch,
     task::{AbortHandle, JoinError, JoinSet},
     time::timeout,
@@ -41,7 +41,8 @@ use super::{
 };
 use crate::{
     config::{self, ListenAddress},
-    server::{BindError, Listening, UnixPath, bind_private},
+    connection::Accepted,
+    server::{self, BindError, Inherited, Listening, Socket, Sockets, bind_private},
     telemetry::RateLimited,
 };
 use tracing::Level;
@@ -66,24 +67,20 @@ pub struct Bound {
     admin: config::Admin,
 }
 
-/// Binds the address of `[admin]`. The file of a unix socket is its owner's alone (0600).
-pub fn bind(admin: &config::Admin) -> Result<Bound, BindError> {
-    Ok(Bound { socket: bind_private(&admin.address)?, admin: admin.clone() })
+/// Binds the address of `[admin]`, unless its socket was inherited. The file of a unix socket is its owner's alone (0600).
+pub fn bind(admin: &config::Admin, inherited: &Inherited) -> Result<Bound, BindError> {
+    Ok(Bound { socket: bind_private(&admin.address, inherited)?, admin: admin.clone() })
 }
 
 impl Bound {
-    /// Takes a socket that is bound already and listens.
-    pub fn inherited(socket: Listening, admin: &config::Admin) -> Self {
-        Self { socket, admin: admin.clone() }
-    }
-
     /// The address; a port of 0 is the one that it got.
     pub fn address(&self) -> ListenAddress {
         self.socket.address()
     }
 
     /// Answers from now on, on a thread of its own.
-    pub fn serve(self, control: Arc<dyn Control>) -> io::Result<Serving> {
+    /// The socket is among `sockets`, which a successor gets.
+    pub fn serve(self, control: Arc<dyn Control>, sockets: &Arc<Sockets>) -> io::Result<Serving> {
         let address = self.address();
         let admin = Arc::new(ArcSwap::from_pointee(self.admin));
         let state = Arc::new(Door {
@@ -95,10 +92,11 @@ impl Bound {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = {
             let _entered = runtime.enter();
-            Socket::register(self.socket)?
+            server::watch(self.socket, sockets).map_err(|error| error.source)?
         };
+        let sockets = Arc::clone(sockets);
         let run = move || {
-            runtime.block_on(serve(socket, router, stopped));
+            runtime.block_on(serve(socket, sockets, router, stopped));
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("wsgate-admin".into()).spawn(run)?;
@@ -170,30 +168,15 @@ async fn pass(State(door): State<Arc<Door>>, request: Request, next: Next) -> Re
     response
 }
 
-/// A listening socket that a runtime watches.
-enum Socket {
-    Tcp(TcpListener),
-    /// The file goes first: once nobody listens on it, a successor may take its place.
-    Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
-}
-
-impl Socket {
-    fn register(listening: Listening) -> io::Result<Self> {
-        Ok(match listening {
-            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listening::Unix(listener, path) => Self::Unix(path, UnixListener::from_std(listener)?),
-        })
-    }
-}
-
-/// Accepts until `stopped`, then lets what is being answered end.
-async fn serve(socket: Socket, router: Router, mut stopped: watch::Receiver<()>) {
+/// Accepts until `stopped`, or the socket is a successor's, then lets what is being answered end.
+async fn serve(socket: Arc<Socket>, sockets: Arc<Sockets>, router: Router, mut stopped: watch::Receiver<()>) {
     let mut connections =
         Connections { router, stopped: stopped.clone(), tasks: JoinSet::new(), open: Vec::new() };
     let failures = RateLimited::new(Level::WARN, "admin accept failed");
     loop {
         let accepted = tokio::select! {
             accepted = accept(&socket, &mut connections) => accepted,
+            () = sockets.handed_over() => break,
             _ = stopped.changed() => break,
         };
         if let Err(error) = accepted {
@@ -207,14 +190,13 @@ async fn serve(socket: Socket, router: Router, mut stopped: watch::Receiver<()>)
 }
 
 async fn accept(socket: &Socket, connections: &mut Connections) -> io::Result<()> {
-    match socket {
-        Socket::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
+    match socket.accept().await? {
+        Accepted::Tcp(stream, _) => {
             stream.set_nodelay(true)?;
             let local = stream.local_addr()?.ip();
-            connections.admit(stream, Via::Tcp(local));
+            connections.admit(TcpStream::from_std(stream)?, Via::Tcp(local));
         }
-        Socket::Unix(_, listener) => connections.admit(listener.accept().await?.0, Via::Unix),
+        Accepted::Unix(stream) => connections.admit(UnixStream::from_std(stream)?, Via::Unix),
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use self::fake::{Fake, fake};
 use super::*;
 use crate::{
     config::{Admin, ListenAddress, LoadError, Secret},
-    server::{Readiness, ReloadError},
+    server::{Inherited, Readiness, ReloadError},
 };
 
 const TOKEN: &str = "a-token-of-some-length";
@@ -36,8 +36,10 @@ struct Room {
 impl Room {
     fn open(token: Option<&str>) -> Self {
         let fake = fake();
-        let bound = bind(&admin(ListenAddress::Inet(([127, 0, 0, 1], 0).into()), token)).unwrap();
-        let serving = bound.serve(Arc::clone(&fake) as Arc<dyn Control>).unwrap();
+        let bound =
+            bind(&admin(ListenAddress::Inet(([127, 0, 0, 1], 0).into()), token), &Inherited::default())
+                .unwrap();
+        let serving = bound.serve(Arc::clone(&fake) as Arc<dyn Control>, &Arc::default()).unwrap();
         Self { fake, serving: Some(serving) }
     }
 
@@ -333,9 +335,9 @@ fn s8_a_unix_socket_is_its_owners_and_needs_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let fake = fake();
-    let bound = bind(&admin(ListenAddress::Unix(path.clone()), None)).unwrap();
+    let bound = bind(&admin(ListenAddress::Unix(path.clone()), None), &Inherited::default()).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let serving = bound.serve(Arc::clone(&fake) as Arc<dyn Control>).unwrap();
+    let serving = bound.serve(Arc::clone(&fake) as Arc<dyn Control>, &Arc::default()).unwrap();
     let ask = |host: &str| {
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 use wsgate::tls::development::{ClientName, ServerName};
 
 use super::{
@@ -72,6 +73,13 @@ pub(super) enum Command {
     /// The backend speaks HTTP and WebSocket on a free port of this machine; wsgate has a development certificate.
     /// What to open in a browser and what to try with curl and wscat is printed.
     Demo(Demo),
+    /// Print the completions of a shell
+    ///
+    /// For bash: `source <(wsgate completions bash)`; or put the output where the shell looks for such scripts.
+    Completions(Completions),
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man(Man),
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +218,19 @@ pub(super) struct Demo {
     /// Port for http:// and ws:// [default: 8080, or the next one that is free]
     #[arg(long, value_name = "PORT")]
     pub(super) plain: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// The shell
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// The folder; it is made if missing
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) folder: PathBuf,
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ mod check;
 mod client;
 mod demo;
 mod memory;
+mod notify;
+mod paper;
 mod quick;
 mod reload;
 mod run;
@@ -73,6 +75,11 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Cert(arguments) => cert::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => {
+            paper::completions(&arguments);
+            Ok(())
+        }
+        Command::Man(arguments) => paper::man(&arguments),
     };
     // Behind what was logged, if anything was, comes the reason of the end.
     telemetry::flush();

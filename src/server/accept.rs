@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    sync::{Arc, mpsc},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Weak, mpsc},
     time::Duration,
 };
 
@@ -16,7 +17,8 @@ use tokio::{
 };
 
 use super::{
-    bind::{BindError, Listening, UnixPath},
+    bind::{BindError, Listening, Ownership, UnixPath},
+    handover::{Offered, Sockets},
     worker::WorkerHandle,
 };
 use crate::{
@@ -35,18 +37,26 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// A listening socket and its place.
 #[derive(Debug)]
 pub(super) struct Bound {
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<Socket>,
     pub(super) at: Arc<BoundAddress>,
 }
 
 impl Bound {
-    /// A socket that was bound just now, to be watched by the runtime that has been entered.
-    pub(super) fn new(socket: Listening) -> Result<Self, BindError> {
+    /// A socket that listens, to be watched by the runtime that has been entered; it is among `sockets` from now on.
+    pub(super) fn new(socket: Listening, sockets: &Sockets) -> Result<Self, BindError> {
         let address = socket.address();
-        let socket =
-            Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
-        Ok(Self { socket, at: BoundAddress::new(address) })
+        Ok(Self { socket: watch(socket, sockets)?, at: BoundAddress::new(address) })
     }
+}
+
+/// Has the runtime that has been entered watch a socket that listens, which is among `sockets` from now on.
+pub fn watch(socket: Listening, sockets: &Sockets) -> Result<Arc<Socket>, BindError> {
+    let address = socket.address();
+    let socket = Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
+    let socket = Arc::new(socket);
+    let (offered, owned): (Weak<Socket>, _) = (Arc::downgrade(&socket), socket.owned());
+    sockets.offer(Offered { address, socket: offered, owned });
+    Ok(socket)
 }
 
 /// What a reload changes for the thread that accepts.
@@ -64,14 +74,25 @@ pub(super) struct Acceptor {
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Permits,
     pub(super) workers: Vec<WorkerHandle>,
+    pub(super) sockets: Arc<Sockets>,
 }
 
 /// A listening socket that a runtime watches.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub enum Socket {
+    /// Over TCP.
     Tcp(TcpListener),
-    /// The file goes first: once nobody listens on it, a successor may take its place.
+    /// A unix socket. The file goes first: once nobody listens on it, a successor may take its place.
     Unix(UnixPath, UnixListener),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(_, listener) => listener.as_fd(),
+        }
+    }
 }
 
 impl Socket {
@@ -84,7 +105,7 @@ impl Socket {
     }
 
     /// Takes the next connection out of the kernel's queue.
-    async fn accept(&self) -> io::Result<Accepted> {
+    pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -112,6 +133,14 @@ impl Socket {
         })
     }
 
+    /// Of its file, if it has one.
+    fn owned(&self) -> Option<Ownership> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(path, _) => Some(path.owned.clone()),
+        }
+    }
+
     /// Sees to it that nobody new finds it, where that is possible before it is closed.
     fn hide(&self) {
         match self {
@@ -131,19 +160,21 @@ struct Accepting {
 }
 
 impl Acceptor {
-    /// Accepts until the drain begins, then takes what waits and closes the listening sockets (rule B9).
+    /// Accepts until the drain begins, then takes what waits and closes the listening sockets (rule B9). If somebody else has
+    /// the sockets before that, what waits is theirs. Returns when the drain has begun.
     pub(super) async fn run(
         self,
         bound: Vec<Bound>,
         mut changes: tokio::sync::mpsc::UnboundedReceiver<Change>,
     ) -> io::Result<()> {
-        let drain = self.gate.drain.clone();
+        let (drain, sockets) = (self.gate.drain.clone(), Arc::clone(&self.sockets));
         let mut accepting = Accepting { acceptor: Arc::new(self), tasks: JoinSet::new(), ends: Vec::new() };
         accepting.begin(bound);
         loop {
             tokio::select! {
                 biased;
                 () = drain.draining() => break,
+                () = sockets.handed_over() => break,
                 Some(change) = changes.recv() => {
                     accepting.begin(change.added);
                     accepting.end(|at| change.removed.iter().any(|removed| Arc::ptr_eq(removed, at)), &change.closing);
@@ -157,16 +188,25 @@ impl Acceptor {
             }
         }
         accepting.end(|_| true, &mpsc::channel().0);
-        while accepting.tasks.join_next().await.is_some() {}
+        // The time of a drain goes on, even if somebody waits for a permit that nobody gives back.
+        let all = async { while accepting.tasks.join_next().await.is_some() {} };
+        let _ = timeout(2 * CLOSING, all).await;
+        drain.draining().await;
         Ok(())
     }
 
     /// Accepts until it is told to end; no error of `accept` ends it before (rule S3).
-    async fn accept_all(&self, socket: Socket, at: &BoundAddress, mut listener: Arc<Listener>, end: Ended) {
+    async fn accept_all(
+        &self,
+        socket: Arc<Socket>,
+        at: &BoundAddress,
+        mut listener: Arc<Listener>,
+        end: Ended,
+    ) {
         let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
-        let _closing = loop {
+        let closing = loop {
             let accepted = tokio::select! {
                 biased;
                 closing = &mut end => break closing,
@@ -188,9 +228,15 @@ impl Acceptor {
                 }
             }
         };
+        if self.sockets.successor().is_some() {
+            return;
+        }
         socket.hide();
         // There may be no permits for all of them.
         let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener)).await;
+        // Before whoever waits for that is told.
+        drop(socket);
+        drop(closing);
     }
 
     /// Accepts what the kernel has established already. To close over it would reset it.
@@ -283,16 +329,21 @@ mod tests {
     use super::*;
 
     /// A socket of which nothing can be accepted, as it does not listen.
-    fn deaf() -> Socket {
+    fn deaf() -> Arc<Socket> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Socket::Tcp(TcpListener::from_std(socket.into()).unwrap())
+        Arc::new(Socket::Tcp(TcpListener::from_std(socket.into()).unwrap()))
     }
 
     #[test]
     fn s3_a_listener_that_panics_ends_the_accepting_with_an_error() {
         let (gate, _order) = crate::server::tests::gate();
-        let acceptor = Acceptor { permits: Permits::new(1), workers: Vec::new(), gate: Arc::clone(&gate) };
+        let acceptor = Acceptor {
+            permits: Permits::new(1),
+            workers: Vec::new(),
+            gate: Arc::clone(&gate),
+            sockets: Arc::default(),
+        };
         // Without a clock, the pause after a failed accept panics.
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let ended = runtime.block_on(async {

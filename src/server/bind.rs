@@ -8,16 +8,25 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, chmod, fchmod};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::inherit::Inherited;
 use crate::config::ListenAddress;
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
+/// How long an address may still be held by a process that is just letting go of it, and how often it is tried.
+const RELEASE: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A listener's address can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,21 +48,36 @@ pub enum Listening {
     Unix(UnixListener, UnixPath),
 }
 
-/// The file of a unix socket; removed on drop.
+/// The file of a unix socket; removed on drop by the process that owns it.
 #[derive(Debug)]
 pub struct UnixPath {
-    path: PathBuf,
-    is_removed: AtomicBool,
+    pub(super) path: PathBuf,
+    pub(super) owned: Ownership,
+}
+
+/// Whether a file is this process' to remove. Clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Ownership(Arc<AtomicBool>);
+
+impl Ownership {
+    pub(super) fn new(owned: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(owned)))
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Returns what it was.
+    pub(super) fn set(&self, owned: bool) -> bool {
+        self.0.swap(owned, Ordering::AcqRel)
+    }
 }
 
 impl UnixPath {
-    fn new(path: PathBuf) -> Self {
-        Self { path, is_removed: AtomicBool::new(false) }
-    }
-
     /// Removes the file, once: another socket may have one at this path by then.
     pub(super) fn remove(&self) {
-        if !self.is_removed.swap(true, Ordering::AcqRel) {
+        if self.owned.set(false) {
             // If somebody else removed it, it is gone, which is what was wanted.
             let _ = fs::remove_file(&self.path);
         }
@@ -78,23 +102,50 @@ impl Listening {
     }
 }
 
-/// Binds `address` and listens.
-pub(super) fn bind(address: &ListenAddress) -> Result<Listening, BindError> {
-    let bound = match address {
-        ListenAddress::Inet(address) => bind_tcp(*address).map(Listening::Tcp),
-        ListenAddress::Unix(path) => {
-            bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath::new(path.clone())))
-        }
-    };
-    bound.map_err(|source| BindError { address: address.clone(), source })
+/// The listening socket of `address`: the inherited one if there is one, else a new one. If another process may be letting go
+/// of the address just now, that is waited for.
+pub(super) fn bind(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
+    bind_by(address, inherited, bind_unix)
 }
 
 /// The same, with the file of a unix socket for nobody but its owner.
-pub fn bind_private(address: &ListenAddress) -> Result<Listening, BindError> {
-    let ListenAddress::Unix(path) = address else { return bind(address) };
-    let bound = bind_private_unix(path);
-    let listening = bound.map(|listener| Listening::Unix(listener, UnixPath::new(path.clone())));
-    listening.map_err(|source| BindError { address: address.clone(), source })
+pub fn bind_private(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
+    bind_by(address, inherited, bind_private_unix)
+}
+
+/// Binds unix sockets in this way.
+type BindUnix = fn(&Path) -> io::Result<UnixListener>;
+
+fn bind_by(
+    address: &ListenAddress,
+    inherited: &Inherited,
+    bind_unix: BindUnix,
+) -> Result<Listening, BindError> {
+    if let Some(listening) = inherited.take(address) {
+        return Ok(listening);
+    }
+    let until = inherited.follows_another().then(|| Instant::now() + RELEASE);
+    loop {
+        match bind_new(address, bind_unix) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && until.is_some_and(|until| Instant::now() < until) =>
+            {
+                thread::sleep(RETRY);
+            }
+            bound => return bound.map_err(|source| BindError { address: address.clone(), source }),
+        }
+    }
+}
+
+fn bind_new(address: &ListenAddress, bind_unix: BindUnix) -> io::Result<Listening> {
+    match address {
+        ListenAddress::Inet(address) => bind_tcp(*address).map(Listening::Tcp),
+        ListenAddress::Unix(path) => {
+            let owned = Ownership::new(true);
+            bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }))
+        }
+    }
 }
 
 /// The file gets the mode that the socket has when it is bound, so that at no moment it has another.

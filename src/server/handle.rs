@@ -20,13 +20,15 @@ use super::{
     accept::Change,
     background::Background,
     ending::spread,
+    handover::Sockets,
     metrics,
+    pulse::Pulse,
     reload::{InForce, LastReload},
 };
 use crate::{
     config::{Config, ListenAddress, OnRemoved, Source},
     connection::{Gate, Snapshot},
-    lifecycle::{DrainHandle, Permits},
+    lifecycle::{Drain, DrainHandle, Permits},
     upstream::{Pool, PoolView},
 };
 
@@ -65,6 +67,8 @@ pub(super) struct Doors {
     /// What reloads change for it.
     pub(super) changes: mpsc::UnboundedSender<Change>,
     pub(super) workers: Vec<Handle>,
+    /// What listens.
+    pub(super) sockets: Arc<Sockets>,
 }
 
 /// Whoever needs sockets of its own for what a configuration says, such as the admin listener.
@@ -158,7 +162,7 @@ impl ServerHandle {
 
     /// Whether new connections should be sent here.
     pub fn readiness(&self) -> Readiness {
-        if self.shared.gate.drain.is_draining() {
+        if self.shared.gate.drain.is_draining() || self.sockets().successor().is_some() {
             Readiness::Draining
         } else if self.shared.is_leaving.load(Ordering::Acquire) {
             Readiness::ShuttingDown
@@ -256,6 +260,23 @@ impl ServerHandle {
     /// The runtimes of the workers.
     pub fn workers(&self) -> &[Handle] {
         &self.shared.doors.workers
+    }
+
+    /// Its listening sockets, as a successor would get them.
+    pub fn sockets(&self) -> &Arc<Sockets> {
+        &self.shared.doors.sockets
+    }
+
+    /// Tells whether its threads go on.
+    pub fn pulse(&self) -> Pulse {
+        let Doors { accepting, workers, .. } = &self.shared.doors;
+        let runtimes = workers.iter().chain([accepting]).cloned().collect();
+        Pulse::new(runtimes, self.shared.gate.drain.clone())
+    }
+
+    /// The order to end, as whoever waits for it hears it.
+    pub fn drain_signal(&self) -> Drain {
+        self.shared.gate.drain.clone()
     }
 
     /// Where it listens, in the order of the file; a port that was 0 is the one that it got.

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    BindError, ConfigSource, ServerHandle,
+    BindError, ConfigSource, Inherited, ServerHandle,
     accept::{Bound, Change},
     bind, fitting,
     handle::Shared,
@@ -179,7 +179,7 @@ impl ServerHandle {
     /// Builds all that `loaded` asks for and swaps it in. Whatever fails does so before anything has changed.
     fn put_in_force(&self, loaded: Loaded, in_force: &mut InForce) -> Result<ReloadReport, ReloadError> {
         let Shared { gate, permits, background, configs, .. } = &*self.shared;
-        if gate.drain.is_draining() {
+        if gate.drain.is_draining() || self.sockets().successor().is_some() {
             return Err(ReloadError::Draining);
         }
         let Loaded { config, warnings, source } = loaded;
@@ -224,7 +224,8 @@ impl ServerHandle {
             let at = if let Some(place) = same {
                 Arc::clone(&left.remove(place).bound)
             } else {
-                let bound = bind::bind(&listener.address).and_then(Bound::new);
+                let bound = bind::bind(&listener.address, &Inherited::default())
+                    .and_then(|listening| Bound::new(listening, self.sockets()));
                 let bound = bound.map_err(|error| in_use(error, config, before))?;
                 let at = Arc::clone(&bound.at);
                 sockets.added.push(bound);

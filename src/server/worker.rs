@@ -79,6 +79,7 @@ impl Worker {
         self.handle.clone()
     }
 
+    /// Where its connections are polled.
     pub(super) fn runtime(&self) -> &Handle {
         &self.handle.runtime
     }

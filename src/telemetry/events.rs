@@ -87,7 +87,11 @@ pub fn init(log: &Log) -> Result<(), LogError> {
         && EVENTS.set(events).is_ok()
     {
         remember_level(&log.level);
-        std::panic::set_hook(Box::new(tell_of_panic));
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // A filter may leave such events out, but a panic is told in any case.
+            if tracing::enabled!(Level::ERROR) { tell_of_panic(panic) } else { usual(panic) }
+        }));
     }
     Ok(())
 }

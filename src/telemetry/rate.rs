@@ -7,11 +7,13 @@ use std::{
 
 use tracing::Level;
 
-pub(super) const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(1);
+/// Behind a line, the next one has so long to say what was left out between them.
+pub(super) const TELL_AFTER: Duration = Duration::from_secs(2);
 
 /// Lets one line a second through and counts the others. One for each place that logs.
 ///
-/// The next line says how many were left out before it; where none comes within a second, a line of its own does.
+/// The next line says how many were left out before it; where none comes within two seconds, a line of its own does.
 #[derive(Debug)]
 pub struct RateLimited {
     level: Level,
@@ -70,10 +72,10 @@ impl RateLimited {
 }
 
 impl State {
-    /// What it left out, if a second has gone by since its last line, or `at_once`.
+    /// What it left out, if its last line was long enough ago, or `at_once`.
     fn take(&self, at_once: bool) -> u64 {
         let mut counts = lock(&self.counts);
-        let is_due = at_once || counts.last.is_none_or(|last| last + PERIOD <= Instant::now());
+        let is_due = at_once || counts.last.is_none_or(|last| last + TELL_AFTER <= Instant::now());
         if is_due { std::mem::take(&mut counts.left_out) } else { 0 }
     }
 

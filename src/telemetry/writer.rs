@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::rate::{PERIOD, RateLimited};
+use super::rate::{RateLimited, TELL_AFTER};
 
 /// Bytes of lines that wait for a writer; more are dropped and counted. Peers choose how long a line is, so lines
 /// themselves are no measure.
@@ -179,7 +179,7 @@ impl Lines {
             let first = if is_idle {
                 orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                orders.recv_timeout(PERIOD)
+                orders.recv_timeout(TELL_AFTER)
             };
             match first {
                 Ok(first) => {
@@ -188,7 +188,7 @@ impl Lines {
                     self.write(&mut batch);
                     is_idle = false;
                 }
-                // After a second of silence there is nothing left to tell of, until the next line.
+                // After that much silence there is nothing left to tell of, until the next line.
                 Err(RecvTimeoutError::Timeout) => is_idle = true,
                 Err(RecvTimeoutError::Disconnected) => return,
             }

@@ -10,6 +10,7 @@ mod alarm;
 mod attention;
 mod closing;
 mod direction;
+mod follow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod laws;

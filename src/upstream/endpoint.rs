@@ -227,11 +227,15 @@ impl Endpoint {
         sites.known().iter().for_each(|site| site.renew(self.orders.fresh(given)));
     }
 
-    /// A task that keeps its addresses fresh until it leaves or is dropped; `None` if they stand in the file.
+    /// A task that keeps its addresses fresh until it leaves or is dropped; `None` if they stand in the file, or there is one.
     pub(super) fn follow(self: &Arc<Self>) -> Option<impl Future<Output = ()> + Send + use<>> {
         let named = self.named.clone()?;
+        let mut followed = lock(&self.followed);
+        if followed.is_some() || self.is_over.load(Ordering::Relaxed) {
+            return None;
+        }
         let (stays, over) = oneshot::channel();
-        *lock(&self.followed) = Some(stays);
+        *followed = Some(stays);
         self.asks_for_its_name();
         Some(names::follow(Arc::downgrade(self), named, over))
     }
@@ -297,13 +301,18 @@ impl Endpoint {
 
     /// It is not in the pool any more: it keeps no connection, and its tunnels go by `on_removed`.
     pub(super) fn leave(&self) {
-        drop(lock(&self.followed).take());
         let mut sites = Sites::Unknown(Unresolved::left());
-        self.sites.send_modify(|known| {
-            self.is_over.store(true, Ordering::Relaxed);
-            std::mem::swap(known, &mut sites);
-        });
+        self.end(|known| std::mem::swap(known, &mut sites));
         self.empty(sites.known());
+    }
+
+    /// Ends its look-ups, and takes its checks their say.
+    fn end(&self, change: impl FnOnce(&mut Sites)) {
+        self.sites.send_modify(|sites| {
+            self.is_over.store(true, Ordering::Relaxed);
+            change(sites);
+        });
+        drop(lock(&self.followed).take());
     }
 
     fn empty(&self, sites: &[Arc<Site>]) {
@@ -316,25 +325,20 @@ impl Endpoint {
     /// Its pool is retired, and it is in no other: it keeps no connection, and its tunnels go by the `on_removed` of `newest`,
     /// if there is such a configuration. Requests that know it yet may connect.
     pub(super) fn retire(&self, newest: Option<&Orders>) {
-        drop(lock(&self.followed).take());
-        self.sites.send_if_modified(|sites| {
-            self.is_over.store(true, Ordering::Relaxed);
+        self.end(|sites| {
             for site in sites.known() {
                 site.leave(newest.unwrap_or(&self.orders));
             }
-            let is_awaited = matches!(sites, Sites::Awaited);
-            if is_awaited {
+            if let Sites::Awaited = sites {
                 *sites = Sites::Unknown(Unresolved::left());
             }
-            is_awaited
         });
         self.idle.close();
     }
 
     /// Its pool is retired, and `heir` is the same server in the next one.
     pub(super) fn give_way(&self, heir: &Self) {
-        drop(lock(&self.followed).take());
-        self.with_sites(|_| self.is_over.store(true, Ordering::Relaxed));
+        self.end(|_| {});
         if !Arc::ptr_eq(&self.idle, &heir.idle) {
             self.idle.close();
         }

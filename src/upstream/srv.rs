@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     pin::Pin,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use hickory_resolver::proto::rr::rdata::SRV;
@@ -43,6 +43,8 @@ pub(super) struct Servers {
 struct List {
     entry: UpstreamServer,
     endpoints: Vec<Listed>,
+    /// Its record has had an answer under this configuration.
+    is_answered: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -50,13 +52,6 @@ struct Listed {
     address: ServerAddress,
     endpoint: Arc<Endpoint>,
     rank: Rank,
-}
-
-/// What an answer has changed.
-#[derive(Debug)]
-struct Change {
-    came: Vec<Arc<Endpoint>>,
-    left: Vec<Listed>,
 }
 
 impl Servers {
@@ -68,6 +63,7 @@ impl Servers {
             List {
                 endpoints: if is_new { vec![newcomer(entry, config, place, before)] } else { known },
                 entry: entry.clone(),
+                is_answered: false,
             }
         };
         let servers = Self {
@@ -96,11 +92,16 @@ impl Servers {
         *lock(&self.is_settled) = true;
     }
 
-    /// Takes over what the answers to records have changed since [`Self::new`]; whether they did.
+    /// Lets no list change meanwhile.
+    pub(super) fn hold(&self) -> MutexGuard<'_, bool> {
+        lock(&self.is_settled)
+    }
+
+    /// Takes over what answers to records have changed since [`Self::new`], where none has come here; whether they did.
     pub(super) fn catch_up(&self, before: &Before<'_>, config: &config::Upstream) -> bool {
         let mut has_changed = false;
-        for (index, List { entry, endpoints }) in lock(&self.lists).iter_mut().enumerate() {
-            if !matches!(entry.address, ServerAddress::Srv(_)) {
+        for (index, List { entry, endpoints, is_answered }) in lock(&self.lists).iter_mut().enumerate() {
+            if *is_answered || !matches!(entry.address, ServerAddress::Srv(_)) {
                 continue;
             }
             let mut newest = before.listed(index, config, &self.place);
@@ -124,7 +125,7 @@ impl Servers {
     /// Takes over those that had left `before`, and its endpoints that are `gone` now.
     pub(super) fn remember(&self, before: &Self, gone: impl Fn(&Endpoint) -> bool) {
         let mut left = std::mem::take(&mut *lock(&before.left));
-        for List { entry, endpoints } in &*lock(&before.lists) {
+        for List { entry, endpoints, .. } in &*lock(&before.lists) {
             let gone = endpoints.iter().filter(|listed| gone(&listed.endpoint));
             left.extend(gone.map(|listed| (entry.address.clone(), listed.clone())));
         }
@@ -166,10 +167,11 @@ impl Servers {
         lock(&self.lists).iter().enumerate().filter_map(record).collect()
     }
 
-    /// Puts an answer in the place of the last one; `None` if nothing has changed.
-    fn relist(&self, place: usize, records: Vec<SRV>, config: &config::Upstream) -> Option<Change> {
+    /// Puts an answer in the place of the last one, and says who has left; `None` if nothing has changed.
+    fn relist(&self, place: usize, records: Vec<SRV>, config: &config::Upstream) -> Option<Vec<Listed>> {
         let mut lists = lock(&self.lists);
-        let List { entry, endpoints } = &mut lists[place];
+        let List { entry, endpoints, is_answered } = &mut lists[place];
+        *is_answered = true;
         let is_first = endpoints.is_empty();
         let mut came = Vec::new();
         let mut fresh: Vec<Listed> = Vec::with_capacity(records.len());
@@ -198,7 +200,7 @@ impl Servers {
         }
         let mut left = std::mem::replace(endpoints, fresh);
         left.retain(|old| !endpoints.iter().any(|listed| listed.address == old.address));
-        Some(Change { came, left })
+        Some(left)
     }
 
     fn have_left(&self, place: usize, left: &[Listed]) {
@@ -307,11 +309,8 @@ impl Inner {
             return;
         }
         let listed = records.len();
-        let Some(Change { came, left }) = self.servers.relist(place, records, &self.config) else { return };
+        let Some(left) = self.servers.relist(place, records, &self.config) else { return };
         tracing::info!(upstream = %self.config.name, record = name, listed, left = left.len(), "servers of the record have changed");
-        for endpoint in came {
-            endpoint.follow().map(tokio::spawn);
-        }
         // Counted here before they are not counted there.
         self.servers.have_left(place, &left);
         self.set.store(Arc::new(self.servers.set(&self.config)));
@@ -370,6 +369,12 @@ async fn follow_one(pool: Weak<Inner>, place: usize, name: String) {
             Ok(records) => {
                 (is_known, fails) = (true, false);
                 pool.relist(place, &name, records);
+                pool.set
+                    .load()
+                    .endpoints
+                    .iter()
+                    .filter_map(Endpoint::follow)
+                    .for_each(|name| _ = tokio::spawn(name));
                 refresh
             }
             Err(error) => {

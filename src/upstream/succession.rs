@@ -18,8 +18,8 @@ use crate::{config, tls::ConnectorError};
 impl Pool {
     /// The pool that `config` describes, which is the next configuration of this one; the same pool if that changes nothing.
     ///
-    /// Until this one is retired nothing changes for it, so the new one may be dropped as well; its own look-ups and checks are
-    /// to begin after that. Fails where its TLS can't be set up.
+    /// Until this one is retired nothing changes for it, so the new one may be dropped as well. Fails where its TLS can't be
+    /// set up.
     pub fn succeed(&self, config: &config::Upstream, place: &Surroundings) -> Result<Self, ConnectorError> {
         let old = self.inner();
         if config.is_same(&old.config) && old.servers.place().drain_spread == place.drain_spread {
@@ -74,6 +74,7 @@ impl Pool {
 impl Inner {
     /// Takes over what answers to records have changed since this pool was built.
     fn catch_up(&self, old: &Self) {
+        let _held = self.servers.hold();
         let keeps_idle = keeps_idle(&old.config, &self.config);
         if self.servers.catch_up(&Before { servers: &old.servers, keeps_idle }, &self.config) {
             self.set.store(Arc::new(self.servers.set(&self.config)));

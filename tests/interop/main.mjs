@@ -5,9 +5,12 @@ import { close } from "./scenarios.mjs";
 import browser from "./suites/browser.mjs";
 import commandLine from "./suites/command_line.mjs";
 import hello from "./suites/hello.mjs";
+import kubernetes from "./suites/kubernetes.mjs";
+import logs from "./suites/logs.mjs";
 import mutualTls from "./suites/mutual_tls.mjs";
 import names from "./suites/names.mjs";
 import node from "./suites/node.mjs";
+import debianPackage from "./suites/package.mjs";
 import python from "./suites/python.mjs";
 import slow from "./suites/slow.mjs";
 import socketio from "./suites/socketio.mjs";
@@ -15,8 +18,9 @@ import strictness from "./suites/strictness.mjs";
 import tls from "./suites/tls.mjs";
 import tlsPosture from "./suites/tls_posture.mjs";
 
-const bytes = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
-const suites = { hello, command_line: commandLine, ...bytes, node, socketio, python, browser };
+const proxies = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
+const operations = { logs, package: debianPackage, kubernetes };
+const suites = { hello, command_line: commandLine, ...proxies, ...operations, node, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));
 if (unknown.length > 0) {

@@ -8,7 +8,7 @@ const RULES: [(char, &[u32]); 5] = [
     ('t', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
     ('h', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
     ('s', &[1, 2, 3, 4, 5, 6, 7, 8, 10]),
-    ('b', &[1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14]),
+    ('b', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
 ];
 
 /// Counts the tests of all files below `folder` by the rules that their names begin with: `w7_b2_early_bytes...` has two.

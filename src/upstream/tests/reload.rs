@@ -13,6 +13,13 @@ use crate::{
     upstream::{TunnelLease, endpoint::Endpoint},
 };
 
+fn tls(trust: Trust) -> config::UpstreamTls {
+    config::UpstreamTls { server_name: None, trust, identity: None }
+}
+
+/// A change of the file, and whether something outlives it.
+type Change = (bool, fn(&mut config::Upstream));
+
 async fn tunnel(pool: &Pool) -> TunnelLease {
     connect(pool, Want::Fresh).await.unwrap().lease.into_tunnel()
 }
@@ -137,8 +144,8 @@ async fn b8_what_is_open_counts_under_the_next_configuration() {
 fn counted_orders() -> (DrainHandle, Surroundings, Arc<AtomicI64>) {
     let (handle, whole) = Drain::new(Duration::ZERO);
     let heard = Arc::new(AtomicI64::new(0));
-    let (hears, count) = (whole.clone(), Arc::clone(&heard));
-    tokio::spawn(async move { hears.orders(|| _ = count.fetch_add(1, Ordering::Relaxed)).await });
+    let (orders, count) = (whole.clone(), Arc::clone(&heard));
+    tokio::spawn(async move { orders.orders(|| _ = count.fetch_add(1, Ordering::Relaxed)).await });
     (handle, Surroundings { drain: whole, ..place() }, heard)
 }
 
@@ -212,26 +219,25 @@ async fn b9_a_retired_pool_serves_the_requests_that_know_it() {
 
 #[tokio::test]
 async fn b7_idle_connections_go_on_where_they_are_made_and_kept_in_the_same_way() {
-    let tls = |trust| config::UpstreamTls { server_name: None, trust, identity: None };
-    type Change = Box<dyn Fn(&mut config::Upstream)>;
-    let changes: [(bool, Change); 8] = [
-        (true, Box::new(|_| {})),
-        (true, Box::new(|config| config.servers[0].weight = 7)),
-        (true, Box::new(|config| config.balance = config::Balance::RandomTwo)),
-        (false, Box::new(|config| config.source_addresses = vec!["127.0.0.1".parse().unwrap()])),
-        (false, Box::new(|config| config.proxy_protocol = Some(ProxyProtocol::V1))),
-        (false, Box::new(move |config| config.tls = Some(tls(Trust::Anybody)))),
-        (false, Box::new(|config| config.keep_alive_timeout = Some(Duration::from_secs(1)))),
-        (false, Box::new(|config| config.keep_alive = 1)),
+    let changes: [Change; 9] = [
+        (true, |_| {}),
+        (true, |config| config.servers[0].weight = 7),
+        (true, |config| config.balance = config::Balance::RandomTwo),
+        (false, |config| config.source_addresses = vec!["127.0.0.1".parse().unwrap()]),
+        (false, |config| config.proxy_protocol = Some(ProxyProtocol::V1)),
+        (false, |config| config.tls = Some(tls(Trust::Anybody))),
+        (false, |config| config.servers[0].address = ServerAddress::Unix("/run/wsgate-test.sock".into())),
+        (false, |config| config.keep_alive_timeout = Some(Duration::from_secs(1))),
+        (false, |config| config.keep_alive = 1),
     ];
-    for (place, (goes_on, change)) in changes.into_iter().enumerate() {
+    for (index, (goes_on, change)) in changes.into_iter().enumerate() {
         let (listener, a) = server().await;
         let config = upstream(vec![a]);
         let pool = followed(&config);
         let mut end = park_one(&pool, &listener).await;
         let next = reload(&pool, &changed(&config, change));
         drop(pool);
-        assert_eq!(next.idle(), usize::from(goes_on), "change {place}");
+        assert_eq!(next.idle(), usize::from(goes_on), "change {index}");
         if goes_on {
             assert!(connect(&next, Want::Reuse).await.unwrap().reused);
             continue;
@@ -261,7 +267,7 @@ async fn failed_checks_hold_as_long_as_the_checks_are_the_same() {
     let (_b, b) = server().await;
     let config =
         config::Upstream { health: Some(checked()), on_removed: OnRemoved::Drain, ..upstream(vec![a, b]) };
-    let others: [(bool, fn(&mut config::Upstream)); 5] = [
+    let others: [Change; 5] = [
         (true, |config| config.retries = 7),
         (true, |config| config.health.as_mut().unwrap().interval = Duration::from_secs(9)),
         (true, |config| config.on_removed = OnRemoved::Keep),
@@ -357,7 +363,7 @@ async fn a_server_that_joins_begins_slowly_and_those_that_stay_do_not() {
     let pool = followed(&config);
     let next = reload(&pool, &changed(&config, |config| config.servers.extend(upstream(vec![b]).servers)));
     let shares: Vec<_> = next.view().endpoints.iter().map(|endpoint| endpoint.share).collect();
-    assert!(shares[0] == 1.0 && shares[1] < 0.2, "{shares:?}");
+    assert!(shares[0] > 0.99 && shares[1] < 0.2, "{shares:?}");
 }
 
 #[tokio::test]
@@ -474,8 +480,39 @@ async fn a_record_that_changes_while_a_successor_is_built_is_not_missed() {
 }
 
 #[tokio::test]
+async fn look_ups_and_checks_may_begin_before_the_last_pool_is_retired() {
+    for has_own_answer in [true, false] {
+        let ((_a, a), (_b, b)) = (server().await, server().await);
+        let (dns, moves_on) = recorded(&a, &b).await;
+        // The DNS server's.
+        eventually(|| alive_tasks() == 1).await;
+        let pool = listed(|config| config.health = Some(checked()));
+        pool.start_checks(&Handle::current());
+        let old = tunnel(&pool).await;
+        let next = pool.succeed(&changed(pool.config(), |_| {}), &place()).unwrap();
+        dns.change(&moves_on);
+        eventually(|| pool.endpoint(0).name().starts_with("b.test")).await;
+        next.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
+        next.start_checks(&Handle::current());
+        if has_own_answer {
+            eventually(|| next.endpoint(0).name().starts_with("b.test")).await;
+        }
+        pool.retire(Some(&next));
+        assert!(name(&next).await.starts_with("b.test"));
+        assert_eq!((next.open(), next.endpoint(0).open()), (1, 0));
+        let checks = || next.view().endpoints[0].counts.checks_passed;
+        let before = checks();
+        eventually(|| checks() > before + 2).await;
+        // And a record, a name, the watch and a check.
+        eventually(|| alive_tasks() == 5).await;
+        drop(old);
+        assert_eq!(next.open(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_reloads_leave_nothing_behind() {
-    let ((listener, a), (_b, b), (_c, c)) = (server().await, server().await, server().await);
+    let ((_a, a), (_b, b), (_c, c)) = (server().await, server().await, server().await);
     let (_dns, _) = recorded(&a, &b).await;
     let host = ServerAddress::Name { host: "b.test.".into(), port: port(&c) };
     let record = ServerAddress::Srv("_ws._tcp.example.test".into());
@@ -489,7 +526,7 @@ async fn a_hundred_reloads_leave_nothing_behind() {
     // The watch, three checks, a record and two names. The DNS server is one more.
     let tasks = alive_tasks;
     eventually(|| tasks() == 8).await;
-    let mut gone: Vec<Weak<Endpoint>> = Vec::new();
+    let (mut gone, mut lists): (Vec<Weak<Endpoint>>, Vec<Weak<_>>) = Default::default();
     for turn in 0..100 {
         let next = changed(&config, |config| match turn % 4 {
             0 => config.servers.extend(upstream(vec![b.clone()]).servers),
@@ -499,13 +536,15 @@ async fn a_hundred_reloads_leave_nothing_behind() {
         });
         drop(pool.succeed(&next, &place()).unwrap());
         if turn % 4 == 1 {
-            let (connected, _end) = tokio::join!(connect(&pool, Want::Fresh), listener.accept());
-            let Connected { stream, lease, .. } = connected.unwrap();
+            let Connected { stream, lease, .. } = connect(&pool, Want::Fresh).await.unwrap();
             lease.park(stream, None);
         }
         let next = reload(&pool, &next);
         next.start_checks(&Handle::current());
-        gone.extend((0..pool.endpoint_count()).map(|place| Arc::downgrade(&pool.endpoint(place))));
+        for endpoint in (0..pool.endpoint_count()).map(|place| pool.endpoint(place)) {
+            gone.push(Arc::downgrade(&endpoint));
+            lists.push(Arc::downgrade(&endpoint.idle));
+        }
         pool = next;
     }
     eventually(|| gone.iter().all(|endpoint| endpoint.strong_count() == 0)).await;
@@ -513,4 +552,5 @@ async fn a_hundred_reloads_leave_nothing_behind() {
     assert_eq!((pool.open(), pool.view().endpoints.len()), (1, 3));
     drop((held, pool));
     eventually(|| tasks() == 1).await;
+    assert!(lists.iter().all(|idle| idle.strong_count() == 0), "nor is there a connection");
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use wsgate::{
     admin::{self, Keeper},
     config::{Config, ListenAddress},
-    server::{ConfigSource, Outcome, ReloadError, ReloadReport, Server, ServerHandle},
+    server::{ConfigSource, Inherited, Outcome, ReloadError, ReloadReport, Server, ServerHandle},
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
@@ -156,7 +156,11 @@ impl Gate {
         std::fs::write(&path, toml).expect("a file");
         let loaded = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let (sink, records) = AccessSink::memory();
-        let admin = loaded.config.admin.as_ref().map(|table| admin::bind(table).expect("an admin address"));
+        let admin = loaded
+            .config
+            .admin
+            .as_ref()
+            .map(|table| admin::bind(table, &Inherited::default()).expect("an admin address"));
         let server = Server::start(loaded, ConfigSource::File(path), sink).expect("a gate");
         let keeper = Keeper::open(admin, &server.handle()).expect("an admin listener");
         Self { keeper, handle: server.handle(), server: Some(server), records, pki, folder }
@@ -302,6 +306,16 @@ impl Gate {
             }
         })
         .await;
+    }
+
+    /// The workers' runtimes.
+    pub fn workers(&self) -> Vec<tokio::runtime::Handle> {
+        self.handle.workers().to_vec()
+    }
+
+    /// What all tunnels have carried so far.
+    pub fn carried(&self) -> wsgate::tunnel::Sum {
+        self.handle.gate().totals.sum()
     }
 
     /// Leases that are out.

@@ -38,16 +38,22 @@ impl Program {
 
     /// [`Self::start`] that waits for nothing, so that there is no address yet.
     pub fn spawn(folder: &Path, toml: &str, descriptors: Option<u32>) -> Self {
+        let limit = descriptors.map_or_else(String::new, |count| format!("ulimit -n {count}; "));
+        Self::spawn_by(folder, toml, &limit, |_| ())
+    }
+
+    /// [`Self::spawn`] after these words of the shell, which becomes the program, and with what `prepare` changes.
+    pub fn spawn_by(folder: &Path, toml: &str, words: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let log = "[log]\nformat = \"json\"\naccess = \"access.log\"\n";
         fs::write(folder.join("proxy.toml"), [log, toml].concat()).expect("a file");
-        let limit = descriptors.map_or_else(String::new, |count| format!("ulimit -n {count}; "));
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("{limit}exec \"$0\" run"), env!("CARGO_BIN_EXE_wsgate")])
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{words}exec \"$0\" run"), env!("CARGO_BIN_EXE_wsgate")])
             .current_dir(folder)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a shell");
+            .stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().expect("a shell");
         let said: Arc<Mutex<Vec<String>>> = Arc::default();
         let (hears, stderr) = (Arc::clone(&said), child.stderr.take().expect("a pipe"));
         let hearing = std::thread::spawn(move || {
@@ -90,6 +96,11 @@ impl Program {
     /// Sends it this.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a running program");
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a running program");
     }
 
     /// Waits for its end, and for all that it says before. Returns its exit code.

@@ -1,0 +1,340 @@
+//! The running process: it offers its listening sockets to a successor.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::process::geteuid;
+use tokio::{net::UnixListener, sync::Notify};
+
+use super::{
+    super::{
+        ServerHandle,
+        bind::{Ownership, UnixPath},
+        runtime,
+    },
+    channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
+};
+use crate::{config::ListenAddress, lifecycle::Drain, telemetry::RateLimited};
+
+/// How long a new process may take for a step that needs no work.
+const STEP: Duration = Duration::from_secs(5);
+/// How long it may take to be ready.
+const READY: Duration = Duration::from_secs(60);
+/// How long after the hand-over those that were accepted just before it still find everything as it was: an opening handshake
+/// that comes in a drain is refused.
+const LAST_ARRIVALS: Duration = Duration::from_secs(2);
+/// Conversations at once; more are cut. Those that may have any are this user and root.
+const CONVERSATIONS: usize = 16;
+/// The pause after an error of accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The listening sockets of this process, as far as they are open: those that a successor would get.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    offered: Mutex<Vec<Offered>>,
+    successor: OnceLock<u32>,
+    handed_over: Notify,
+}
+
+/// A listening socket, which is its owner's to close.
+#[derive(Debug)]
+pub(in crate::server) struct Offered {
+    pub(in crate::server) address: ListenAddress,
+    pub(in crate::server) socket: Weak<dyn Descriptor>,
+    /// Of the file of a unix socket.
+    pub(in crate::server) owned: Option<Ownership>,
+}
+
+/// Something with a descriptor that any thread can look at.
+pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
+
+impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
+
+/// A copy of a descriptor with what is said of it.
+type Copy = (OwnedFd, Passed);
+
+impl Sockets {
+    /// Adds a socket. It is offered for as long as its owner keeps it.
+    pub(in crate::server) fn offer(&self, offered: Offered) {
+        let mut sockets = self.lock();
+        sockets.retain(|offered| offered.socket.strong_count() > 0);
+        sockets.push(offered);
+    }
+
+    /// The process that has the sockets now, if they were handed over.
+    pub fn successor(&self) -> Option<u32> {
+        self.successor.get().copied()
+    }
+
+    /// Waits until the sockets have been handed over. Whoever accepts from one of them stops then: what comes is the
+    /// successor's.
+    pub async fn handed_over(&self) {
+        let mut told = std::pin::pin!(self.handed_over.notified());
+        told.as_mut().enable();
+        if self.successor().is_none() {
+            told.await;
+        }
+    }
+
+    /// Copies of the descriptors of all that are open.
+    fn copies(&self) -> io::Result<Vec<Copy>> {
+        let mut copies = Vec::new();
+        for Offered { address, socket, owned } in &*self.lock() {
+            if let Some(socket) = socket.upgrade() {
+                let removes_file = owned.as_ref().is_some_and(Ownership::get);
+                let copy = socket.as_fd().try_clone_to_owned()?;
+                copies.push((copy, Passed { address: address.to_string(), removes_file }));
+            }
+        }
+        Ok(copies)
+    }
+
+    /// The sockets are somebody else's now, and so are their files.
+    fn give_up(&self, successor: u32) {
+        for offered in &*self.lock() {
+            if let Some(owned) = &offered.owned {
+                owned.set(false);
+            }
+        }
+        // There is one successor at most, as only one conversation gets here.
+        let _ = self.successor.set(successor);
+        self.handed_over.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Offered>> {
+        // Nothing panics while it is held.
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The upgrade socket, bound at a name beside its own, which may still be the predecessor's.
+#[derive(Debug)]
+pub(super) struct Post {
+    listener: std::os::unix::net::UnixListener,
+    beside: UnixPath,
+    path: PathBuf,
+}
+
+impl Post {
+    /// Binds it, for this user alone.
+    pub(super) fn prepare(path: &Path) -> io::Result<Self> {
+        let beside = path.with_file_name(format!(".{}", process::id()));
+        // Left by a process that had this number.
+        let _ = fs::remove_file(&beside);
+        let listener = std::os::unix::net::UnixListener::bind(&beside)?;
+        let beside = UnixPath { path: beside, owned: Ownership::new(true) };
+        fs::set_permissions(&beside.path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, beside, path: path.to_owned() })
+    }
+
+    /// Puts it where successors look for it, and serves them until the drain begins.
+    pub(super) fn open(self, server: &ServerHandle) -> io::Result<()> {
+        fs::rename(&self.beside.path, &self.path)?;
+        self.beside.owned.set(false);
+        let owned = Ownership::new(true);
+        let path = UnixPath { path: self.path, owned: owned.clone() };
+        let runtime = runtime()?;
+        let drain = {
+            let server = server.clone();
+            move || server.drain()
+        };
+        let old = Arc::new(Old::new(Arc::clone(server.sockets()), server.drain_signal(), drain, owned));
+        let run = move || {
+            runtime.block_on(async {
+                match UnixListener::from_std(self.listener) {
+                    Ok(listener) => {
+                        tokio::select! {
+                            () = accept_all(&listener, &old) => {}
+                            () = old.sockets.handed_over() => {}
+                            () = old.signal.draining() => {}
+                        }
+                        // The file goes first: once nobody listens on it, another process may take its place.
+                        drop(path);
+                    }
+                    Err(error) => tracing::error!(%error, "the upgrade socket is of no use"),
+                }
+            });
+        };
+        thread::Builder::new().name("wsgate-upgrade".into()).spawn(run).map(drop)
+    }
+}
+
+/// Accepts for ever. A stranger is gone before it has cost anything.
+async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
+    let strangers = RateLimited::new(tracing::Level::WARN, "a stranger at the upgrade socket");
+    let failures = RateLimited::new(tracing::Level::WARN, "the upgrade socket");
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, _)| {
+            let who = stream.peer_cred()?;
+            Ok((stream.into_std()?, who))
+        });
+        match accepted {
+            Ok((_, who)) if !may_take(who.uid()) => strangers.warn(|skipped| {
+                tracing::warn!(uid = who.uid(), skipped, "a stranger at the upgrade socket");
+            }),
+            Ok((stream, _)) => Old::meet(old, stream),
+            Err(error) => {
+                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// This user may take the sockets over, and root, who could anyway.
+pub(super) fn may_take(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+/// The process that has the sockets.
+pub(super) struct Old {
+    sockets: Arc<Sockets>,
+    signal: Drain,
+    /// Begins the drain.
+    drain: Box<dyn Fn() + Send + Sync>,
+    /// Of the upgrade socket's file.
+    owned: Ownership,
+    /// How long a new process may take to be ready.
+    pub(super) patience: Duration,
+    /// One successor at a time.
+    turn: Mutex<()>,
+    open: AtomicUsize,
+}
+
+impl Old {
+    pub(super) fn new(
+        sockets: Arc<Sockets>,
+        signal: Drain,
+        drain: impl Fn() + Send + Sync + 'static,
+        owned: Ownership,
+    ) -> Self {
+        let (turn, open) = (Mutex::default(), AtomicUsize::default());
+        Self { sockets, signal, drain: Box::new(drain), owned, patience: READY, turn, open }
+    }
+
+    /// Talks to who came, on a thread of its own: its steps may wait long.
+    fn meet(old: &Arc<Self>, stream: UnixStream) {
+        let meeting = Meeting::new(old);
+        if meeting.is_one_too_many() {
+            return;
+        }
+        let talk = move || {
+            if let Err(error) = meeting.old.talk(stream) {
+                tracing::warn!(%error, "a hand-over came to nothing: going on");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("wsgate-handover".into()).spawn(talk) {
+            tracing::warn!(%error, "no thread for a hand-over");
+        }
+    }
+
+    pub(super) fn talk(&self, stream: UnixStream) -> io::Result<()> {
+        let mut channel = Channel::new(stream)?;
+        // Whoever looks whether somebody is here says nothing.
+        let Some(hello) = channel.receive(STEP)? else { return Ok(()) };
+        let Message::Hello { protocol, version, pid } = hello else {
+            return refuse(&mut channel, Refused::Protocol);
+        };
+        if protocol != PROTOCOL {
+            return refuse(&mut channel, Refused::Protocol);
+        }
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return refuse(&mut channel, Refused::Busy),
+        };
+        if self.sockets.successor().is_some() || self.signal.is_draining() {
+            return refuse(&mut channel, Refused::Draining);
+        }
+        tracing::info!(pid, version, "a new process asks for the listening sockets");
+        self.pass(&mut channel)?;
+        self.let_go(&mut channel, pid)
+    }
+
+    /// Passes copies of the sockets, in portions.
+    fn pass(&self, channel: &mut Channel) -> io::Result<()> {
+        let mut copies = self.sockets.copies()?;
+        loop {
+            let rest = copies.split_off(copies.len().min(PORTION));
+            let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            let more = !rest.is_empty();
+            channel.send(&Message::Sockets { pid: process::id(), sockets, more }, &descriptors, STEP)?;
+            if !more {
+                return Ok(());
+            }
+            copies = rest;
+        }
+    }
+
+    /// Waits until the new process accepts, and drains when it has taken this one's place.
+    fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
+        match channel.receive(self.patience) {
+            Ok(Some(Message::Ready)) => {}
+            Ok(_) => return Err(io::Error::other(format!("process {pid} ended before it was ready"))),
+            Err(error) => {
+                // Which tells it to end, should it be ready later.
+                refuse(channel, Refused::TooLate)?;
+                return Err(error);
+            }
+        }
+        // It is going to put its own file in place of this one's.
+        self.owned.set(false);
+        let taken = channel.send(&Message::Take, &[], STEP).map(|()| channel.receive(STEP));
+        match taken {
+            Ok(Ok(Some(Message::Taken))) => {}
+            // It is there, accepts, and was told that the sockets are its own.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {}
+            _ => {
+                self.owned.set(true);
+                return Err(io::Error::other(format!("process {pid} ended when it was ready")));
+            }
+        }
+        tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
+        self.sockets.give_up(pid);
+        thread::sleep(LAST_ARRIVALS);
+        (self.drain)();
+        Ok(())
+    }
+}
+
+fn refuse(channel: &mut Channel, why: Refused) -> io::Result<()> {
+    tracing::info!(?why, "a hand-over was refused");
+    channel.send(&Message::Refused { why }, &[], STEP)
+}
+
+/// A conversation, counted while it lasts.
+struct Meeting {
+    old: Arc<Old>,
+    before: usize,
+}
+
+impl Meeting {
+    fn new(old: &Arc<Old>) -> Self {
+        Self { before: old.open.fetch_add(1, Ordering::Relaxed), old: Arc::clone(old) }
+    }
+
+    fn is_one_too_many(&self) -> bool {
+        self.before >= CONVERSATIONS
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        self.old.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
