@@ -30,10 +30,9 @@ use self::{
     worker::Worker,
 };
 pub use self::{
-    accept::{Socket, watch},
     bind::{BindError, Listening, UnixPath, bind_private},
     handle::{Ending, Follower, Readiness, ServerHandle, Status, Usage},
-    handover::{HandoverError, Sockets, Succession, TookOver},
+    handover::{HandoverError, Lent, Sockets, Succession, TookOver},
     inherit::Inherited,
     pulse::Pulse,
     reload::{Changes, LastReload, ReloadError, ReloadReport},

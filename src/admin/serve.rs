@@ -28,7 +28,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, UnixListener},
     sync::watch,
     task::{AbortHandle, JoinError, JoinSet},
     time::timeout,
@@ -41,8 +41,7 @@ use super::{
 };
 use crate::{
     config::{self, ListenAddress},
-    connection::Accepted,
-    server::{self, BindError, Inherited, Listening, Socket, Sockets, bind_private},
+    server::{BindError, Inherited, Lent, Listening, Sockets, UnixPath, bind_private},
     telemetry::RateLimited,
 };
 use tracing::Level;
@@ -67,7 +66,7 @@ pub struct Bound {
     admin: config::Admin,
 }
 
-/// Binds the address of `[admin]`, unless its socket was inherited. The file of a unix socket is its owner's alone (0600).
+/// Binds the address of `[admin]`, unless a socket for it was inherited. The file of a unix socket is its owner's alone (0600).
 pub fn bind(admin: &config::Admin, inherited: &Inherited) -> Result<Bound, BindError> {
     Ok(Bound { socket: bind_private(&admin.address, inherited)?, admin: admin.clone() })
 }
@@ -78,8 +77,7 @@ impl Bound {
         self.socket.address()
     }
 
-    /// Answers from now on, on a thread of its own.
-    /// The socket is among `sockets`, which a successor gets.
+    /// Answers from now on, on a thread of its own. Its socket is among `sockets`; if these are handed over, it answers nobody new.
     pub fn serve(self, control: Arc<dyn Control>, sockets: &Arc<Sockets>) -> io::Result<Serving> {
         let address = self.address();
         let admin = Arc::new(ArcSwap::from_pointee(self.admin));
@@ -89,14 +87,15 @@ impl Bound {
         });
         let router = api::router(control).layer(from_fn_with_state(state, pass));
         let (stop, stopped) = watch::channel(());
+        let lent = sockets.lend(&self.socket)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = {
             let _entered = runtime.enter();
-            server::watch(self.socket, sockets).map_err(|error| error.source)?
+            Socket::register(self.socket)?
         };
         let sockets = Arc::clone(sockets);
         let run = move || {
-            runtime.block_on(serve(socket, sockets, router, stopped));
+            runtime.block_on(serve((socket, lent), router, stopped, &sockets));
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("wsgate-admin".into()).spawn(run)?;
@@ -168,35 +167,57 @@ async fn pass(State(door): State<Arc<Door>>, request: Request, next: Next) -> Re
     response
 }
 
-/// Accepts until `stopped`, or the socket is a successor's, then lets what is being answered end.
-async fn serve(socket: Arc<Socket>, sockets: Arc<Sockets>, router: Router, mut stopped: watch::Receiver<()>) {
+/// A listening socket that a runtime watches.
+enum Socket {
+    Tcp(TcpListener),
+    /// The file goes first: once nobody listens on it, a successor may take its place.
+    Unix(#[expect(dead_code, reason = "its drop removes the file")] UnixPath, UnixListener),
+}
+
+impl Socket {
+    fn register(listening: Listening) -> io::Result<Self> {
+        Ok(match listening {
+            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Listening::Unix(listener, path) => Self::Unix(path, UnixListener::from_std(listener)?),
+        })
+    }
+}
+
+/// Accepts until `stopped`, or until another process has the socket, then lets what is being answered end.
+async fn serve(
+    (socket, lent): (Socket, Lent),
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+    sockets: &Sockets,
+) {
     let mut connections =
         Connections { router, stopped: stopped.clone(), tasks: JoinSet::new(), open: Vec::new() };
     let failures = RateLimited::new(Level::WARN, "admin accept failed");
     loop {
         let accepted = tokio::select! {
             accepted = accept(&socket, &mut connections) => accepted,
-            () = sockets.handed_over() => break,
             _ = stopped.changed() => break,
+            () = sockets.handed_over() => break,
         };
         if let Err(error) = accepted {
             failures.warn(|skipped| tracing::warn!(%error, skipped, "admin accept failed"));
             tokio::time::sleep(PAUSE).await;
         }
     }
-    drop(socket);
+    drop((socket, lent));
     // Whoever is not done by then has stopped reading.
     let _ = timeout(CLOSING, connections.ended()).await;
 }
 
 async fn accept(socket: &Socket, connections: &mut Connections) -> io::Result<()> {
-    match socket.accept().await? {
-        Accepted::Tcp(stream, _) => {
+    match socket {
+        Socket::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let local = stream.local_addr()?.ip();
-            connections.admit(TcpStream::from_std(stream)?, Via::Tcp(local));
+            connections.admit(stream, Via::Tcp(local));
         }
-        Accepted::Unix(stream) => connections.admit(UnixStream::from_std(stream)?, Via::Unix),
+        Socket::Unix(_, listener) => connections.admit(listener.accept().await?.0, Via::Unix),
     }
     Ok(())
 }

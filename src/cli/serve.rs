@@ -43,8 +43,8 @@ pub(super) fn serve(
     let upgrade_socket = loaded.config.server.upgrade_socket.clone();
     let succession = Succession::begin(upgrade_socket.as_deref(), inherited).map_err(Failure::runtime)?;
     let unbound = |error: BindError| Failure::runtime(advice::on_bind(&error.address, &error.source));
-    let admin = loaded.config.admin.as_ref().map(|table| admin::bind(table, succession.inherited()));
-    let admin = admin.transpose().map_err(unbound)?;
+    let bind_admin = |config| admin::bind(config, succession.inherited());
+    let admin = loaded.config.admin.as_ref().map(bind_admin).transpose().map_err(unbound)?;
     let started = Server::start_with(loaded, source, access, succession.inherited());
     let server = started.map_err(|error| match error {
         StartError::Bind(error) => unbound(error),
@@ -54,12 +54,12 @@ pub(super) fn serve(
     for address in &addresses {
         tracing::info!(%address, "listening");
     }
+    let keeper = Keeper::open(admin, &handle).map_err(Failure::runtime)?;
     if let Err(error) = running.succeed(succession, &handle, &notifier) {
         handle.drain();
         server.wait();
         return Err(Failure::runtime(error));
     }
-    let keeper = Keeper::open(admin, &handle).map_err(Failure::runtime)?;
     tracing::info!("ready");
     let notifying = notifier.watch(&handle).map_err(Failure::runtime)?;
     announce(&addresses);

@@ -33,15 +33,6 @@ pub(super) fn watch(
     Ok(())
 }
 
-fn hear<const COUNT: usize>(kinds: [SignalKind; COUNT]) -> io::Result<(Runtime, [Signal; COUNT])> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let entered = runtime.enter();
-    let heard: Vec<_> = kinds.into_iter().map(signal).collect::<io::Result<_>>()?;
-    drop(entered);
-    let heard = heard.try_into().map_err(|_| io::Error::other("a signal is missing"))?;
-    Ok((runtime, heard))
-}
-
 /// SIGUSR1 as it is heard: an order to open the log anew.
 pub(super) struct Reopening {
     runtime: Runtime,
@@ -65,6 +56,15 @@ impl Reopening {
         thread::Builder::new().name("reopen".into()).spawn(move || self.runtime.block_on(listen))?;
         Ok(())
     }
+}
+
+fn hear<const COUNT: usize>(kinds: [SignalKind; COUNT]) -> io::Result<(Runtime, [Signal; COUNT])> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    let heard: Vec<_> = kinds.into_iter().map(signal).collect::<io::Result<_>>()?;
+    drop(entered);
+    let heard = heard.try_into().map_err(|_| io::Error::other("a signal is missing"))?;
+    Ok((runtime, heard))
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

@@ -115,7 +115,7 @@ impl Default for Server {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// A tracing filter such as `info` or `wsgate::tunnel=debug`, already checked.
     pub level: String,

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    bind::{BindError, Listening, Ownership, UnixPath},
+    bind::{BindError, Listening, UnixPath},
     handover::{Offered, Sockets},
     worker::WorkerHandle,
 };
@@ -44,19 +44,14 @@ pub(super) struct Bound {
 impl Bound {
     /// A socket that listens, to be watched by the runtime that has been entered; it is among `sockets` from now on.
     pub(super) fn new(socket: Listening, sockets: &Sockets) -> Result<Self, BindError> {
-        let address = socket.address();
-        Ok(Self { socket: watch(socket, sockets)?, at: BoundAddress::new(address) })
+        let (address, owned) = (socket.address(), socket.owned());
+        let socket =
+            Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
+        let socket = Arc::new(socket);
+        let offered: Weak<Socket> = Arc::downgrade(&socket);
+        sockets.offer(Offered { address: address.clone(), socket: offered, owned });
+        Ok(Self { socket, at: BoundAddress::new(address) })
     }
-}
-
-/// Has the runtime that has been entered watch a socket that listens, which is among `sockets` from now on.
-pub fn watch(socket: Listening, sockets: &Sockets) -> Result<Arc<Socket>, BindError> {
-    let address = socket.address();
-    let socket = Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
-    let socket = Arc::new(socket);
-    let (offered, owned): (Weak<Socket>, _) = (Arc::downgrade(&socket), socket.owned());
-    sockets.offer(Offered { address, socket: offered, owned });
-    Ok(socket)
 }
 
 /// What a reload changes for the thread that accepts.
@@ -79,10 +74,9 @@ pub(super) struct Acceptor {
 
 /// A listening socket that a runtime watches.
 #[derive(Debug)]
-pub enum Socket {
-    /// Over TCP.
+pub(super) enum Socket {
     Tcp(TcpListener),
-    /// A unix socket. The file goes first: once nobody listens on it, a successor may take its place.
+    /// The file goes first: once nobody listens on it, a successor may take its place.
     Unix(UnixPath, UnixListener),
 }
 
@@ -105,7 +99,7 @@ impl Socket {
     }
 
     /// Takes the next connection out of the kernel's queue.
-    pub async fn accept(&self) -> io::Result<Accepted> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -131,14 +125,6 @@ impl Socket {
             Some(address) => Accepted::Tcp(stream.into(), address),
             None => Accepted::Unix(stream.into()),
         })
-    }
-
-    /// Of its file, if it has one.
-    fn owned(&self) -> Option<Ownership> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(path, _) => Some(path.owned.clone()),
-        }
     }
 
     /// Sees to it that nobody new finds it, where that is possible before it is closed.

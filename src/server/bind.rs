@@ -3,9 +3,12 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
-    os::unix::{
-        fs::FileTypeExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::FileTypeExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     sync::{
@@ -90,7 +93,24 @@ impl Drop for UnixPath {
     }
 }
 
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 impl Listening {
+    /// Of its file, if it has one.
+    pub(super) fn owned(&self) -> Option<Ownership> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, path) => Some(path.owned.clone()),
+        }
+    }
+
     /// The address it got.
     pub fn address(&self) -> ListenAddress {
         match self {
@@ -105,28 +125,12 @@ impl Listening {
 /// The listening socket of `address`: the inherited one if there is one, else a new one. If another process may be letting go
 /// of the address just now, that is waited for.
 pub(super) fn bind(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
-    bind_by(address, inherited, bind_unix)
-}
-
-/// The same, with the file of a unix socket for nobody but its owner.
-pub fn bind_private(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
-    bind_by(address, inherited, bind_private_unix)
-}
-
-/// Binds unix sockets in this way.
-type BindUnix = fn(&Path) -> io::Result<UnixListener>;
-
-fn bind_by(
-    address: &ListenAddress,
-    inherited: &Inherited,
-    bind_unix: BindUnix,
-) -> Result<Listening, BindError> {
     if let Some(listening) = inherited.take(address) {
         return Ok(listening);
     }
     let until = inherited.follows_another().then(|| Instant::now() + RELEASE);
     loop {
-        match bind_new(address, bind_unix) {
+        match bind_new(address) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && until.is_some_and(|until| Instant::now() < until) =>
@@ -138,7 +142,7 @@ fn bind_by(
     }
 }
 
-fn bind_new(address: &ListenAddress, bind_unix: BindUnix) -> io::Result<Listening> {
+fn bind_new(address: &ListenAddress) -> io::Result<Listening> {
     match address {
         ListenAddress::Inet(address) => bind_tcp(*address).map(Listening::Tcp),
         ListenAddress::Unix(path) => {
@@ -146,6 +150,18 @@ fn bind_new(address: &ListenAddress, bind_unix: BindUnix) -> io::Result<Listenin
             bind_unix(path).map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }))
         }
     }
+}
+
+/// The same, with the file of a unix socket for nobody but its owner.
+pub fn bind_private(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
+    let ListenAddress::Unix(path) = address else { return bind(address, inherited) };
+    if let Some(listening) = inherited.take(address) {
+        return Ok(listening);
+    }
+    let bound = bind_private_unix(path);
+    let owned = Ownership::new(true);
+    let listening = bound.map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }));
+    listening.map_err(|source| BindError { address: address.clone(), source })
 }
 
 /// The file gets the mode that the socket has when it is bound, so that at no moment it has another.

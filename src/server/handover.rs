@@ -11,7 +11,7 @@ mod succession;
 
 pub(super) use self::offer::Offered;
 pub use self::{
-    offer::Sockets,
+    offer::{Lent, Sockets},
     succession::{HandoverError, Succession, TookOver},
 };
 

@@ -88,7 +88,7 @@ impl Inherited {
     }
 
     /// The socket that listens on exactly this address, which is then no longer here.
-    pub(super) fn take(&self, address: &ListenAddress) -> Option<Listening> {
+    pub fn take(&self, address: &ListenAddress) -> Option<Listening> {
         let mut sockets = self.lock();
         let index = sockets.iter().position(|heirloom| heirloom.address == *address)?;
         let Heirloom { socket, owned, .. } = sockets.swap_remove(index);

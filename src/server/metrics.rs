@@ -6,7 +6,7 @@ use crate::{
     telemetry::{Gauges, Permitted},
 };
 
-/// All of it, as OpenMetrics text.
+/// All of it, as `OpenMetrics` text.
 pub(super) fn encode(gate: &Gate, permits: &Permits, order: &DrainHandle) -> String {
     let draining = gate.drain.is_draining();
     gate.metrics.encode(Gauges {

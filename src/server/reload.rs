@@ -195,7 +195,6 @@ impl ServerHandle {
         let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
         let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
         let follow = follow.map_err(|error| in_use(error, &config, &before))?;
-
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());
         permits.resize(fitting(config.server.max_connections));

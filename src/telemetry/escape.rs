@@ -1,4 +1,4 @@
-//! Lines that show what they hold and are one line each, whatever a peer wrote (rule S10).
+//! Lines that show what they hold and can't look like others, whatever a peer wrote (rule S10).
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,10 @@ pub(super) fn write_json_escape(out: &mut String, character: char) {
     }
 }
 
-/// An event's line with all that is not plain escaped, but for its end and for the `colours` of a terminal. Those begin with an
+/// How a further line of a text begins, such as of a configuration's problems: never as an event does.
+const FURTHER: &str = "\n    ";
+
+/// An event with all that is not plain escaped, but for its lines' ends and for the `colours` of a terminal. Those begin with an
 /// ESC, and the formatter has escaped the ones of values already.
 pub(super) fn escape_line(line: &[u8], is_json: bool, colours: bool) -> Vec<u8> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -29,6 +32,8 @@ pub(super) fn escape_line(line: &[u8], is_json: bool, colours: bool) -> Vec<u8> 
             out.push(character);
         } else if is_json {
             write_json_escape(&mut out, character);
+        } else if character == '\n' {
+            out.push_str(FURTHER);
         } else {
             out.extend(character.escape_default());
         }
@@ -51,9 +56,9 @@ mod tests {
     }
 
     #[test]
-    fn s10_an_event_is_one_line_that_shows_what_it_holds() {
+    fn s10_an_event_shows_what_it_holds_and_no_line_of_it_looks_like_another() {
         let hostile = "a \"b\" \\ é\r\nWARN forged\t\u{7f}\u{9b}31m\u{202e}\u{1b}[31m\n";
-        let text = "a \"b\" \\ é\\r\\nWARN forged\\t\\u{7f}\\u{9b}31m\\u{202e}\\u{1b}[31m\n";
+        let text = "a \"b\" \\ é\\r\n    WARN forged\\t\\u{7f}\\u{9b}31m\\u{202e}\\u{1b}[31m\n";
         assert_eq!(escaped(hostile, false, false), text);
         let json = "a \"b\" \\ é\\u000d\\u000aWARN forged\\u0009\\u007f\\u009b31m\\u202e\\u001b[31m\n";
         assert_eq!(escaped(hostile, true, false), json);

@@ -328,7 +328,7 @@ impl Metrics {
         self.reloaded_well.set(1);
     }
 
-    /// All of it as OpenMetrics text, whose type is `application/openmetrics-text; version=1.0.0; charset=utf-8`.
+    /// All of it as `OpenMetrics` text, whose type is `application/openmetrics-text; version=1.0.0; charset=utf-8`.
     pub fn encode(&self, gauges: Gauges) -> String {
         self.know(&gauges);
         let scrape =

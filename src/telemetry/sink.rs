@@ -137,8 +137,7 @@ pub struct Reconfiguration {
 }
 
 impl Reconfiguration {
-    /// Makes it hold: for events at once, for records behind those that were taken before. Of a level that was set
-    /// otherwise nothing is left.
+    /// Makes it hold: for events at once, for records behind those that were taken before.
     pub fn commit(self) {
         events::apply_level(&self.log.level, self.filter);
         events::apply_format(self.log.format);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
+    Terms, Tunnel, account::Account, closing::own_close, direction::OwnClose, moment::Moment, pulse::Pings,
 };
 use crate::{
     buffered::Stream,
@@ -67,7 +67,7 @@ impl View {
 
 impl<D, U> Tunnel<D, U> {
     /// What it has in common with others.
-    pub fn terms(&self) -> &super::Terms {
+    pub fn terms(&self) -> &Terms {
         &self.terms
     }
 

@@ -4,10 +4,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -77,41 +74,6 @@ fn followed(config: &config::Upstream) -> Pool {
     let pool = Pool::new(config, &place()).unwrap();
     pool.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
     pool
-}
-
-/// The configuration after a change of the file.
-fn changed(before: &config::Upstream, change: impl FnOnce(&mut config::Upstream)) -> config::Upstream {
-    static EDITS: AtomicI64 = AtomicI64::new(0);
-    let mut config = before.clone();
-    let edit = toml::Value::Integer(EDITS.fetch_add(1, Ordering::Relaxed));
-    config.table = toml::Table::from_iter([("edit".to_owned(), edit)]).into();
-    change(&mut config);
-    config
-}
-
-/// Puts `config` in force in place of the configuration of `pool`.
-fn reload(pool: &Pool, config: &config::Upstream) -> Pool {
-    let next = pool.succeed(config, &place()).unwrap();
-    pool.retire(Some(&next));
-    next.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
-    next
-}
-
-/// Checks by TCP as often as can be.
-fn checked() -> config::Health {
-    config::Health {
-        check: config::Check::Tcp,
-        path: "/".into(),
-        host: None,
-        headers: Vec::new(),
-        subprotocol: None,
-        expect_status: vec![200],
-        ping: false,
-        interval: Duration::from_millis(5),
-        timeout: Duration::from_secs(5),
-        rise: 2,
-        fall: 3,
-    }
 }
 
 /// A server that accepts, with its address.

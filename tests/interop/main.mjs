@@ -7,6 +7,7 @@ import commandLine from "./suites/command_line.mjs";
 import hello from "./suites/hello.mjs";
 import kubernetes from "./suites/kubernetes.mjs";
 import logs from "./suites/logs.mjs";
+import metrics from "./suites/metrics.mjs";
 import mutualTls from "./suites/mutual_tls.mjs";
 import names from "./suites/names.mjs";
 import node from "./suites/node.mjs";
@@ -19,7 +20,7 @@ import tls from "./suites/tls.mjs";
 import tlsPosture from "./suites/tls_posture.mjs";
 
 const proxies = { tls, tls_posture: tlsPosture, mutual_tls: mutualTls, names, slow, strictness };
-const operations = { logs, package: debianPackage, kubernetes };
+const operations = { metrics, logs, package: debianPackage, kubernetes };
 const suites = { hello, command_line: commandLine, ...proxies, ...operations, node, socketio, python, browser };
 const chosen = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
 const unknown = chosen.filter((name) => !Object.hasOwn(suites, name));

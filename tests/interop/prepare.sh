@@ -43,28 +43,40 @@ require_root() {
     fi
 }
 
-# Debian's nginx and HAProxy where they are missing, with the corpus that they are sent. They are unpacked and not installed, as
-# Debian would start them at ports that others use.
+# Debian's nginx and HAProxy where they are missing, with the corpus that they are sent.
 unpack_servers() {
-    local server archive archives=$work/archives
     cp -r "$here/servers" "$root/tests/corpus" "$work"
     PATH=$PATH:/usr/sbin
     missing=()
-    for server in nginx haproxy; do
-        need "$server" "$server"
-    done
+    need nginx nginx
+    need haproxy haproxy
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    unpack_missing
+    SERVER_LIBRARIES=$(echo "$work"/debian/usr/lib/*-linux-gnu)
+    export SERVER_LIBRARIES
+}
+
+# Debian's promtool where it is missing, with what it is to check.
+unpack_promtool() {
+    cp -r "$root/examples/prometheus" "$work"
+    missing=()
+    need promtool prometheus
+    unpack_missing
+}
+
+# What is missing is unpacked and not installed, as Debian would start it at ports that others use.
+unpack_missing() {
+    local archive archives=$work/archives
     [[ ${#missing[@]} -gt 0 ]] || return 0
     echo "# unpacking ${missing[*]}"
     require_root
-    mkdir -p "$archives/partial"
+    mkdir -p "$archives/partial" "$work/debian"
     quietly apt-get update
     quietly apt-get install -y --no-install-recommends --download-only -o Dir::Cache::archives="$archives" "${missing[@]}"
     for archive in "$archives"/*.deb; do
         dpkg-deb -x "$archive" "$work/debian"
     done
-    PATH=$work/debian/usr/sbin:$PATH
-    SERVER_LIBRARIES=$(echo "$work"/debian/usr/lib/*-linux-gnu)
-    export SERVER_LIBRARIES
+    PATH=$work/debian/usr/sbin:$PATH:$work/debian/usr/bin
 }
 
 # npm's packages, beside copies of the scripts, so that nothing is left behind in the tree.

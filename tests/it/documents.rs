@@ -6,11 +6,19 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The documents that tell of the project.
+fn documents() -> Vec<String> {
+    let first = ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "tests/corpus/README.md"];
+    let entries = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let more = entries.map(|name| format!("docs/{}", name.to_str().unwrap()));
+    first.into_iter().map(Into::into).chain(more).collect()
+}
+
 /// Words of a document that are paths into the project.
 fn paths(text: &str) -> Vec<&str> {
     let is_of_path = |next: char| next.is_ascii_alphanumeric() || "_-./".contains(next);
     let words = text.split(|next: char| !is_of_path(next)).map(|word| word.trim_end_matches(['.', '/']));
-    let inside = ["src/", "tests/", "benches/", "fuzz/", "examples/"];
+    let inside = ["src/", "tests/", "benches/", "fuzz/", "examples/", "packaging/", "docs/"];
     // A name in capitals stands for many.
     let is_one = |word: &str| word.split('/').all(|part| !part.bytes().all(|byte| byte.is_ascii_uppercase()));
     words.filter(|word| inside.iter().any(|folder| word.starts_with(folder)) && is_one(word)).collect()
@@ -19,10 +27,8 @@ fn paths(text: &str) -> Vec<&str> {
 #[test]
 fn every_path_that_a_document_names_is_there() {
     let mut named = 0;
-    for document in
-        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/admin.md", "docs/logs.md"]
-    {
-        let text = fs::read_to_string(root().join(document)).unwrap();
+    for document in documents() {
+        let text = fs::read_to_string(root().join(&document)).unwrap();
         for path in paths(&text) {
             assert!(root().join(path).exists(), "{document} names {path}");
             named += 1;
@@ -34,25 +40,17 @@ fn every_path_that_a_document_names_is_there() {
 #[test]
 fn every_link_within_the_project_leads_somewhere() {
     let mut followed = 0;
-    for document in [
-        "README.md",
-        "SECURITY.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "docs/admin.md",
-        "docs/logs.md",
-        "tests/corpus/README.md",
-    ] {
-        let text = fs::read_to_string(root().join(document)).unwrap();
+    for document in documents() {
+        let text = fs::read_to_string(root().join(&document)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.contains("://") {
                 continue;
             }
             let (file, section) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() {
-                root().join(document)
+                root().join(&document)
             } else {
-                root().join(document).parent().unwrap().join(file)
+                root().join(&document).parent().unwrap().join(file)
             };
             assert!(target.exists(), "{document} links to {link}");
             assert!(section.is_empty() || has_section(&target, section), "{document} links to {link}");

@@ -54,6 +54,14 @@ impl Site {
         )
     }
 
+    /// Puts another configuration in the place of the one that runs, with the same `[log]`.
+    fn rewrite(&self, toml: &str) {
+        let path = self.folder.path().join("proxy.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        let log = before.split("[server]").next().unwrap();
+        fs::write(path, [log, toml].concat()).unwrap();
+    }
+
     fn upgrade_socket(&self) -> PathBuf {
         self.folder.path().join("upgrade.sock")
     }
@@ -170,6 +178,12 @@ async fn b9_the_new_process_serves_and_the_old_one_ends() {
         site.serves().await;
         // An idle connection ends without a word.
         idle.expect_end().await;
+        let document = include_str!("../../docs/upgrade.md");
+        let lines = document.split_once("```text\n").unwrap().1.split_once("```").unwrap().0;
+        for (who, line) in lines.lines().map(|line| line.split_once(": ").unwrap()) {
+            let program = if who == "old" { &program } else { &new };
+            program.says(line, |event| message(event) == line).await;
+        }
         ended(std::mem::replace(&mut program, new)).await;
         site.serves().await;
     }
@@ -323,13 +337,7 @@ async fn b9_what_reloads_have_added_and_removed_counts() {
     let mut site = Site::before(backend.address());
     let old = site.run().await;
     site.listeners = format!("[[listener]]\naddress = \"{}\"", free_address());
-    let toml = site.toml();
-    let config = [
-        fs::read_to_string(site.folder.path().join("proxy.toml")).unwrap().split("[server]").next().unwrap(),
-        &toml,
-    ]
-    .concat();
-    fs::write(site.folder.path().join("proxy.toml"), config).unwrap();
+    site.rewrite(&site.toml());
     old.hang_up();
     old.says("that it reloaded", |event| message(event).starts_with("reloaded")).await;
     let new = site.swap(&old).await;

@@ -209,6 +209,37 @@ async fn sigusr1_reopens_the_log_under_load_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_reload_changes_where_records_go_and_how_they_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 204 }\n";
+    let mut program = Program::start(folder.path(), tables, None).await;
+    let mut client = Peer::dial(program.address).await;
+    let mut ask = async |path: &str| {
+        client.send(get(path, "")).await;
+        assert_eq!(client.read_head().await.status(), 204);
+    };
+    let reload = |access: &str, form: &str| {
+        let log = format!("[log]\nformat = \"{form}\"\naccess = \"{access}\"\n");
+        fs::write(folder.path().join("proxy.toml"), log + tables).unwrap();
+        program.signal(Signal::HUP);
+    };
+    ask("/1").await;
+    reload("none/access.log", "text");
+    let failed =
+        |event: &Value| event["message"].as_str().is_some_and(|text| text.starts_with("reload failed"));
+    program.says("that it failed", failed).await;
+    ask("/2").await;
+    reload("other.log", "text");
+    program.says("that it has", |event| event.as_str().is_some_and(|line| line.contains(" reloaded"))).await;
+    ask("/3").await;
+    program.terminate();
+    assert_eq!(program.ended().await, Some(0));
+    assert_eq!(ids(&folder.path().join("access.log")), ["/1", "/2"]);
+    let other = fs::read_to_string(folder.path().join("other.log")).unwrap();
+    assert!(other.lines().count() == 1 && other.contains("GET test.example/3 "), "{other}");
+}
+
+#[tokio::test]
 async fn sigusr1_does_not_end_a_program_that_has_just_begun() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fifo.toml");

@@ -7,7 +7,7 @@ use wsgate::{
     config::{Config, ListenAddress, Source},
     connection::tunnels::{Page, TunnelFilter, close, list},
     ending::AdminClose,
-    server::Server,
+    server::{ConfigSource, Server},
     telemetry::AccessSink,
 };
 
@@ -280,8 +280,9 @@ fn silent(backend: &Backend, more: &str) -> (Server, SocketAddr) {
         backend.address()
     );
     let source = Source { name: "proxy.toml".into(), text, folder: ".".into() };
-    let config = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}")).config;
-    let server = Server::start(&config, AccessSink::open(&config.log).expect("a sink")).expect("a gate");
+    let loaded = Config::parse(&source, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+    let access = AccessSink::open(&loaded.config.log).expect("a sink");
+    let server = Server::start(loaded, ConfigSource::Own, access).expect("a gate");
     let ListenAddress::Inet(address) = server.addresses()[0] else { panic!("TCP") };
     (server, address)
 }
@@ -298,15 +299,15 @@ async fn without_an_access_log_tunnels_are_listed_where_there_is_an_admin_listen
         upstream.send(AGREED).await;
         assert_eq!(downstream.read_head().await.status(), 101);
         exchange(&mut downstream, &mut upstream, "hello").await;
-        let page = soon("a list", list(&gate.workers(), TunnelFilter::default(), None, 10)).await;
+        let page = soon("a list", list(gate.handle().workers(), TunnelFilter::default(), None, 10)).await;
         assert_eq!((page.rows.len(), page.total, page.unlisted), (listed, listed, unlisted));
         let of_route = TunnelFilter { route: Some("main".into()), ..TunnelFilter::default() };
-        let page = soon("a list", list(&gate.workers(), of_route, None, 10)).await;
+        let page = soon("a list", list(gate.handle().workers(), of_route, None, 10)).await;
         assert_eq!((page.rows.len(), page.unlisted), (listed, 0), "nothing is known of the others");
         let with = AdminClose::default();
-        assert_eq!(soon("a close", close(&gate.workers(), TunnelFilter::default(), with)).await, 1);
+        assert_eq!(soon("a close", close(gate.handle().workers(), TunnelFilter::default(), with)).await, 1);
         downstream.expect(frames::server_close(1012, "service restart")).await;
-        gate.order().shutdown();
+        gate.handle().shutdown();
         let outcome = tokio::task::spawn_blocking(move || gate.wait()).await.expect("no panic");
         assert_eq!(outcome.panicked, 0);
     }

@@ -22,11 +22,13 @@ use tokio::{net::UnixListener, sync::Notify};
 use super::{
     super::{
         ServerHandle,
-        bind::{Ownership, UnixPath},
+        bind::{Listening, Ownership, UnixPath},
         runtime,
     },
     channel::{Channel, Message, PORTION, PROTOCOL, Passed, Refused},
 };
+use tracing::Level;
+
 use crate::{config::ListenAddress, lifecycle::Drain, telemetry::RateLimited};
 
 /// How long a new process may take for a step that needs no work.
@@ -49,6 +51,12 @@ pub struct Sockets {
     handed_over: Notify,
 }
 
+/// A copy of a listening socket, to be dropped when the socket is closed.
+#[derive(Debug)]
+pub struct Lent {
+    _copy: Arc<OwnedFd>,
+}
+
 /// A listening socket, which is its owner's to close.
 #[derive(Debug)]
 pub(in crate::server) struct Offered {
@@ -64,7 +72,7 @@ pub(in crate::server) trait Descriptor: AsFd + std::fmt::Debug + Send + Sync {}
 impl<T: AsFd + std::fmt::Debug + Send + Sync> Descriptor for T {}
 
 /// A copy of a descriptor with what is said of it.
-type Copy = (OwnedFd, Passed);
+type Duplicate = (OwnedFd, Passed);
 
 impl Sockets {
     /// Adds a socket. It is offered for as long as its owner keeps it.
@@ -72,6 +80,18 @@ impl Sockets {
         let mut sockets = self.lock();
         sockets.retain(|offered| offered.socket.strong_count() > 0);
         sockets.push(offered);
+    }
+
+    /// Adds a copy of a socket that somebody else accepts from, for as long as what is returned is kept.
+    ///
+    /// # Errors
+    /// There is no descriptor left for the copy.
+    pub fn lend(&self, listening: &Listening) -> io::Result<Lent> {
+        let copy = Arc::new(listening.as_fd().try_clone_to_owned()?);
+        let (address, owned) = (listening.address(), listening.owned());
+        let socket: Weak<OwnedFd> = Arc::downgrade(&copy);
+        self.offer(Offered { address, socket, owned });
+        Ok(Lent { _copy: copy })
     }
 
     /// The process that has the sockets now, if they were handed over.
@@ -90,7 +110,7 @@ impl Sockets {
     }
 
     /// Copies of the descriptors of all that are open.
-    fn copies(&self) -> io::Result<Vec<Copy>> {
+    fn copies(&self) -> io::Result<Vec<Duplicate>> {
         let mut copies = Vec::new();
         for Offered { address, socket, owned } in &*self.lock() {
             if let Some(socket) = socket.upgrade() {
@@ -102,13 +122,15 @@ impl Sockets {
         Ok(copies)
     }
 
-    /// The sockets are somebody else's now, and so are their files.
+    /// Leaves the files of all that are open to a successor that may have the sockets already: even if this process is told to end
+    /// before it knows.
+    fn leave_files(&self) -> Files<'_> {
+        let owned = self.lock().iter().filter_map(|offered| offered.owned.clone()).collect::<Vec<_>>();
+        Files { left: owned.into_iter().filter(|owned| owned.set(false)).collect(), sockets: self }
+    }
+
+    /// The sockets are somebody else's now.
     fn give_up(&self, successor: u32) {
-        for offered in &*self.lock() {
-            if let Some(owned) = &offered.owned {
-                owned.set(false);
-            }
-        }
         // There is one successor at most, as only one conversation gets here.
         let _ = self.successor.set(successor);
         self.handed_over.notify_waiters();
@@ -117,6 +139,22 @@ impl Sockets {
     fn lock(&self) -> MutexGuard<'_, Vec<Offered>> {
         // Nothing panics while it is held.
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Files of unix sockets that were left to a successor. They come back with the drop of this if there is none.
+struct Files<'a> {
+    left: Vec<Ownership>,
+    sockets: &'a Sockets,
+}
+
+impl Drop for Files<'_> {
+    fn drop(&mut self) {
+        if self.sockets.successor().is_none() {
+            for owned in &self.left {
+                owned.set(true);
+            }
+        }
     }
 }
 
@@ -131,7 +169,7 @@ pub(super) struct Post {
 impl Post {
     /// Binds it, for this user alone.
     pub(super) fn prepare(path: &Path) -> io::Result<Self> {
-        let beside = path.with_file_name(format!(".{}", process::id()));
+        let beside = path.with_file_name(format!(".wsgate-{}", process::id()));
         // Left by a process that had this number.
         let _ = fs::remove_file(&beside);
         let listener = std::os::unix::net::UnixListener::bind(&beside)?;
@@ -175,8 +213,8 @@ impl Post {
 
 /// Accepts for ever. A stranger is gone before it has cost anything.
 async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
-    let strangers = RateLimited::new(tracing::Level::WARN, "a stranger at the upgrade socket");
-    let failures = RateLimited::new(tracing::Level::WARN, "the upgrade socket");
+    let strangers = RateLimited::new(Level::WARN, "a stranger at the upgrade socket");
+    let failures = RateLimited::new(Level::WARN, "the upgrade socket failed");
     loop {
         let accepted = listener.accept().await.and_then(|(stream, _)| {
             let who = stream.peer_cred()?;
@@ -188,7 +226,7 @@ async fn accept_all(listener: &UnixListener, old: &Arc<Old>) {
             }),
             Ok((stream, _)) => Old::meet(old, stream),
             Err(error) => {
-                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket"));
+                failures.warn(|skipped| tracing::warn!(%error, skipped, "the upgrade socket failed"));
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -261,24 +299,10 @@ impl Old {
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
-        self.pass(&mut channel)?;
+        let copies = self.sockets.copies()?;
+        let _files = self.sockets.leave_files();
+        pass(copies, &mut channel)?;
         self.let_go(&mut channel, pid)
-    }
-
-    /// Passes copies of the sockets, in portions.
-    fn pass(&self, channel: &mut Channel) -> io::Result<()> {
-        let mut copies = self.sockets.copies()?;
-        loop {
-            let rest = copies.split_off(copies.len().min(PORTION));
-            let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            let more = !rest.is_empty();
-            channel.send(&Message::Sockets { pid: process::id(), sockets, more }, &descriptors, STEP)?;
-            if !more {
-                return Ok(());
-            }
-            copies = rest;
-        }
     }
 
     /// Waits until the new process accepts, and drains when it has taken this one's place.
@@ -309,6 +333,21 @@ impl Old {
         thread::sleep(LAST_ARRIVALS);
         (self.drain)();
         Ok(())
+    }
+}
+
+/// Passes copies of the sockets, in portions.
+fn pass(mut copies: Vec<Duplicate>, channel: &mut Channel) -> io::Result<()> {
+    loop {
+        let rest = copies.split_off(copies.len().min(PORTION));
+        let (descriptors, sockets): (Vec<_>, Vec<_>) = copies.into_iter().unzip();
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let more = !rest.is_empty();
+        channel.send(&Message::Sockets { pid: process::id(), sockets, more }, &descriptors, STEP)?;
+        if !more {
+            return Ok(());
+        }
+        copies = rest;
     }
 }
 

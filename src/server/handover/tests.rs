@@ -16,7 +16,10 @@ use super::{
 use crate::{
     config::ListenAddress,
     lifecycle::{Drain, DrainHandle},
-    server::{bind::Ownership, inherit::Inherited},
+    server::{
+        bind::{Listening, Ownership},
+        inherit::Inherited,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,8 +46,8 @@ impl Running {
         let listeners: Vec<_> =
             (0..count).map(|_| Arc::new(TcpListener::bind("127.0.0.1:0").unwrap())).collect();
         for listener in &listeners {
-            let socket: Weak<TcpListener> = Arc::downgrade(listener);
             let address = ListenAddress::Inet(listener.local_addr().unwrap());
+            let socket: Weak<TcpListener> = Arc::downgrade(listener);
             sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()) });
         }
         let order = Arc::new(Drain::new(Duration::ZERO).0);
@@ -114,6 +117,7 @@ fn the_running_process_drains_when_its_place_is_taken_and_not_before() {
     let running = Running::with(1);
     let (mut channel, talk) = running.meet();
     take(&mut channel);
+    assert!(!running.owned[1].get(), "if it is told to end now, the files of the listeners stay");
     say(&mut channel, &Message::Ready);
     assert_eq!(hear(&mut channel), Some(Message::Take));
     assert!(!running.order.signal().is_draining());
@@ -214,6 +218,30 @@ fn a_socket_whose_owner_has_closed_it_is_not_passed() {
     let portions = take(&mut channel);
     assert_eq!(portions[0].len(), 2);
     assert!(portions[0].iter().all(|passed| passed.address != closed));
+}
+
+#[test]
+fn a_socket_that_was_lent_is_passed_for_as_long_as_it_is() {
+    let running = Running::with(0);
+    let listening = Listening::Tcp(TcpListener::bind("127.0.0.1:0").unwrap());
+    let lent = running.sockets.lend(&listening).unwrap();
+    let (mut channel, _talk) = running.meet();
+    assert_eq!(take(&mut channel)[0][0].address, listening.address().to_string());
+    drop((channel, lent));
+    let (mut channel, _talk) = loop {
+        // The one before may not be over yet.
+        let (mut channel, talk) = running.meet();
+        hello(&mut channel);
+        match hear(&mut channel) {
+            Some(Message::Refused { why: Refused::Busy }) => {}
+            Some(Message::Sockets { sockets, .. }) => {
+                assert_eq!(sockets, []);
+                break (channel, talk);
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(channel.descriptor().is_none());
 }
 
 #[test]

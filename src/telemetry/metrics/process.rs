@@ -34,7 +34,7 @@ impl Process {
         }
     }
 
-    /// Out of proc_pid_stat(5). The program's name, in brackets, can hold anything, so fields count from behind it.
+    /// Out of `proc_pid_stat(5)`. The program's name, in brackets, can hold anything, so fields count from behind it.
     fn of_stat(stat: &str, boot: Option<u64>) -> Self {
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
@@ -52,7 +52,7 @@ impl Process {
     }
 }
 
-/// When the machine started, in seconds since the epoch, out of proc_stat(5).
+/// When the machine started, in seconds since the epoch, out of `proc_stat(5)`.
 fn boot_time(stat: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
 }
@@ -69,7 +69,7 @@ mod tests {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let started = process.started.unwrap();
         // The kernel's clock may lag behind a little.
-        assert!(started <= now + Duration::from_secs(2) && started > now - Duration::from_secs(100_000));
+        assert!(started <= now + Duration::from_secs(2) && started + Duration::from_secs(100_000) > now);
         assert!(process.cpu.is_some() && process.threads.is_some_and(|threads| threads > 0));
         assert!(process.resident.unwrap() > 1 << 20 && process.virtual_memory >= process.resident);
         assert!(process.open_fds.unwrap() >= 3 && process.max_fds.is_some());
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_is_read_over() {
         let mut stat = "1 (a) b 9) S".to_owned();
-        (4..=24).for_each(|number| stat.push_str(&format!(" {number}")));
+        stat.extend((4..=24).map(|number| format!(" {number}")));
         let process = Process::of_stat(&stat, Some(1000));
         assert_eq!((process.threads, process.virtual_memory), (Some(20), Some(23)));
         assert_eq!(process.resident, Some(24 * page_size() as u64));

@@ -2,6 +2,7 @@
 
 use super::{
     names::eventually,
+    reload::{changed, checked, reload},
     sites::{dns, goes, named, says, servers},
     *,
 };

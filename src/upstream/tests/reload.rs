@@ -1,10 +1,16 @@
 //! Pools whose configuration changes.
 
-use std::sync::Weak;
+use std::sync::{
+    Weak,
+    atomic::{AtomicI64, Ordering},
+};
 
+mod answers;
+
+use self::answers::recorded;
 use super::{
-    names::{Dns, Zone, address, eventually, listed, name, port, srv},
-    sites::{dns, goes, named, says, servers},
+    names::{eventually, name, port},
+    sites::dns,
     *,
 };
 use crate::{
@@ -12,6 +18,44 @@ use crate::{
     lifecycle::DrainHandle,
     upstream::{TunnelLease, endpoint::Endpoint},
 };
+
+/// The configuration after a change of the file.
+pub(super) fn changed(
+    before: &config::Upstream,
+    change: impl FnOnce(&mut config::Upstream),
+) -> config::Upstream {
+    static EDITS: AtomicI64 = AtomicI64::new(0);
+    let mut config = before.clone();
+    let edit = toml::Value::Integer(EDITS.fetch_add(1, Ordering::Relaxed));
+    config.table = toml::Table::from_iter([("edit".to_owned(), edit)]).into();
+    change(&mut config);
+    config
+}
+
+/// Puts `config` in force in place of the configuration of `pool`.
+pub(super) fn reload(pool: &Pool, config: &config::Upstream) -> Pool {
+    let next = pool.succeed(config, &place()).unwrap();
+    pool.retire(Some(&next));
+    next.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
+    next
+}
+
+/// Checks by TCP as often as can be.
+pub(super) fn checked() -> config::Health {
+    config::Health {
+        check: config::Check::Tcp,
+        path: "/".into(),
+        host: None,
+        headers: Vec::new(),
+        subprotocol: None,
+        expect_status: vec![200],
+        ping: false,
+        interval: Duration::from_millis(5),
+        timeout: Duration::from_secs(5),
+        rise: 2,
+        fall: 3,
+    }
+}
 
 fn tls(trust: Trust) -> config::UpstreamTls {
     config::UpstreamTls { server_name: None, trust, identity: None }
@@ -246,6 +290,29 @@ async fn b7_idle_connections_go_on_where_they_are_made_and_kept_in_the_same_way(
     }
 }
 
+#[test]
+fn b7_a_connection_is_made_in_the_same_way_as_long_as_its_tls_is_the_same() {
+    let (_socket, address) = refusing();
+    let with = |tls| config::Upstream { tls: Some(tls), ..upstream(vec![address.clone()]) };
+    let named = |name: &'static str| config::UpstreamTls {
+        server_name: Some(name.try_into().unwrap()),
+        ..tls(Trust::Anybody)
+    };
+    let pool = Pool::new(&with(named("one.test")), &place()).unwrap();
+    let goes_on = |next: &config::Upstream| {
+        let next = pool.succeed(&changed(next, |config| config.retries = 0), &place()).unwrap();
+        let has_same_list = Arc::ptr_eq(&pool.endpoint(0).idle, &next.endpoint(0).idle);
+        assert_eq!(Arc::ptr_eq(&pool.inner().dial, &next.inner().dial), has_same_list);
+        has_same_list
+    };
+    assert!(goes_on(&with(named("one.test"))));
+    assert!(!goes_on(&with(named("other.test"))) && !goes_on(&with(tls(Trust::Anybody))));
+    let made = rcgen::generate_simple_self_signed(["ca.test".to_owned()]).unwrap();
+    let ca = Trust::Ca([made.cert.der().clone()].into());
+    assert!(!goes_on(&with(config::UpstreamTls { trust: ca, ..named("one.test") })));
+    assert!(!goes_on(&upstream(vec![address.clone()])));
+}
+
 #[tokio::test]
 async fn idle_connections_that_went_on_still_expire() {
     let (listener, a) = server().await;
@@ -400,114 +467,6 @@ async fn a_server_that_stands_twice_is_two_over_a_reload() {
     assert!(held.iter().all(|tunnel| !tunnel.drain().is_draining()));
     reload(&second, &changed(&config, |config| _ = config.servers.pop()));
     assert_eq!(held.iter().filter(|tunnel| tunnel.drain().is_removed()).count(), 1);
-}
-
-#[tokio::test]
-async fn the_addresses_of_a_name_are_known_at_once_and_followed_by_one_task() {
-    let (port, [_old, _new]) = servers(["127.0.0.2", "127.0.0.3"]).await;
-    let dns = dns(&["127.0.0.2"]).await;
-    let config = config::Upstream { on_removed: OnRemoved::Keep, ..named(port) };
-    let mut pool = followed(&config);
-    let (at, old, _stream) = goes(&pool, Want::Fresh).await;
-    assert_eq!(at, "127.0.0.2");
-    let before = alive_tasks();
-    dns.change(|zone| zone.silent_at = Some("web.test."));
-    for _ in 0..5 {
-        pool = reload(&pool, &changed(&config, |config| config.on_removed = OnRemoved::Close));
-        assert_eq!(goes(&pool, Want::Fresh).await.0, "127.0.0.2");
-    }
-    dns.change(|zone| zone.silent_at = None);
-    says(&dns, &["127.0.0.3"]);
-    let drain = old.drain();
-    eventually(|| drain.is_removed()).await;
-    assert_eq!(goes(&pool, Want::Fresh).await.0, "127.0.0.3");
-    eventually(|| alive_tasks() == before).await;
-}
-
-/// A record with one server, and the host of another.
-async fn recorded(a: &ServerAddress, b: &ServerAddress) -> (Dns, impl Fn(&mut Zone)) {
-    let service = "_ws._tcp.example.test.";
-    let (of_a, of_b) = (srv(0, 0, port(a), "a.test."), srv(0, 0, port(b), "b.test."));
-    let hosts = [("a.test.", address("127.0.0.1")), ("b.test.", address("127.0.0.1"))];
-    let dns = Dns::serve([hosts.as_slice(), &[(service, of_a)]].concat()).await;
-    (dns, move |zone| zone.records[2].1 = of_b.clone())
-}
-
-#[tokio::test]
-async fn b8_the_servers_of_a_record_stay_over_a_reload() {
-    let ((_a, a), (_b, b)) = (server().await, server().await);
-    let (dns, moves_on) = recorded(&a, &b).await;
-    let first = listed(|config| config.on_removed = OnRemoved::Drain);
-    let (config, old) = (first.config().clone(), tunnel(&first).await);
-    dns.change(|zone| zone.fails = true);
-    let before = alive_tasks();
-    let second = reload(&first, &changed(&config, |config| config.servers[0].backup = true));
-    drop(first);
-    let view = second.view();
-    assert_eq!((view.endpoints[0].open, view.endpoints[0].group), (1, 1));
-    assert_eq!(view.endpoints[0].name, name(&second).await, "nobody had to be asked");
-    dns.change(|zone| {
-        zone.fails = false;
-        moves_on(zone);
-    });
-    eventually(|| second.endpoint(0).name().starts_with("b.test")).await;
-    eventually(|| old.drain().is_removed() && alive_tasks() == before).await;
-    assert_eq!(second.open(), 1);
-    // And what left it may come back to a third configuration.
-    let third = reload(&second, &changed(&config, |config| config.servers[0].max_connections = Some(1)));
-    drop(second);
-    assert_eq!((third.open(), third.view().endpoints.len()), (1, 2));
-    dns.change(|zone| zone.records[2].1 = srv(0, 0, port(&a), "a.test."));
-    eventually(|| third.endpoint(0).name().starts_with("a.test")).await;
-    assert!(matches!(connect(&third, Want::Fresh).await, Err(ConnectFailure::NoEndpoint)));
-}
-
-#[tokio::test]
-async fn a_record_that_changes_while_a_successor_is_built_is_not_missed() {
-    let ((_a, a), (_b, b)) = (server().await, server().await);
-    let (dns, moves_on) = recorded(&a, &b).await;
-    let pool = listed(|config| config.on_removed = OnRemoved::Drain);
-    let old = tunnel(&pool).await;
-    let config = changed(pool.config(), |config| config.dns_refresh = None);
-    let next = pool.succeed(&config, &place()).unwrap();
-    dns.change(moves_on);
-    eventually(|| pool.endpoint(0).name().starts_with("b.test") && old.drain().is_removed()).await;
-    let young = tunnel(&pool).await;
-    pool.retire(Some(&next));
-    assert!(name(&next).await.starts_with("b.test"));
-    assert_eq!((next.open(), next.endpoint(0).open()), (2, 1));
-    assert!(!young.drain().is_draining());
-}
-
-#[tokio::test]
-async fn look_ups_and_checks_may_begin_before_the_last_pool_is_retired() {
-    for has_own_answer in [true, false] {
-        let ((_a, a), (_b, b)) = (server().await, server().await);
-        let (dns, moves_on) = recorded(&a, &b).await;
-        // The DNS server's.
-        eventually(|| alive_tasks() == 1).await;
-        let pool = listed(|config| config.health = Some(checked()));
-        pool.start_checks(&Handle::current());
-        let old = tunnel(&pool).await;
-        let next = pool.succeed(&changed(pool.config(), |_| {}), &place()).unwrap();
-        dns.change(&moves_on);
-        eventually(|| pool.endpoint(0).name().starts_with("b.test")).await;
-        next.follow_records().into_iter().for_each(|task| _ = tokio::spawn(task));
-        next.start_checks(&Handle::current());
-        if has_own_answer {
-            eventually(|| next.endpoint(0).name().starts_with("b.test")).await;
-        }
-        pool.retire(Some(&next));
-        assert!(name(&next).await.starts_with("b.test"));
-        assert_eq!((next.open(), next.endpoint(0).open()), (1, 0));
-        let checks = || next.view().endpoints[0].counts.checks_passed;
-        let before = checks();
-        eventually(|| checks() > before + 2).await;
-        // And a record, a name, the watch and a check.
-        eventually(|| alive_tasks() == 5).await;
-        drop(old);
-        assert_eq!(next.open(), 0);
-    }
 }
 
 #[tokio::test]

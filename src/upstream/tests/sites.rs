@@ -4,6 +4,7 @@ use hickory_resolver::proto::rr::RecordType;
 
 use super::{
     names::{Dns, address, eventually},
+    reload::checked,
     *,
 };
 use crate::{config::OnRemoved, lifecycle::Drain, upstream::TunnelLease};

@@ -1,6 +1,10 @@
 //! What an administrator and metrics see of pools.
 
-use super::{names::eventually, *};
+use super::{
+    names::eventually,
+    reload::{changed, checked, reload},
+    *,
+};
 use crate::config::{OnRemoved, Trust};
 
 /// In milliseconds, as a moment is never 0.

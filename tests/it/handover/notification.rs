@@ -101,7 +101,7 @@ async fn the_service_manager_hears_of_a_reload_whether_or_not_it_goes_well() {
     let program = Manager::runs(&site, "");
     assert_eq!(manager.next(), "READY=1\nSTATUS=Serving");
     for text in [site.toml(), "nothing = 1".to_owned()] {
-        std::fs::write(site.folder.path().join("proxy.toml"), text).unwrap();
+        site.rewrite(&text);
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec;
         program.hang_up();
         let told = manager.next();

@@ -156,11 +156,8 @@ impl Gate {
         std::fs::write(&path, toml).expect("a file");
         let loaded = Config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
         let (sink, records) = AccessSink::memory();
-        let admin = loaded
-            .config
-            .admin
-            .as_ref()
-            .map(|table| admin::bind(table, &Inherited::default()).expect("an admin address"));
+        let admin = loaded.config.admin.as_ref();
+        let admin = admin.map(|table| admin::bind(table, &Inherited::default()).expect("an admin address"));
         let server = Server::start(loaded, ConfigSource::File(path), sink).expect("a gate");
         let keeper = Keeper::open(admin, &server.handle()).expect("an admin listener");
         Self { keeper, handle: server.handle(), server: Some(server), records, pki, folder }

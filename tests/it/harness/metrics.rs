@@ -21,7 +21,7 @@ pub struct Sample {
 }
 
 impl Metrics {
-    /// Reads OpenMetrics text, whose lines must all be legal, and of which no series may stand there twice.
+    /// Reads `OpenMetrics` text, whose lines must all be legal, and of which no series may stand there twice.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         let mut metrics = Self::default();
