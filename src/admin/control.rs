@@ -60,7 +60,7 @@ pub trait Control: Send + Sync + 'static {
     /// Nothing has changed.
     fn reload(&self) -> Result<ReloadReport, ReloadError>;
 
-    /// What `/metrics` tells, as OpenMetrics text.
+    /// What `/metrics` tells, as `OpenMetrics` text.
     fn metrics(&self) -> String;
 }
 

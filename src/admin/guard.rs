@@ -65,10 +65,9 @@ impl Caller<'_> {
 
     /// Refuses what a browser sends for a page of another origin.
     fn judge_page(&self, host: &Authority) -> Result<(), Failure> {
-        if let Some(origin) = only(self.headers, &header::ORIGIN, "Origin")? {
-            if !origin.to_str().is_ok_and(|origin| is_same_origin(origin, host)) {
-                return Err(Failure::forbidden("requests of pages of another origin are refused"));
-            }
+        let origin = only(self.headers, &header::ORIGIN, "Origin")?;
+        if origin.is_some_and(|origin| !origin.to_str().is_ok_and(|origin| is_same_origin(origin, host))) {
+            return Err(Failure::forbidden("requests of pages of another origin are refused"));
         }
         match only(self.headers, &SEC_FETCH_SITE, "Sec-Fetch-Site")?.map(HeaderValue::as_bytes) {
             None | Some(b"same-origin" | b"none") => Ok(()),

@@ -52,7 +52,7 @@ impl Control for ServerHandle {
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
-        self.snapshot().listeners.iter().map(|listener| listener_status(listener)).collect()
+        self.snapshot().listeners.iter().map(listener_status).collect()
     }
 
     fn upstreams(&self) -> Vec<PoolView> {

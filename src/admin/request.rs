@@ -263,7 +263,7 @@ fn is_too_long(error: &(dyn Error + 'static)) -> bool {
         next = this.source();
         Some(this)
     })
-    .any(|error| error.is::<LengthLimitError>())
+    .any(<dyn Error>::is::<LengthLimitError>)
 }
 
 #[cfg(test)]

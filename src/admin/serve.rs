@@ -278,7 +278,7 @@ fn note_panic(ended: Result<(), JoinError>) {
     static PANICS: RateLimited = RateLimited::new(Level::ERROR, "an admin connection panicked");
     if ended.is_err_and(|error| error.is_panic()) {
         PANICS.warn(|skipped| {
-            tracing::error!(skipped, "an admin connection panicked, which is a defect of wsgate")
+            tracing::error!(skipped, "an admin connection panicked, which is a defect of wsgate");
         });
     }
 }
