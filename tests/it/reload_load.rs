@@ -69,8 +69,7 @@ impl File {
                  response_headers = {{ set = {{ X-Version = \"{version}\" }} }}\nwebsocket = {{ on_reload = \"{on_reload}\" }}\n"
             )
         };
-        let routes: String =
-            ["keep", "drain", "close"].map(|word| route(word, word, self.version)).concat();
+        let routes: String = ["keep", "drain", "close"].map(|word| route(word, word, self.version)).concat();
         let more = if self.has_more { "[[listener]]\naddress = \"127.0.0.3:0\"\n" } else { "" };
         format!(
             "[server]\nworkers = 2\nshutdown_grace = \"20s\"\ndrain_spread = \"0s\"\n\
@@ -373,7 +372,10 @@ fn check_records(gate: &Gate, sums: &mut [Sum], versions: usize) {
     let ends: Vec<_> = records.iter().filter(|record| record.kind == Kind::TunnelEnd).collect();
     let reloaded = ends.iter().filter(|record| record.ending == Some("reload")).count();
     assert_eq!(reloaded, 2 * LEAVING * versions);
-    assert!(ends.iter().all(|record| record.ending != Some("reload") || record.route.as_deref() != Some("steady")));
+    assert!(
+        ends.iter()
+            .all(|record| record.ending != Some("reload") || record.route.as_deref() != Some("steady"))
+    );
     let mut recorded: Vec<_> = ends
         .iter()
         .filter(|record| record.ending == Some("closed") && record.route.as_deref() == Some("steady"))
