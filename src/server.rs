@@ -126,13 +126,13 @@ impl Server {
             workers: workers.iter().map(Worker::handle).collect(),
             sockets: Arc::clone(&sockets),
         };
-        let (changes, changed) = mpsc::unbounded_channel();
+        let (changes, ordered) = mpsc::unbounded_channel();
         let runtimes = workers.iter().map(|worker| worker.runtime().clone()).collect();
         let entrance = accepting.handle().clone();
         let doors = handle::Doors { accepting: entrance, changes, workers: runtimes, sockets };
         let order = Arc::new(order);
         let handle = ServerHandle::new(gate, permits, Arc::clone(&order), background, doors, (source, text));
-        let acceptor = start_acceptor(accepting, acceptor, (bound, changed), order)?;
+        let acceptor = start_acceptor(accepting, acceptor, (bound, ordered), order)?;
         handle.watch_files().map_err(StartError::Worker)?;
         Ok(Self { handle, acceptor, workers })
     }

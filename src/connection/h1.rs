@@ -94,16 +94,15 @@ impl Http1 {
                     return None;
                 }
                 Arrival::Refused(refusal) => self.refuse_unparsed(refusal).await,
-                Arrival::Head(head) => match &turned_away {
-                    Some(refusal) => {
+                Arrival::Head(head) => {
+                    if let Some(refusal) = &turned_away {
                         let mut record = self.record(&head, &self.sender(&head));
                         self.refuse(refusal, &head, &mut record, BodyFraming::UntilClose).await
-                    }
-                    None => {
+                    } else {
                         let snapshot = self.adopt();
                         Request::new(&mut self, *head).answer(&snapshot).await
                     }
-                },
+                }
             };
             match next {
                 Next::Request => {}

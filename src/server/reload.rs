@@ -16,7 +16,9 @@ use super::{
     surroundings,
 };
 use crate::{
-    config::{Config, ListenAddress, Listener, LoadError, Loaded, Log, Problems, Route, Source, Upstream},
+    config::{
+        Config, ListenAddress, Listener, LoadError, Loaded, Log, Problem, Problems, Route, Source, Upstream,
+    },
     connection::{BoundAddress, SetUpError, Setting, Snapshot},
     ending::report,
     telemetry::{LogError, Reconfiguration},
@@ -297,14 +299,14 @@ fn is_same_with_users(one: &Route, other: &Route) -> bool {
 }
 
 impl ReloadReport {
-    fn new(before: &Config, now: &Config, generation: u64, warnings: &[crate::config::Problem]) -> Self {
+    fn new(before: &Config, now: &Config, generation: u64, warnings: &[Problem]) -> Self {
         let (listener, upstream) = (|it: &Listener| it.address.to_string(), |it: &Upstream| it.name.clone());
         Self {
             generation,
             listeners: Changes::new(&before.listeners, &now.listeners, listener, Listener::is_same),
             upstreams: Changes::new(&before.upstreams, &now.upstreams, upstream, Upstream::is_same),
             routes: Changes::new(&before.routes, &now.routes, |it| it.name.clone(), is_same_with_users),
-            warnings: warnings.iter().map(|warning| warning.brief().to_string()).collect(),
+            warnings: warnings.iter().map(Problem::brief).collect(),
         }
     }
 

@@ -1,5 +1,4 @@
-//! The standing load: tunnels with traffic, and connections and exchanges without end, over three hand-overs, and over fifty
-//! reloads.
+//! The standing load: tunnels with traffic, and connections and exchanges without end, over three hand-overs.
 
 use std::{
     collections::HashMap,
@@ -19,8 +18,7 @@ use tokio::{
 
 use super::{Site, ended, terminate};
 use crate::harness::{
-    AGREED, Backend, Gate, Head, OFFER, Peer, Serving, Setup, frames, get, ok,
-    pki::{Leaf, Pki},
+    AGREED, Backend, Head, OFFER, Peer, Serving, frames, get, ok,
     program::{Program, need_descriptors},
     soon,
 };
@@ -233,73 +231,6 @@ async fn b9_five_hundred_tunnels_and_a_stream_of_connections_over_three_hand_ove
         client.unwrap();
     }
     terminate(program).await;
-    balance(&load);
-}
-
-/// The certificate of a round: another one from the third of each five on.
-fn which(round: usize) -> usize {
-    (round + 3) / 5 % 2
-}
-
-/// What the file says in this round: the same as before, a changed route, a changed certificate, a broken file, a listener that
-/// comes and goes.
-fn says(round: usize, backend: &str, certificates: &[Leaf; 2], on_reload: &str) -> String {
-    let setup = Setup::to(backend).server("max_connections = 4000");
-    let route =
-        format!("websocket = {{ on_reload = \"{on_reload}\", idle_timeout = \"{}m\" }}", 60 + round / 5);
-    let leaf = &certificates[which(round)];
-    let tls = format!(
-        "[[listener]]\naddress = \"127.0.0.2:0\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n",
-        leaf.cert.display(),
-        leaf.key.display()
-    );
-    let comes = if round % 5 == 3 { "[[listener]]\naddress = \"127.0.0.3:0\"\n" } else { "" };
-    let text = setup.route(&route).more(&[tls.as_str(), comes].concat()).toml();
-    if round % 5 == 4 { text + "[upstream.broken]\nservers = []\n" } else { text }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn b9_five_hundred_tunnels_and_a_stream_of_connections_over_fifty_reloads() {
-    need_descriptors(8192);
-    let load = Arc::<Load>::default();
-    let backend = Backend::listen().await;
-    let address = backend.address();
-    let _serving = serve(backend, &load);
-    let pki = Pki::new();
-    let certificates = [pki.leaf("localhost"), pki.leaf("localhost")];
-    let says = |round, on_reload| says(round, &address, &certificates, on_reload);
-    let gate = Arc::new(Gate::start(&says(0, "keep"), None));
-    let mut clients = JoinSet::new();
-    for id in 0..TUNNELS {
-        clients.spawn(keep_tunnel(id, gate.address(), Arc::clone(&load)));
-    }
-    for _ in 0..ASKING {
-        clients.spawn(ask_anew(gate.address(), Arc::clone(&load)));
-        clients.spawn(ask_again(gate.address(), Arc::clone(&load)));
-    }
-    reaches("tunnels to open", &load.tunnels, TUNNELS).await;
-    for round in 1..=50 {
-        let asked = load.connections.load(Ordering::Relaxed);
-        let (reloading, text) = (Arc::clone(&gate), says(round, "keep"));
-        let reloaded = tokio::task::spawn_blocking(move || reloading.try_reload(&text));
-        assert_eq!(soon("a reload", reloaded).await.unwrap().is_ok(), round % 5 != 4, "{round}");
-        reaches("connections", &load.connections, asked + 5).await;
-        let secure = pki.client(gate.address_of(1), "localhost", &pki.client_config()).await;
-        // A broken file leaves the certificate of the round before.
-        let in_force = if round % 5 == 4 { round - 1 } else { round };
-        assert_eq!(secure.tls().peer_certificates().unwrap()[0], certificates[which(in_force)].der);
-    }
-    assert_eq!(load.tunnels.load(Ordering::Relaxed), TUNNELS, "no tunnel has ended");
-    assert_eq!(load.asked_again.load(Ordering::Relaxed), 0, "no kept connection has ended");
-    // And what is asked for is done: each tunnel is told, and opens anew.
-    let (reloading, text) = (Arc::clone(&gate), says(51, "drain"));
-    tokio::task::spawn_blocking(move || reloading.reload(&text)).await.unwrap();
-    reaches("tunnels to open again", &load.tunnels, 2 * TUNNELS).await;
-    load.is_over.store(true, Ordering::Relaxed);
-    while let Some(client) = soon("clients to end", clients.join_next()).await {
-        client.unwrap();
-    }
-    gate.at_rest().await;
     balance(&load);
 }
 
