@@ -9,9 +9,9 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use rand::RngExt;
 use tokio::task::JoinSet;
 use wsgate::{
     config::ListenAddress,
@@ -103,7 +103,7 @@ impl Sum {
 
 /// A message, and what the backend makes of it.
 fn message(number: u64) -> (Vec<u8>, Vec<u8>) {
-    let length = match rand::rng().random_range(0..100) {
+    let length = match rand::random_range(0..100) {
         0..3 => 20_000,
         3..20 => 1_000,
         _ => 40,
@@ -148,8 +148,9 @@ impl Load {
             peer.send(&sent).await;
             peer.expect(answer).await;
             sum.add(&sent, true);
-            // So that all take their turns.
-            tokio::task::yield_now().await;
+            // At a pace that leaves the others room on any machine.
+            let pause = rand::random_range(0..200);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         let close = frames::client_close(1000, "done");
         peer.send(&close).await;
@@ -330,7 +331,11 @@ impl Operator {
             self.change_certificate().await;
             self.break_file().await;
             self.add_and_remove_listener().await;
-            println!("{} reloads", 6 * (turn + 1));
+            for tunnel in &mut self.of_removed {
+                let (sent, answer) = message(turn as u64);
+                tunnel.send(sent).await;
+                tunnel.expect(answer).await;
+            }
         }
         for _ in 0..RELOADS % 6 {
             self.change_routes().await;
