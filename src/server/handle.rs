@@ -299,7 +299,7 @@ impl ServerHandle {
         self.snapshot().pool(upstream).is_some_and(|pool| pool.put_back(endpoint))
     }
 
-    /// What is counted and what is there now, as OpenMetrics text.
+    /// What is counted and what is there now, as `OpenMetrics` text.
     pub fn metrics(&self) -> String {
         let Shared { gate, permits, order, .. } = &*self.shared;
         metrics::encode(gate, permits, order)
