@@ -54,13 +54,13 @@ fn overview(all: &Value) -> String {
     let status = &all["status"];
     let mut text =
         format!("wsgate {}, {}\n", word(&status["version"]), word(&status["readiness"]).replace('_', " "));
-    write_rows(&mut text, process(status));
+    write_rows(&mut text, &process(status));
     text.push_str("\nListeners\n");
-    write_rows(&mut text, elements(&all["listeners"]).map(listener).collect());
+    write_rows(&mut text, &elements(&all["listeners"]).map(listener).collect::<Vec<_>>());
     let upstreams: Vec<_> = elements(&all["upstreams"]).flat_map(upstream).collect();
     if !upstreams.is_empty() {
         text.push_str("\nUpstreams\n");
-        write_rows(&mut text, upstreams);
+        write_rows(&mut text, &upstreams);
     }
     text
 }
@@ -68,12 +68,12 @@ fn overview(all: &Value) -> String {
 type Row = Vec<String>;
 
 /// Writes rows in columns as wide as their widest cell.
-fn write_rows(text: &mut String, rows: Vec<Row>) {
+fn write_rows(text: &mut String, rows: &[Row]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    for row in &rows {
+    for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             line.extend(["  ", cell]);

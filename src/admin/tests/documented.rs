@@ -63,14 +63,11 @@ fn fields(section: &Section, objects: &BTreeMap<&'static str, Section>) -> BTree
         let (name, kind) = (unquoted(row[0]), row[1]);
         let place = if kind.starts_with("list of") { format!("{name}[]") } else { name.to_owned() };
         let of = unquoted(kind.trim_start_matches("list of "));
-        match objects.get(of).filter(|_| kind.contains('`')) {
-            Some(object) => {
-                found.extend(fields(object, objects).into_iter().map(|field| format!("{place}.{field}")))
-            }
-            None => {
-                assert!(!kind.contains('`'), "{name}: `{of}` is not described");
-                found.insert(place);
-            }
+        if kind.contains('`') {
+            let object = objects.get(of).unwrap_or_else(|| panic!("{name}: `{of}` is not described"));
+            found.extend(fields(object, objects).into_iter().map(|field| format!("{place}.{field}")));
+        } else {
+            found.insert(place);
         }
     }
     found
@@ -89,7 +86,9 @@ fn leaves(json: &Value, place: &str, found: &mut BTreeSet<String>) {
         }
         Value::Array(elements) => {
             assert!(!elements.is_empty(), "{place} has no element to look at");
-            elements.iter().for_each(|element| leaves(element, &format!("{place}[]"), found));
+            for element in elements {
+                leaves(element, &format!("{place}[]"), found);
+            }
         }
         _ => drop(found.insert(place.to_owned())),
     }
