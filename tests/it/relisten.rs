@@ -157,7 +157,7 @@ async fn b9_a_unix_listener_that_stays_keeps_its_socket_and_one_that_goes_remove
     again(&mut idle).await;
     assert_eq!(
         gate.reload(&setup("underscore_headers = \"pass\"").toml()).listeners.changed,
-        [address.clone()]
+        std::slice::from_ref(&address)
     );
     assert_eq!(inode(), before);
     again(&mut idle).await;
