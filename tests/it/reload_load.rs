@@ -40,7 +40,7 @@ async fn backend() -> Serving {
                 continue;
             }
             peer.send(AGREED).await;
-            while let Some(frame) = frames::next(&mut peer).await {
+            while let Some(frame) = frames::whenever(&mut peer).await {
                 let opcode = frame.first & 0x0f;
                 peer.send(frames::server(opcode, &frame.payload)).await;
                 if opcode == frames::CLOSE {

@@ -92,7 +92,12 @@ pub async fn read(peer: &mut super::Peer) -> Read {
 
 /// Reads one frame, unmasked, or the end of the stream. If this is dropped before its end, nothing is lost.
 pub async fn next(peer: &mut super::Peer) -> Option<Read> {
-    let bytes = super::soon("a frame", peer.read_until(length)).await.expect("a frame, not a reset");
+    super::soon("a frame", whenever(peer)).await
+}
+
+/// [`next`] for who may have to wait for as long as a test takes.
+pub async fn whenever(peer: &mut super::Peer) -> Option<Read> {
+    let bytes = peer.read_until(length).await.expect("a frame, not a reset");
     if bytes.is_none() {
         assert!(peer.tail().is_empty(), "the stream ended within a frame");
     }
