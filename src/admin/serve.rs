@@ -308,3 +308,41 @@ async fn answer(
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// How long a client is kept that sends `bytes`, one a second, and then nothing.
+    async fn kept(bytes: &[u8]) -> Duration {
+        let (mut client, stream) = tokio::io::duplex(4096);
+        let router = Router::new().route("/", axum::routing::get(async || "here"));
+        let (_stop, stopped) = watch::channel(());
+        let (began, turn) = (Instant::now(), Arc::default());
+        let answered = tokio::spawn(async move {
+            answer(stream, Via::Unix, router, turn, stopped).await;
+            began.elapsed()
+        });
+        for byte in bytes {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Who was cut can't send.
+            let _ = client.write_all(&[*byte]).await;
+        }
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        answered.await.expect("no panic")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s1_a_head_has_ten_seconds_and_a_trickle_does_not_move_them() {
+        let limit = HEAD_TIMEOUT..HEAD_TIMEOUT + Duration::from_secs(2);
+        for bytes in [&b""[..], b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\n"] {
+            let kept = kept(bytes).await;
+            assert!(limit.contains(&kept), "{kept:?} for {} bytes", bytes.len());
+        }
+    }
+}

@@ -139,6 +139,7 @@ async fn an_administrator_closes_tunnels() {
     client.send(frames::client_close(4001, "")).await;
     assert_eq!(frames::read(&mut server).await.close_code(), 1001);
     server.send(frames::server_close(1001, "")).await;
+    drop((client, server));
     assert_eq!(gate.tunnel_end().await.ending, Some("admin"));
 
     assert_eq!(told(&gate, "POST /api/tunnels/close", "{\"route\":\"other\"}").await, json!({ "closed": 0 }));
@@ -147,6 +148,7 @@ async fn an_administrator_closes_tunnels() {
     second.send(frames::client_close(1012, "")).await;
     assert_eq!(frames::read(&mut its_server).await.close_code(), 1001);
     its_server.send(frames::server_close(1001, "")).await;
+    drop((second, its_server));
     gate.at_rest().await;
     assert_eq!(ask(admin_of(&gate), &line, "").await.status(), 404);
 }
@@ -231,6 +233,7 @@ async fn probes_and_status_answer_through_the_drain() {
     client.send(frames::client_close(1012, "")).await;
     frames::read(&mut server).await;
     server.send(frames::server_close(1001, "")).await;
+    drop((client, server));
     gate.at_rest().await;
     assert_eq!(told(&gate, "GET /api/status", "").await["drain"], json!({ "began_with": 1, "open": 0 }));
 }
