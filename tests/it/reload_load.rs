@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -56,7 +56,7 @@ async fn backend() -> Serving {
 struct File {
     server: String,
     certificate: String,
-    /// Rises with each change of the routes whose tunnels go by on_reload.
+    /// Rises with each change of the routes whose tunnels go by `on_reload`.
     version: usize,
     has_more: bool,
 }
@@ -200,7 +200,7 @@ async fn reload(handle: &ServerHandle, file: &Path, text: String) -> Result<Relo
     tokio::task::spawn_blocking(move || handle.reload()).await.expect("no panic")
 }
 
-/// Tunnels of the routes that change, which end as on_reload says.
+/// Tunnels of the routes that change, which end as `on_reload` says.
 struct Leaving {
     tunnels: Vec<(&'static str, Peer)>,
     /// By route: how many got a Close of wsgate's.
@@ -270,13 +270,81 @@ fn replace(certificate: &Leaf, by: &Leaf) {
     fs::copy(&by.key, &certificate.key).expect("a key");
 }
 
+/// What changes the file, one reload after the other.
+struct Operator {
+    load: Arc<Load>,
+    leaf: Leaf,
+    path: PathBuf,
+    file: File,
+    leaving: Leaving,
+    /// Tunnels of listeners that are no more.
+    of_removed: Vec<Peer>,
+}
+
+impl Operator {
+    async fn reload(&self) -> ReloadReport {
+        reload(self.load.gate.handle(), &self.path, self.file.text()).await.expect("a reload")
+    }
+
+    /// Nothing changes.
+    async fn touch(&mut self) {
+        let report = self.reload().await;
+        assert!(report.is_unchanged(), "{report:?}");
+        self.leaving.expect_left_alone().await;
+    }
+
+    async fn change_routes(&mut self) {
+        self.file.version += 1;
+        let report = self.reload().await;
+        assert_eq!(report.routes.changed.len(), 3, "{report:?}");
+        self.leaving.expect_told(&self.load).await;
+    }
+
+    async fn change_certificate(&mut self) {
+        let fresh = self.load.pki.leaf("localhost");
+        replace(&self.leaf, &fresh);
+        self.reload().await;
+        let client = self.load.connect(true).await;
+        let shown = client.tls().peer_certificates().expect("a certificate")[0].clone();
+        assert_eq!(shown, fresh.der, "the new certificate is shown");
+        self.leaving.expect_left_alone().await;
+    }
+
+    async fn break_file(&mut self) {
+        let broken = format!("{}\n[[route]]\nupstrem = \"main\"\n", self.file.text());
+        let error = reload(self.load.gate.handle(), &self.path, broken).await.expect_err("a broken file");
+        assert!(error.to_string().contains("did you mean `upstream`?"), "{error}");
+        self.leaving.expect_left_alone().await;
+    }
+
+    /// Two reloads.
+    async fn add_and_remove_listener(&mut self) {
+        self.of_removed.push(add_and_remove(&self.load, &mut self.file, &self.path).await);
+    }
+
+    /// All kinds, until there have been [`RELOADS`].
+    async fn work(&mut self) {
+        for turn in 0..RELOADS / 6 {
+            self.touch().await;
+            self.change_routes().await;
+            self.change_certificate().await;
+            self.break_file().await;
+            self.add_and_remove_listener().await;
+            println!("{} reloads", 6 * (turn + 1));
+        }
+        for _ in 0..RELOADS % 6 {
+            self.change_routes().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b9_500_tunnels_and_a_stream_of_connections_do_not_notice_50_reloads() {
     need_descriptors(4 * STEADY as u64);
     let pki = Pki::new();
     let leaf = pki.leaf("localhost");
     let server = backend().await;
-    let mut file = File {
+    let file = File {
         server: server.address(),
         certificate: format!("cert = \"{}\", key = \"{}\"", leaf.cert.display(), leaf.key.display()),
         version: 0,
@@ -284,80 +352,41 @@ async fn b9_500_tunnels_and_a_stream_of_connections_do_not_notice_50_reloads() {
     };
     let load = Arc::new(Load {
         gate: Gate::start(&file.text(), None),
-        pki: Arc::clone(&pki),
+        pki,
         is_over: AtomicBool::new(false),
         exchanges: AtomicU64::new(0),
         connections: AtomicU64::new(0),
     });
-    let (handle, path) = (load.gate.handle().clone(), load.gate.file());
-
-    let mut steady = JoinSet::new();
+    let (mut steady, mut others) = (JoinSet::new(), JoinSet::new());
     for number in 0..STEADY {
         let load = Arc::clone(&load);
         steady.spawn(async move { load.steady(number % 2 == 0).await });
     }
-    let mut others = JoinSet::new();
-    for number in 0..8 {
-        let load = Arc::clone(&load);
-        others.spawn(async move {
-            match number {
-                0..4 => load.newcomers(number % 2 == 0).await,
-                _ => load.regular(number % 2 == 0).await,
-            }
-        });
+    for number in 0..4 {
+        let (coming, staying) = (Arc::clone(&load), Arc::clone(&load));
+        others.spawn(async move { coming.newcomers(number % 2 == 0).await });
+        others.spawn(async move { staying.regular(number % 2 == 0).await });
     }
-    let mut leaving = Leaving::open(&load).await;
-    let mut of_removed = Vec::new();
-    let mut done = 0;
-    while done < RELOADS {
-        match done % 6 {
-            0 => {
-                let report = reload(&handle, &path, file.text()).await.expect("a reload");
-                assert!(report.is_unchanged(), "{report:?}");
-                leaving.expect_left_alone().await;
-            }
-            1 => {
-                file.version += 1;
-                let report = reload(&handle, &path, file.text()).await.expect("a reload");
-                assert_eq!(report.routes.changed.len(), 3, "{report:?}");
-                leaving.expect_told(&load).await;
-            }
-            2 => {
-                let fresh = pki.leaf("localhost");
-                replace(&leaf, &fresh);
-                reload(&handle, &path, file.text()).await.expect("a reload");
-                let client = load.connect(true).await;
-                let shown = client.tls().peer_certificates().expect("a certificate")[0].clone();
-                assert_eq!(shown, fresh.der, "the new certificate is shown");
-                leaving.expect_left_alone().await;
-            }
-            3 => {
-                let broken = format!("{}\n[[route]]\nupstrem = \"main\"\n", file.text());
-                let error = reload(&handle, &path, broken).await.expect_err("a broken file");
-                assert!(error.to_string().contains("did you mean `upstream`?"), "{error}");
-                leaving.expect_left_alone().await;
-            }
-            _ => {
-                of_removed.push(add_and_remove(&load, &mut file, &path).await);
-                done += 1;
-            }
-        }
-        done += 1;
-    }
+    let (path, leaving) = (load.gate.file(), Leaving::open(&load).await);
+    let mut operator =
+        Operator { load: Arc::clone(&load), leaf, path, file, leaving, of_removed: Vec::new() };
+    operator.work().await;
+
     // Each kind of client has done something meanwhile.
     assert!(load.exchanges.load(Ordering::Relaxed) > 100 && load.connections.load(Ordering::Relaxed) > 50);
     load.is_over.store(true, Ordering::Relaxed);
     let mut sums = soon("the steady tunnels to end", steady.join_all()).await;
     soon("the others to end", others.join_all()).await;
-    for tunnel in &mut of_removed {
+    for tunnel in &mut operator.of_removed {
         tunnel.send(frames::client(frames::TEXT, "still here")).await;
         tunnel.expect(frames::server(frames::TEXT, "still here")).await;
     }
-    assert_eq!(leaving.ended.values().sum::<usize>(), 2 * LEAVING * file.version, "{:?}", leaving.ended);
-    drop((leaving, of_removed));
+    let versions = operator.file.version;
+    assert_eq!(operator.leaving.ended.values().sum::<usize>(), 2 * LEAVING * versions);
+    drop(operator);
     load.gate.at_rest().await;
     let load = Arc::into_inner(load).expect("nobody else has it");
-    check_records(&load.gate, &mut sums, file.version);
+    check_records(&load.gate, &mut sums, versions);
     println!(
         "{} exchanges on lasting connections, {} new connections, {} messages",
         load.exchanges.into_inner(),
