@@ -97,6 +97,19 @@ pub(super) struct Reader<'r> {
     files: RefCell<BTreeSet<PathBuf>>,
     /// Where secrets stand.
     secrets: RefCell<Vec<Range<usize>>>,
+    /// Pairs that are in use and go on if their files can't be used any more.
+    in_use: HashMap<(PathBuf, PathBuf), Identity>,
+    /// What is wrong with those that do.
+    kept: RefCell<Vec<Finding>>,
+}
+
+/// What came of a reading.
+pub(super) struct Conclusion {
+    pub(super) findings: Vec<Finding>,
+    /// What is wrong with certificates that stay as they were for that.
+    pub(super) kept: Vec<Finding>,
+    /// The file's text without its secrets.
+    pub(super) text: String,
 }
 
 impl<'r> Reader<'r> {
@@ -113,7 +126,27 @@ impl<'r> Reader<'r> {
             identities: RefCell::default(),
             files: RefCell::default(),
             secrets: RefCell::default(),
+            in_use: HashMap::new(),
+            kept: RefCell::default(),
         }
+    }
+
+    /// Has these certificates stay as they are where their files can't be used.
+    pub(super) fn keep<'i>(&mut self, identities: impl Iterator<Item = &'i Identity>) {
+        let pair = |identity: &Identity| (identity.cert.clone(), identity.key.clone());
+        self.in_use = identities.map(|identity| (pair(identity), identity.clone())).collect();
+    }
+
+    /// So many problems are known.
+    pub(super) fn known_problems(&self) -> usize {
+        self.findings.borrow().len()
+    }
+
+    /// The pair as it is in use, if it may stay; then what was found since so many problems were known is none of the file's.
+    pub(super) fn kept(&self, pair: &(PathBuf, PathBuf), since: usize) -> Option<Identity> {
+        let identity = self.in_use.get(pair)?;
+        self.kept.borrow_mut().extend(self.findings.borrow_mut().drain(since..));
+        Some(identity.clone())
     }
 
     /// Notes a problem; the reading goes on.
@@ -150,15 +183,15 @@ impl<'r> Reader<'r> {
         self.secrets.borrow().contains(span)
     }
 
-    /// Everything that was found, and the file's text without its secrets.
-    pub(super) fn conclude(self) -> (Vec<Finding>, String) {
+    /// Ends the reading.
+    pub(super) fn conclude(self) -> Conclusion {
         let mut shown = self.source.text.clone();
         for secret in self.secrets.into_inner() {
             if let Some(text) = self.source.text.get(secret.clone()) {
                 shown.replace_range(secret, &mask::starred(text));
             }
         }
-        (self.findings.into_inner(), shown)
+        Conclusion { findings: self.findings.into_inner(), kept: self.kept.into_inner(), text: shown }
     }
 
     /// Where a path of the file leads: relative ones start at the file's folder.

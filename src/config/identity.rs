@@ -59,15 +59,26 @@ pub(super) fn load(cert: Value<'_>, key: Value<'_>, role: Role) -> Option<Identi
     if let Some(identity) = reader.identities.borrow().get(&pair) {
         return Some(identity.clone());
     }
+    let known = reader.known_problems();
+    let identity = match read_pair(cert, key, &pair, role) {
+        Some(identity) => {
+            judge(cert, key, &identity, role);
+            identity
+        }
+        None => reader.kept(&pair, known)?,
+    };
+    reader.identities.borrow_mut().insert(pair, identity.clone());
+    Some(identity)
+}
+
+fn read_pair(cert: Value<'_>, key: Value<'_>, pair: &(PathBuf, PathBuf), role: Role) -> Option<Identity> {
+    let reader = cert.reader;
     // Both files are read before either is given up, so that both can be told to be missing.
     let chain = reader.recorded(read_chain(cert, &pair.0));
     let private_key = reader.recorded(read_key(key, &pair.1));
     let (chain, private_key) = (chain?, private_key?);
     let certified = reader.recorded(certify(cert, key, chain, private_key))?;
-    let identity = reader.recorded(describe(cert, pair.clone(), certified, role))?;
-    judge(cert, key, &identity, role);
-    reader.identities.borrow_mut().insert(pair, identity.clone());
-    Some(identity)
+    reader.recorded(describe(cert, pair.clone(), certified, role))
 }
 
 /// The certificates that a value's PEM file says to trust, of which there is at least one; `""` is none.

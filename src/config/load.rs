@@ -8,8 +8,8 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
-    Admin, Config, check,
-    file::Reader,
+    Admin, CertificateSource, Config, Identity, check,
+    file::{Conclusion, Reader},
     report::{Problem, Problems, conclude},
 };
 
@@ -94,7 +94,7 @@ impl Config {
         let admin = check::admin_alone(&reader, table.get_ref());
         // It may be missing for the reason that the text breaks off before it.
         let syntax = if admin.is_none() { syntax } else { Vec::new() };
-        let (findings, text) = reader.conclude();
+        let Conclusion { findings, text, .. } = reader.conclude();
         conclude(&Source { text, ..source.clone() }, syntax, findings)?;
         Ok(admin)
     }
@@ -113,13 +113,37 @@ impl Config {
         Self::reload_at(source, env, OffsetDateTime::now_utc(), running)
     }
 
+    /// Reads the configuration that is running once more, as files that it names have changed. A certificate whose files can't
+    /// be used stays as it is, so that it keeps no other one from being renewed: what is wrong with such is returned beside the
+    /// configuration.
+    pub fn refresh(
+        source: &Source,
+        env: &dyn Fn(&str) -> Option<String>,
+        running: &Self,
+    ) -> Result<(Loaded, Option<Problems>), Problems> {
+        let mut reader = Reader::new(source, env, OffsetDateTime::now_utc());
+        reader.keep(running.identities());
+        Self::read(reader, source, Some(running))
+    }
+
+    /// All certificates that were loaded.
+    fn identities(&self) -> impl Iterator<Item = &Identity> {
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let shown = listeners.flat_map(|tls| match &tls.source {
+            CertificateSource::Files(identities) => identities.as_slice(),
+            CertificateSource::SelfSigned { .. } => &[],
+        });
+        let upstreams = self.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+        shown.chain(upstreams.filter_map(|tls| tls.identity.as_ref()))
+    }
+
     /// The same at a given time, by which certificates are judged.
     pub(super) fn parse_at(
         source: &Source,
         env: &dyn Fn(&str) -> Option<String>,
         now: OffsetDateTime,
     ) -> Result<Loaded, Problems> {
-        Self::read(source, env, now, None)
+        Ok(Self::read(Reader::new(source, env, now), source, None)?.0)
     }
 
     /// The same to replace the configuration that is running.
@@ -129,23 +153,23 @@ impl Config {
         now: OffsetDateTime,
         running: &Self,
     ) -> Result<Loaded, Problems> {
-        Self::read(source, env, now, Some(running))
+        Ok(Self::read(Reader::new(source, env, now), source, Some(running))?.0)
     }
 
+    /// What is read, and what is wrong with certificates that stay as they were.
     fn read(
+        reader: Reader<'_>,
         source: &Source,
-        env: &dyn Fn(&str) -> Option<String>,
-        now: OffsetDateTime,
         running: Option<&Self>,
-    ) -> Result<Loaded, Problems> {
+    ) -> Result<(Loaded, Option<Problems>), Problems> {
         let (table, syntax) = super::file::syntax(&source.text);
-        let reader = Reader::new(source, env, now);
         let config = check::config(&reader, table.get_ref(), running);
-        let (findings, text) = reader.conclude();
+        let Conclusion { findings, kept, text } = reader.conclude();
         let shown = Source { text, ..source.clone() };
+        let broken = conclude(&shown, Vec::new(), kept).err();
         let warnings = conclude(&shown, syntax, findings)?;
         // `check` gives nothing only where it has recorded an error, and then `conclude` has returned it.
         let config = config.ok_or_else(|| Problems::unexplained(source))?;
-        Ok(Loaded { config, warnings, source: source.clone() })
+        Ok((Loaded { config, warnings, source: source.clone() }, broken))
     }
 }

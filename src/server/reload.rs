@@ -148,10 +148,18 @@ impl ServerHandle {
     /// Nothing has changed.
     pub fn refresh_files(&self) -> Result<Option<ReloadReport>, ReloadError> {
         let mut in_force = self.in_force();
-        let read = Config::reload(&in_force.text, &environment, &self.config());
+        let read = Config::refresh(&in_force.text, &environment, &self.config());
         let refreshed = match read.map_err(|problems| ReloadError::Config(problems.into())) {
-            Ok(loaded) if is_all_the_same(&loaded.config, &self.config()) => return Ok(None),
-            Ok(loaded) => self.put_in_force(loaded, &mut in_force),
+            Ok((loaded, broken)) if is_all_the_same(&loaded.config, &self.config()) => match broken {
+                Some(problems) => Err(ReloadError::Config(problems.into())),
+                None => return Ok(None),
+            },
+            Ok((loaded, broken)) => {
+                if let Some(problems) = broken {
+                    tracing::error!("certificates that cannot be used stay as they were\n{problems}");
+                }
+                self.put_in_force(loaded, &mut in_force)
+            }
             Err(error) => Err(error),
         };
         match &refreshed {

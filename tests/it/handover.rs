@@ -92,7 +92,7 @@ impl Site {
     }
 
     fn sockets(&self) -> usize {
-        1 + self.listeners.matches("[[listener]]").count()
+        1 + self.listeners.matches("[[listener]]").count() + self.listeners.matches("[admin]").count()
     }
 
     /// The gate answers on a new connection.
@@ -268,6 +268,28 @@ async fn b9_a_new_process_that_dies_before_it_is_ready_changes_nothing() {
     let new = site.swap(&old).await;
     ended(old).await;
     terminate(new).await;
+}
+
+#[tokio::test]
+async fn b9_the_admin_listener_is_handed_over_too() {
+    let backend = HttpBackend::start().await;
+    let mut site = Site::before(backend.address());
+    site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
+    let socket = site.folder.path().join("admin.sock");
+    let pid = async || {
+        let mut client = Peer::dial_unix(&socket).await;
+        client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let status: Value = serde_json::from_str(&client.read_response().await.text()).unwrap();
+        status["pid"].as_u64().unwrap()
+    };
+    let old = site.run().await;
+    assert_eq!(pid().await, u64::from(old.id()));
+    let new = site.swap(&old).await;
+    assert_eq!(pid().await, u64::from(new.id()));
+    ended(old).await;
+    assert_eq!(pid().await, u64::from(new.id()), "its file is the successor's");
+    terminate(new).await;
+    assert!(!socket.exists());
 }
 
 #[tokio::test]

@@ -152,6 +152,27 @@ async fn a_broken_pair_keeps_the_old_one_and_the_next_change_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_broken_pair_keeps_no_other_one_from_being_renewed() {
+    let (backend, pki) = (HttpBackend::start().await, Pki::new());
+    let [broken, sound] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, two, three] = [pki.leaf("localhost"), pki.leaf("localhost"), pki.leaf("localhost")];
+    put(&one, broken.path());
+    put(&two, sound.path());
+    let other = format!("[[listener]]\naddress = \"127.0.0.2:0\"\ntls = {{ {} }}", keys(sound.path(), ""));
+    let gate = Setup::to(backend.address()).tls_keys(keys(broken.path(), ""), &pki).more(&other).start();
+    fs::write(broken.path().join("tls.key"), "no key").unwrap();
+    put(&three, sound.path());
+    let report = gate.handle().refresh_files().unwrap().unwrap();
+    assert_eq!(report.listeners.changed.len(), 1, "{report:?}");
+    assert_eq!(shown(&gate, &pki).await, one.der);
+    let peer = pki.client(gate.address_of(1), "localhost", &pki.client_config()).await;
+    assert_eq!(peer.tls().peer_certificates().unwrap()[0], three.der);
+    // A reload is asked for by somebody, who is told.
+    let told = gate.handle().reload().unwrap_err().to_string();
+    assert!(told.contains("tls.key"), "{told}");
+}
+
+#[tokio::test]
 async fn what_the_file_says_meanwhile_waits_for_a_reload() {
     let (backend, pki) = (HttpBackend::start().await, Pki::new());
     let folder = tempfile::tempdir().unwrap();
