@@ -175,7 +175,8 @@ pub(super) struct Status {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Print one word and say by the exit code whether it is ready, as health checks of containers want it
+    /// Print one word and say by the exit code whether it is ready, as health checks of containers want it; without
+    /// [admin], whether its first listener accepts
     #[arg(long, conflicts_with = "json")]
     pub(super) health: bool,
 }

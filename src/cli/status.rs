@@ -1,13 +1,19 @@
 //! `wsgate status`.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
 
 use hyper::Method;
 use serde_json::{Value, json};
+use wsgate::config::{Config, ListenAddress};
 
 use super::{
     Failure,
-    arguments::Status,
+    arguments::{Admin, Status},
     client::{Answer, Client},
     say,
 };
@@ -33,8 +39,34 @@ pub(super) fn run(arguments: &Status) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Without an admin listener there is nobody to ask: that a listener accepts is what can be known of its health.
+fn accepts(file: &Path) -> Result<(), Failure> {
+    let loaded = Config::load(file).map_err(Failure::runtime)?;
+    // A configuration has one at least.
+    let Some(listener) = loaded.config.listeners.first() else { return Ok(()) };
+    let connected = match &listener.address {
+        ListenAddress::Inet(address) => {
+            let mut address = *address;
+            match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                _ => {}
+            }
+            TcpStream::connect_timeout(&address, PATIENCE).map(drop)
+        }
+        ListenAddress::Unix(path) => UnixStream::connect(path).map(drop),
+    };
+    connected.map_err(|error| Failure::runtime(format!("not ready: {}: {error}", listener.address)))?;
+    say("accepts connections; no [admin] to ask\n");
+    Ok(())
+}
+
 /// A word, and whether it is "ready".
 fn health(arguments: &Status) -> Result<(), Failure> {
+    let Admin { config, admin } = &arguments.admin;
+    if admin.is_none() && matches!(Config::load_admin(config), Ok(None)) {
+        return accepts(config);
+    }
     // A health check knows of 0 and 1 alone.
     let client = Client::find(&arguments.admin).map_err(|failure| match failure {
         Failure::Usage(error) | Failure::Runtime(error) => Failure::Runtime(error),

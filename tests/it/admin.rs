@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
@@ -343,6 +343,14 @@ async fn status_tells_how_it_is() {
     running.write(&running.toml.replace(UNIX, ""));
     let (code, _, err) = running.wsgate("status").await;
     assert!(code == Some(2) && err.contains("has no [admin]"), "{err}");
+    // A health check has to know all the same.
+    let plain = running.toml.replace(UNIX, "");
+    running.write(&plain.replace("127.0.0.1:0", &address));
+    assert_eq!(running.wsgate("status --health").await.0, Some(0));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    running.write(&plain.replace("127.0.0.1:0", &nobody.to_string()));
+    let (code, _, err) = running.wsgate("status --health").await;
+    assert!(code == Some(1) && err.contains("not ready"), "{err}");
 
     running.write(&running.toml);
     running.program.terminate();
