@@ -2,22 +2,23 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
-# The allocator is built from C, by make.
+# The allocator is built from C, by make. The roots are what servers' certificates are checked by.
 RUN apt-get -qq update \
- && apt-get -qq install -y --no-install-recommends make \
+ && apt-get -qq install -y --no-install-recommends ca-certificates make \
  && rm -rf /var/lib/apt/lists/*
 # .dockerignore lets through what the build reads, and nothing else.
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin wsgate \
- && install -D -m 0755 target/release/wsgate /out/wsgate
+ && packaging/image-root target/release/wsgate /out \
+ && install -d -m 0750 /own/wsgate /own/wsgate/certs
 
-FROM debian:bookworm-slim
-RUN groupadd --system --gid 10001 wsgate \
- && useradd --system --uid 10001 --gid wsgate --no-create-home --home-dir /etc/wsgate --shell /usr/sbin/nologin wsgate \
- && install -d -o wsgate -g wsgate -m 0750 /etc/wsgate /etc/wsgate/certs
-COPY --from=build /out/wsgate /usr/local/bin/wsgate
+# The program, the C libraries that it is linked to, and the system's roots: no shell, nothing else to run.
+FROM scratch
+COPY --from=build /out /
+COPY --from=build --chown=10001:10001 /own /etc
+ENV PATH=/usr/local/bin
 
 # By number, so that an orchestrator can see that it is not root. Ports below 1024 need no capability where the engine lowers
 # net.ipv4.ip_unprivileged_port_start, as Docker does; elsewhere set that sysctl, or listen above 1024. A file capability

@@ -105,7 +105,7 @@ impl Succession {
         Ok(Self { inherited, path: path.map(Path::to_owned), predecessor })
     }
 
-    /// The sockets, for [`Server::start_with`].
+    /// The sockets, for [`Server::start_with`](super::super::Server::start_with).
     pub fn inherited(&self) -> &Inherited {
         &self.inherited
     }

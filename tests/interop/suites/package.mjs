@@ -68,7 +68,8 @@ async function installed(folder) {
     equal((await asUser("status", "--health", "-c", config)).code, 0, "exit code of status --health");
     const { code, output: said } = await asUser("status", "-c", config);
     equal(code, 0, "exit code of status");
-    contains(said, "welcome", "status");
+    contains(said, ", ready", "status");
+    contains(said, `127.0.0.1:${service.port}`, "status");
   });
   await scenario("it is reloaded, and a broken file leaves it as it is", () => reloads(url));
   await scenario("logrotate and SIGUSR1 lose no record", () => rotates(folder, url, service));
