@@ -1,11 +1,10 @@
 //! The access records of a connection: begun with a request, written when it ends, however it ends.
 
+mod tunnel;
+
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,22 +12,22 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::Level;
 
+pub(super) use self::tunnel::{TunnelRecord, direction, pings};
 use super::{Client, Gate, Listener, client::name_of, sender::Sender};
 use crate::{
     ending::{Phase, Refusal, Side, TlsFailure, chain},
     exchange::Traffic,
     proto::{
         forward::ForwardedRequest,
-        head::{Method, RequestHead, ResponseHead},
-        trace::{Trace, TraceId},
+        head::{RequestHead, ResponseHead},
+        trace::Trace,
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, ClosedBy, Direction, Ending, Exchanged, Handshake, Kind, Metrics, Pings,
-        RateLimited, RouteMetrics, TlsFields, mask_subprotocol, mask_target,
+        AccessRecord, AccessSink, Ending, Exchanged, Handshake, Kind, Metrics, RateLimited, RouteMetrics,
+        TlsFields, mask_subprotocol, mask_target,
     },
     tls,
-    tunnel::{self, Account, Frames, Report},
     upstream::ConnectFailure,
 };
 
@@ -316,28 +315,7 @@ impl ExchangeRecord {
         let subprotocol = answer.headers.get("sec-websocket-protocol").map(String::from_utf8_lossy);
         record.subprotocol = subprotocol.map(|name| mask_subprotocol(&name).into());
         self.access.record(&record);
-        Some(Box::new(TunnelRecord {
-            id: TunnelRecord::next_id(),
-            access: self.access.clone(),
-            client: Arc::clone(client),
-            words: [
-                // The connection's own is kept already.
-                if record.client == name_of(client.address()) { "" } else { &*record.client },
-                &*record.host,
-                &record.target,
-                record.subprotocol.as_deref().unwrap_or_default(),
-                &record.request_id,
-                record.user.as_deref().unwrap_or_default(),
-            ]
-            .join(TunnelRecord::BETWEEN)
-            .into(),
-            listener: record.listener,
-            route: record.route,
-            endpoint: record.endpoint,
-            trace_id: self.trace.id(),
-            opened: Instant::now(),
-            ended: false,
-        }))
+        Some(Box::new(TunnelRecord::new(self.access.clone(), client, *record, self.trace.id())))
     }
 }
 
@@ -359,116 +337,6 @@ fn end(record: &mut AccessRecord, ending: Ending) {
     record.phase = Some(ending.phase.label());
 }
 
-/// What a tunnel's record will say at its end. It stands as long as the tunnel, so it keeps no more than can't be had
-/// elsewhere.
-pub(super) struct TunnelRecord {
-    /// Unique in this process.
-    id: u64,
-    access: AccessSink,
-    listener: Arc<str>,
-    client: Arc<Client>,
-    route: Option<Arc<str>>,
-    endpoint: Option<Arc<str>>,
-    /// Client, if it is not the connection's, host, target, subprotocol, request id and user.
-    words: Box<str>,
-    trace_id: TraceId,
-    opened: Instant,
-    ended: bool,
-}
-
-impl Drop for TunnelRecord {
-    /// Writes the record of a tunnel that was dropped with its task.
-    fn drop(&mut self) {
-        if !self.ended {
-            let mut record = self.record();
-            end(&mut record, CUT);
-            self.access.record(&record);
-        }
-    }
-}
-
-impl TunnelRecord {
-    /// Can stand in neither a head's line nor what was parsed out of one.
-    const BETWEEN: &str = "\n";
-
-    /// The number of the next tunnel.
-    fn next_id() -> u64 {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        LAST.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The tunnel's number.
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Its route's name.
-    pub(super) fn route(&self) -> Option<&str> {
-        self.route.as_deref()
-    }
-
-    /// Its endpoint's name.
-    pub(super) fn endpoint(&self) -> Option<&str> {
-        self.endpoint.as_deref()
-    }
-
-    /// Its listener's address as configured.
-    pub(super) fn listener(&self) -> &str {
-        &self.listener
-    }
-
-    /// Its client's address; `None` on a unix socket.
-    pub(super) fn client_ip(&self) -> Option<IpAddr> {
-        match self.words.split(Self::BETWEEN).next().unwrap_or_default() {
-            "" => self.client.ip(),
-            name => name.parse().or_else(|_| name.parse().map(|client: SocketAddr| client.ip())).ok(),
-        }
-    }
-
-    /// Writes the record.
-    pub(super) fn end(&mut self, report: &Report) {
-        let mut record = self.record();
-        record.ending = Some(report.end.label());
-        record.ended_by = Some(report.ended_by.label());
-        record.error = std::error::Error::source(&report.end).map(|_| chain(&report.end).into());
-        record.duration = Some(report.open);
-        record.client_pings = pings(&report.client_pings);
-        record.backend_pings = pings(&report.backend_pings);
-        record.from_client = Some(direction(&report.client));
-        record.from_backend = Some(direction(&report.backend));
-        record.close = report.first_close.and_then(|side| closed_by(side, report));
-        record.truncated = report.truncated;
-        self.access.record(&record);
-        self.ended = true;
-    }
-
-    /// The record as far as it does not depend on the end.
-    pub(super) fn record(&self) -> AccessRecord {
-        let mut words = self.words.split(Self::BETWEEN);
-        let mut word = || words.next().unwrap_or_default();
-        let client = match word() {
-            "" => name_of(self.client.address()),
-            client => client.into(),
-        };
-        let mut record = AccessRecord::new(Kind::TunnelEnd, Arc::clone(&self.listener), client);
-        record.peer = peer_beside(&self.client, &record.client);
-        record.method = Method::GET.as_str().into();
-        record.host = word().into();
-        record.target = word().into();
-        record.subprotocol = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
-        record.request_id = word().into();
-        record.trace_id = Some(self.trace_id);
-        record.user = Some(word()).filter(|name| !name.is_empty()).map(Into::into);
-        record.route.clone_from(&self.route);
-        record.endpoint.clone_from(&self.endpoint);
-        record.status = Some(101);
-        record.duration = Some(self.opened.elapsed());
-        record.phase = Some(Phase::Tunnel.label());
-        record.tls = tls_fields(&self.client);
-        record
-    }
-}
-
 fn tls_fields(client: &Client) -> Option<TlsFields> {
     client.tls.as_ref().map(|tls| TlsFields {
         version: tls.version,
@@ -477,47 +345,6 @@ fn tls_fields(client: &Client) -> Option<TlsFields> {
         resumed: tls.resumed,
         client: tls.client.as_ref().map(|client| client.subject.clone()),
     })
-}
-
-pub(super) fn direction(account: &Account) -> Direction {
-    let Frames { continuation, text, binary, close, ping, pong } = account.frames;
-    Direction {
-        bytes: account.bytes,
-        frames: account.frames.total(),
-        text,
-        binary,
-        continuation,
-        close,
-        ping,
-        pong,
-        messages: account.messages,
-        fragmented: account.fragmented,
-        compressed: account.compressed,
-        longest_message: account.longest_message,
-        illegal_frames: account.illegal,
-    }
-}
-
-pub(super) fn pings(pings: &tunnel::Pings) -> Option<Pings> {
-    let &tunnel::Pings { sent, lost, round_trip, longest_round_trip } = pings;
-    (sent > 0).then_some(Pings { sent, lost, round_trip, longest_round_trip })
-}
-
-fn closed_by(side: Side, report: &Report) -> Option<ClosedBy> {
-    let (code, reason) = match side {
-        Side::Downstream => of_peer(&report.client)?,
-        Side::Upstream => of_peer(&report.backend)?,
-        Side::Gate => {
-            let (code, reason) = report.own_close.as_ref()?;
-            (Some(*code), reason.clone())
-        }
-    };
-    Some(ClosedBy { side: side.label(), code, reason })
-}
-
-fn of_peer(account: &Account) -> Option<(Option<u16>, Box<str>)> {
-    let close = account.close.as_ref()?;
-    Some((close.code.map(|code| code.0), String::from_utf8_lossy(&close.reason).into()))
 }
 
 /// Counts a TLS handshake; none of a port check that said nothing.
@@ -565,78 +392,5 @@ fn is_private(address: &SocketAddr) -> bool {
         std::net::IpAddr::V6(address) => {
             address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ending::TunnelEnd;
-
-    fn open(access: &AccessSink, client: &str) -> TunnelRecord {
-        TunnelRecord {
-            id: 1,
-            access: access.clone(),
-            listener: "127.0.0.1:443".into(),
-            client: Arc::new(Client::new(Some(SocketAddr::from(([192, 0, 2, 1], 5))))),
-            route: Some("main".into()),
-            endpoint: Some("127.0.0.1:9000".into()),
-            words: [client, "a.example", "/chat", "graphql", "id", "ali"].join(TunnelRecord::BETWEEN).into(),
-            trace_id: Trace::begin(7, 7).id(),
-            opened: Instant::now(),
-            ended: false,
-        }
-    }
-
-    #[test]
-    fn t11_a_tunnel_that_is_dropped_with_its_task_leaves_its_record() {
-        let (access, records) = AccessSink::memory();
-        drop(open(&access, ""));
-        let all = records.all();
-        assert_eq!(all.len(), 1);
-        let record = &all[0];
-        assert_eq!((record.kind, record.ending), (Kind::TunnelEnd, Some("drain_timeout")));
-        assert_eq!((record.ended_by, record.phase), (Some("gate"), Some("tunnel")));
-        assert_eq!((&*record.host, &*record.target), ("a.example", "/chat"));
-        assert_eq!((&*record.request_id, record.subprotocol.as_deref()), ("id", Some("graphql")));
-        assert_eq!(record.user.as_deref(), Some("ali"));
-        assert_eq!(record.trace_id, Some(Trace::begin(7, 1).id()));
-        assert_eq!((&*record.client, record.status), ("192.0.2.1:5", Some(101)));
-        assert_eq!(record.peer, None);
-        assert_eq!(
-            (record.route.as_deref(), record.endpoint.as_deref()),
-            (Some("main"), Some("127.0.0.1:9000"))
-        );
-        assert!(record.duration.is_some());
-    }
-
-    #[test]
-    fn h7_a_tunnels_record_names_its_client_and_the_proxy() {
-        let (access, records) = AccessSink::memory();
-        drop(open(&access, "198.51.100.7"));
-        let all = records.all();
-        assert_eq!((&*all[0].client, all[0].peer.as_deref()), ("198.51.100.7", Some("192.0.2.1:5")));
-        assert_eq!((&*all[0].host, &*all[0].request_id), ("a.example", "id"));
-    }
-
-    #[test]
-    fn t11_a_tunnel_that_has_ended_has_one_record() {
-        let (access, records) = AccessSink::memory();
-        let mut open = open(&access, "");
-        open.end(&Report {
-            own_close: None,
-            end: TunnelEnd::Idle,
-            ended_by: Side::Gate,
-            first_close: None,
-            open: Duration::from_secs(60),
-            client: Account::default(),
-            backend: Account::default(),
-            client_pings: tunnel::Pings::default(),
-            backend_pings: tunnel::Pings::default(),
-            truncated: false,
-        });
-        drop(open);
-        let endings: Vec<_> = records.all().iter().map(|record| record.ending).collect();
-        assert_eq!(endings, [Some("idle")]);
     }
 }

@@ -14,6 +14,7 @@ use super::{
     endpoint::Endpoint,
     is_own_lack,
     set::Set,
+    streak::{Checking, Turn},
 };
 use crate::{
     buffered::Buffered,
@@ -61,80 +62,57 @@ pub(super) async fn watch(health: Health, dial: Arc<Dial>, servers: impl Fn() ->
 }
 
 async fn keep_checking(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Health>) {
-    // One that came back to its record may have been out when it left.
-    let mut streak = Streak::new(health.rise, health.fall, endpoint.status.has_failed_checks());
-    let mut lacks = false;
     loop {
-        let began = Instant::now();
-        let due = began + health.timeout;
-        let next = began + jittered(health.interval);
-        let checked = timeout_at(due, check(&endpoint, &dial, &health)).await;
-        let checked = checked.unwrap_or(Err(Unfit::TimedOut));
-        if let Err(Unfit::Connect(error)) = &checked
-            && is_own_lack(error)
-        {
-            // That says nothing of the server: to take it out for it would cut tunnels that are well.
-            if !std::mem::replace(&mut lacks, true) {
-                tracing::warn!(endpoint = %endpoint.name(), %error, "a server can't be checked");
-            }
-            sleep_until(next).await;
-            continue;
+        let streak = endpoint.status.checks.begin().await;
+        // Here and not where it was found: the endpoint that found it may have given way to this one.
+        match streak.turn(health.rise, health.fall, endpoint.status.has_failed_checks()) {
+            Some(Turn::Out) => endpoint.checks_failed(streak.reason.as_deref().unwrap_or_default()),
+            Some(Turn::In) => endpoint.checks_passed(),
+            None => {}
         }
-        lacks = false;
+        let next = streak.began.map(|began| began + jittered(health.interval));
+        drop(streak);
+        if let Some(next) = next {
+            sleep_until(next).await;
+        }
+        let mut streak = endpoint.status.checks.begin().await;
+        streak.began = Some(Instant::now());
+        // A reload ends this task, and not the check: else a silent server stayed in, if reloads come before the check times out.
+        drop(tokio::spawn(check_once(Arc::clone(&endpoint), Arc::clone(&dial), Arc::clone(&health), streak)));
+    }
+}
+
+/// One check, with its farewell; both end within `timeout`.
+async fn check_once(endpoint: Arc<Endpoint>, dial: Arc<Dial>, health: Arc<Health>, mut streak: Checking) {
+    let began = Instant::now();
+    let due = began + health.timeout;
+    let checked = timeout_at(due, check(&endpoint, &dial, &health)).await;
+    let checked = checked.unwrap_or(Err(Unfit::TimedOut));
+    if let Err(Unfit::Connect(error)) = &checked
+        && is_own_lack(error)
+    {
+        // That says nothing of the server: to take it out for it would cut tunnels that are well.
+        if !std::mem::replace(&mut streak.lacks, true) {
+            tracing::warn!(endpoint = %endpoint.name(), %error, "a server can't be checked");
+        }
+        return;
+    }
+    streak.lacks = false;
+    if !endpoint.status.checks.are_over() {
         let reason = checked.as_ref().err().map(|unfit| chain(unfit));
         endpoint.status.note_check(reason.as_deref().map_or(Ok(()), Err), began.elapsed());
-        match (streak.add(checked.is_ok()), &checked) {
-            (Some(Turn::Out), Err(unfit)) => endpoint.checks_failed(&chain(unfit)),
-            (Some(Turn::In), _) => endpoint.checks_passed(),
-            _ => {}
-        }
-        if let Ok(passed) = checked {
-            // However a server takes a farewell, it has passed.
-            let _ = timeout_at(due, passed.leave()).await;
-        }
-        sleep_until(next).await;
+        streak.add(reason);
+    }
+    drop(streak);
+    if let Ok(passed) = checked {
+        // However a server takes a farewell, it has passed.
+        let _ = timeout_at(due, passed.leave()).await;
     }
 }
 
 /// Give or take a tenth, so that many gates and servers do not fall into step.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::random_range(0.9..=1.1))
-}
-
-/// Checks in a row.
-#[derive(Debug)]
-struct Streak {
-    rise: u32,
-    fall: u32,
-    is_out: bool,
-    /// How many say that it is otherwise.
-    against: u32,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Turn {
-    In,
-    Out,
-}
-
-impl Streak {
-    fn new(rise: u32, fall: u32, is_out: bool) -> Self {
-        Self { rise, fall, is_out, against: 0 }
-    }
-
-    fn add(&mut self, is_good: bool) -> Option<Turn> {
-        if is_good != self.is_out {
-            self.against = 0;
-            return None;
-        }
-        self.against += 1;
-        if self.against < if self.is_out { self.rise } else { self.fall } {
-            return None;
-        }
-        self.against = 0;
-        self.is_out = !self.is_out;
-        Some(if self.is_out { Turn::Out } else { Turn::In })
-    }
 }
 
 /// Why a server did not pass.
@@ -375,18 +353,6 @@ impl Passed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn so_many_checks_in_a_row_turn_it() {
-        let mut streak = Streak::new(2, 3, false);
-        let mut add = |checks: &str| checks.chars().map(|check| streak.add(check == '+')).collect::<Vec<_>>();
-        assert_eq!(add("++--+--"), [const { None }; 7]);
-        assert_eq!(add("-"), [Some(Turn::Out)]);
-        assert_eq!(add("--+-+"), [const { None }; 5]);
-        assert_eq!(add("+"), [Some(Turn::In)]);
-        assert_eq!(add("--"), [None, None]);
-        assert_eq!(add("-"), [Some(Turn::Out)]);
-    }
 
     #[test]
     fn an_interval_varies_by_a_tenth() {

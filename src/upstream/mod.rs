@@ -20,6 +20,7 @@ mod site;
 mod srv;
 mod status;
 mod sticky;
+mod streak;
 mod succession;
 #[cfg(test)]
 mod tests;

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::{
     lock,
     site::Load,
+    streak::Checks,
     view::{CheckView, EndpointState, FailureView, Standing},
 };
-use crate::config::{self, OnRemoved};
+use crate::config::{self, Health, OnRemoved};
 
 /// Held while a server goes out by its failures, so that of the last two in one stays. Nobody else waits for it.
 static GOING_OUT: Mutex<()> = Mutex::new(());
@@ -33,6 +34,8 @@ pub(super) struct Status {
     passive: Option<Passive>,
     known: Arc<Known>,
     load: Arc<Load>,
+    asked: Option<Health>,
+    pub(super) checks: Checks,
 }
 
 /// What is known of a server under all configurations that have it.
@@ -99,15 +102,23 @@ impl Status {
             last_failure: ArcSwapOption::empty(),
             last_check: ArcSwapOption::empty(),
         };
-        Self::with(Arc::new(known), upstream, endpoint, load)
+        Self::with(Arc::new(known), Checks::default(), upstream, endpoint, load)
     }
 
     /// The same server's under another configuration: whatever the one finds, the other knows.
     pub(super) fn under(&self, upstream: &config::Upstream) -> Self {
-        Self::with(Arc::clone(&self.known), upstream, &self.endpoint, &self.load)
+        let is_alike = is_checked_alike(self.asked.as_ref(), upstream.health.as_ref());
+        let checks = if is_alike { self.checks.clone() } else { Checks::default() };
+        Self::with(Arc::clone(&self.known), checks, upstream, &self.endpoint, &self.load)
     }
 
-    fn with(known: Arc<Known>, upstream: &config::Upstream, endpoint: &Arc<str>, load: &Arc<Load>) -> Self {
+    fn with(
+        known: Arc<Known>,
+        checks: Checks,
+        upstream: &config::Upstream,
+        endpoint: &Arc<str>,
+        load: &Arc<Load>,
+    ) -> Self {
         let passive = upstream.max_fails.map(|max_fails| Passive {
             max_fails: usize::try_from(max_fails).unwrap_or(usize::MAX),
             fail_timeout: upstream.fail_timeout,
@@ -118,6 +129,8 @@ impl Status {
             passive,
             known,
             load: Arc::clone(load),
+            asked: upstream.health.clone(),
+            checks,
         }
     }
 
@@ -368,6 +381,15 @@ impl Status {
         known.epoch = now.checked_sub(ago + Duration::from_secs(1)).unwrap();
         self.known.back_since.store(self.moment(now.checked_sub(ago).unwrap()), Ordering::Release);
     }
+}
+
+/// Whether what checks have found still holds.
+pub(super) fn is_checked_alike(one: Option<&Health>, other: Option<&Health>) -> bool {
+    let what = |health: Option<&Health>| {
+        let Health { check, path, host, headers, subprotocol, expect_status, ping, .. } = health?.clone();
+        Some((check, path, host, headers, subprotocol, expect_status, ping))
+    };
+    what(one) == what(other)
 }
 
 impl Passive {

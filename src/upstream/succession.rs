@@ -12,6 +12,7 @@ use super::{
     pool::{Inner, Pool, Surroundings},
     site::Orders,
     srv::{Before, Servers},
+    status::is_checked_alike,
 };
 use crate::{config, tls::ConnectorError};
 
@@ -83,7 +84,8 @@ impl Inner {
 
     fn come_into_force(&self, old: &Self) {
         let set = self.set.load();
-        if !is_checked_alike(&old.config, &self.config) {
+        if !is_checked_alike(old.config.health.as_ref(), self.config.health.as_ref()) {
+            old.set.load().endpoints.iter().for_each(|endpoint| endpoint.status.checks.end());
             let left = self.servers.left(&set);
             let left = left.iter().map(|(endpoint, _)| endpoint);
             set.endpoints.iter().chain(left).for_each(|endpoint| endpoint.forget_checks());
@@ -111,14 +113,4 @@ fn is_dialled_alike(one: &config::Upstream, other: &config::Upstream) -> bool {
     is_tls_same
         && one.source_addresses == other.source_addresses
         && one.proxy_protocol == other.proxy_protocol
-}
-
-/// Whether what checks have found still holds.
-fn is_checked_alike(one: &config::Upstream, other: &config::Upstream) -> bool {
-    let what = |config: &config::Upstream| {
-        let config::Health { check, path, host, headers, subprotocol, expect_status, ping, .. } =
-            config.health.clone()?;
-        Some((check, path, host, headers, subprotocol, expect_status, ping))
-    };
-    what(one) == what(other)
 }
