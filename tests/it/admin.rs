@@ -154,6 +154,29 @@ async fn an_administrator_closes_tunnels() {
 }
 
 #[tokio::test]
+async fn a_log_level_is_judged_as_that_of_the_file() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).more(&admin_table()).start();
+    let before = told(&gate, "GET /api/log", "").await;
+    for (level, error) in [
+        (
+            "infoo",
+            "unknown value `infoo` of `level`; possible values: \"error\", \"warn\", \"info\", \"debug\"",
+        ),
+        ("infoo", "; did you mean \"info\"?; a module's own level is written like "),
+        ("", "unknown value `\"\"` of `level`; "),
+        ("debug,loud", "unknown value `loud` of `level`; "),
+        ("wsgate=loud", "`wsgate=loud` is not a filter; "),
+    ] {
+        let answer = ask(admin_of(&gate), "PUT /api/log", &json!({ "level": level }).to_string()).await;
+        let said: Value = serde_json::from_str(answer.text()).unwrap();
+        assert_eq!(answer.status(), 422, "{level}: {said}");
+        assert!(said["error"].as_str().unwrap().contains(error), "{level}: {said}");
+    }
+    assert_eq!(told(&gate, "GET /api/log", "").await, before);
+}
+
+#[tokio::test]
 async fn a_drained_endpoint_gets_nothing_until_it_is_restored() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).more(&admin_table()).start();
