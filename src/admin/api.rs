@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     connection::tunnels::{TunnelFilter, TunnelRow},
+    ending::AdminClose,
     server::Readiness,
     upstream::PoolView,
 };
@@ -148,7 +149,6 @@ async fn drain_endpoint(
     if !control.drain_endpoint(&name, &endpoint, order.tunnels()) {
         return Err(no_endpoint(&name));
     }
-    tracing::info!(upstream = name, endpoint, tunnels = ?order.tunnels(), "endpoint drained by an administrator");
     Ok(Json(find_upstream(&*control, &name)?).into_response())
 }
 
@@ -163,7 +163,6 @@ async fn restore_endpoint(
     if !control.restore_endpoint(&name, &endpoint) {
         return Err(no_endpoint(&name));
     }
-    tracing::info!(upstream = name, endpoint, "endpoint restored by an administrator");
     Ok(Json(find_upstream(&*control, &name)?).into_response())
 }
 
@@ -202,19 +201,39 @@ async fn close_tunnel(State(control): Process, places: Places<String>, request: 
     let order: Option<CloseOne> = optional_json(request).await?;
     let close = order.unwrap_or_default().close()?;
     let filter = TunnelFilter { id: Some(id), ..TunnelFilter::default() };
-    if control.close_tunnels(filter, close.clone()).await == 0 {
+    let closed = control.close_tunnels(filter.clone(), close.clone()).await;
+    if closed == 0 {
         find_tunnel(&*control, id).await?;
         return Err(Failure::conflict("this tunnel is closing already"));
     }
-    tracing::info!(id, ?close, "tunnel closed by an administrator");
+    log_closed(closed, &filter, &close);
     Ok(Json(json!({ "closed": 1 })).into_response())
 }
 
 async fn close_tunnels(State(control): Process, request: Request) -> Answer {
     let (filter, close) = json::<CloseMany>(request).await?.read()?;
     let closed = control.close_tunnels(filter.clone(), close.clone()).await;
-    tracing::info!(closed, ?filter, ?close, "tunnels closed by an administrator");
+    log_closed(closed, &filter, &close);
     Ok(Json(json!({ "closed": closed })).into_response())
+}
+
+/// Says which criteria there were, and how they were closed.
+fn log_closed(closed: usize, filter: &TunnelFilter, close: &AdminClose) {
+    let TunnelFilter { id, route, endpoint, client, listener, min_age, max_age, min_idle } = filter;
+    tracing::info!(
+        closed,
+        id,
+        route,
+        endpoint,
+        client = client.as_ref().map(tracing::field::display),
+        listener,
+        min_age_s = min_age.map(|age| age.as_secs_f64()),
+        max_age_s = max_age.map(|age| age.as_secs_f64()),
+        min_idle_s = min_idle.map(|idle| idle.as_secs_f64()),
+        code = close.code(),
+        reason = close.reason(),
+        "tunnels closed by an administrator"
+    );
 }
 
 async fn log_level(State(control): Process, Query(pairs): Pairs) -> Answer {
@@ -224,7 +243,8 @@ async fn log_level(State(control): Process, Query(pairs): Pairs) -> Answer {
 async fn set_log_level(State(control): Process, request: Request) -> Answer {
     let SetLevel { level } = json(request).await?;
     control.set_log_level(&level).map_err(Failure::unprocessable)?;
-    tracing::info!(level, "log level set by an administrator");
+    // A field of the name `level` would be an event's second one.
+    tracing::info!(filter = level, "log level set by an administrator");
     Ok(Json(json!({ "level": control.log_level() })).into_response())
 }
 

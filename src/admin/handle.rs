@@ -8,7 +8,7 @@ use super::control::{
     CertificateStatus, Configuration, Control, DrainProgress, LastReload, Later, ListenerStatus, Status,
 };
 use crate::{
-    config::{CertificateSource, Identity, OnRemoved},
+    config::{self, CertificateSource, Identity, OnRemoved},
     connection::{
         Listener,
         tunnels::{self, Page, TunnelFilter},
@@ -80,6 +80,7 @@ impl Control for ServerHandle {
     }
 
     fn set_log_level(&self, level: &str) -> Result<(), String> {
+        config::check_level(level)?;
         telemetry::set_level(level).map_err(|error| error.to_string())
     }
 

@@ -45,7 +45,10 @@ pub(super) enum Command {
     /// Run the proxy, by a file or in front of one backend
     ///
     /// It runs until SIGTERM or SIGINT (Ctrl-C); open tunnels and requests then have the time of `shutdown_grace`
-    /// to end. A second signal ends it at once.
+    /// to end, and a second signal cuts them. With `shutdown_delay` it goes on for so long before that: a second
+    /// signal then begins the drain, and a third one cuts.
+    ///
+    /// SIGHUP has it read its configuration again, SIGUSR1 open the file of access records anew.
     Run(Run),
     /// Read a configuration and print what it means, or all that is wrong with it
     ///
@@ -162,7 +165,7 @@ pub(super) struct Reload {
 }
 
 const RELOAD_CODES: &str = "\
-Exit codes: 0 the new configuration is in force, 1 it could not be asked for, or not now, 2 it is wrong and the old one
+Exit codes: 0 the new configuration is in force, 1 it could not be asked for, or not now, 2 it is wrong and the old one \
 stays in force.";
 
 #[derive(Debug, Args)]
@@ -243,6 +246,13 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_wrapped_by_the_terminal_alone() {
+        for codes in [RELOAD_CODES, STATUS_CODES] {
+            assert!(codes.starts_with("Exit codes: ") && !codes.contains('\n'), "{codes}");
+        }
     }
 
     fn parse(line: &str) -> Result<Command, clap::Error> {

@@ -142,22 +142,34 @@ fn log(table: &Table<'_>) -> Log {
     }
 }
 
-/// A tracing filter. A bare word must be a level, as tracing would take any other for the name of a module of which
-/// everything is logged.
 fn level(value: Value<'_>) -> Result<String, Finding> {
-    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let text = value.text()?;
+    judge_level(&text).map_err(|finding| finding.at(value.span()))?;
+    Ok(text.into_owned())
+}
+
+/// Whether this may stand as `log.level`, for who says it outside of a file.
+///
+/// # Errors
+/// What `wsgate check` would say, in a line.
+pub fn check_level(text: &str) -> Result<(), String> {
+    judge_level(text).map_err(Finding::in_a_line)
+}
+
+/// It must be a tracing filter. A bare word must be a level, as tracing would take any other for the name of a module of
+/// which everything is logged.
+fn judge_level(text: &str) -> Result<(), Finding> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     for directive in text.split(',').map(str::trim) {
         let is_word = !directive.contains(['=', '[', ':']);
         if is_word && !LEVELS.contains(&directive.to_ascii_lowercase().as_str()) {
-            return Err(values::unknown_word(value, directive, LEVELS.into_iter())
+            return Err(values::unknown_word_of("level", directive, LEVELS.into_iter())
                 .help("a module's own level is written like \"info,wsgate::tunnel=debug\""));
         }
     }
-    match EnvFilter::builder().parse(&*text) {
-        Ok(_) => Ok(text.into_owned()),
-        Err(error) => Err(value
-            .finding(format!("`{}` is not a filter", shown(&text)))
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Finding::of_file(format!("`{}` is not a filter", shown(text)))
             .label(shown(&error.to_string()))
             .help("a level, or modules with levels, like \"info,wsgate::tunnel=debug\"")),
     }

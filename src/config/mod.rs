@@ -46,6 +46,7 @@ use crate::{
 
 pub use self::{
     admin::Admin,
+    check::check_level,
     load::{LoadError, Loaded, Source},
     rate::Rate,
     report::{Problem, Problems, Severity},

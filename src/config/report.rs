@@ -110,6 +110,17 @@ impl Finding {
         }
     }
 
+    /// The same error, at a place of the file.
+    pub(super) fn at(self, span: Range<usize>) -> Self {
+        Self { span: Some(span), ..self }
+    }
+
+    /// All that is said, in a line, where there is no file to point into.
+    pub(super) fn in_a_line(self) -> String {
+        let said = [self.message, self.label].into_iter().map(String::from).chain(self.help);
+        said.filter(|words| !words.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
     /// What stands beside the caret: what was expected there.
     pub(super) fn label(mut self, label: impl Into<Box<str>>) -> Self {
         self.label = label.into();

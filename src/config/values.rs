@@ -221,16 +221,22 @@ pub(super) fn unknown_word<'a>(
     text: &str,
     words: impl Iterator<Item = &'a str> + Clone,
 ) -> Finding {
+    unknown_word_of(value.key, text, words).at(value.span())
+}
+
+/// The same, of a key whose value stands in no file.
+pub(super) fn unknown_word_of<'a>(
+    key: &str,
+    text: &str,
+    words: impl Iterator<Item = &'a str> + Clone,
+) -> Finding {
     let possible: Vec<_> = words.clone().map(|word| format!("\"{word}\"")).collect();
     let meant = nearest(text, words).map(|word| format!("did you mean \"{word}\"?"));
     let expected = match &possible[..] {
         [only] => format!("the only value is {only}"),
         _ => format!("possible values: {}", possible.join(", ")),
     };
-    value
-        .finding(format!("unknown value `{}` of `{}`", shown(text), value.key))
-        .label(expected)
-        .maybe_help(meant)
+    Finding::of_file(format!("unknown value `{}` of `{key}`", shown(text))).label(expected).maybe_help(meant)
 }
 
 /// The error for a value outside its bounds.

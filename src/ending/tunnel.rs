@@ -95,6 +95,16 @@ impl AdminClose {
         }
         Ok(Self { code: CloseCode(code), reason: reason.into() })
     }
+
+    /// The code that the client gets.
+    pub fn code(&self) -> u16 {
+        self.code.0
+    }
+
+    /// The reason that the client gets.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 impl Default for AdminClose {

@@ -154,6 +154,29 @@ async fn an_administrator_closes_tunnels() {
 }
 
 #[tokio::test]
+async fn a_log_level_is_judged_as_that_of_the_file() {
+    let backend = Backend::listen().await;
+    let gate = Setup::to(backend.address()).more(&admin_table()).start();
+    let before = told(&gate, "GET /api/log", "").await;
+    for (level, error) in [
+        (
+            "infoo",
+            "unknown value `infoo` of `level`; possible values: \"error\", \"warn\", \"info\", \"debug\"",
+        ),
+        ("infoo", "; did you mean \"info\"?; a module's own level is written like "),
+        ("", "unknown value `\"\"` of `level`; "),
+        ("debug,loud", "unknown value `loud` of `level`; "),
+        ("wsgate=loud", "`wsgate=loud` is not a filter; "),
+    ] {
+        let answer = ask(admin_of(&gate), "PUT /api/log", &json!({ "level": level }).to_string()).await;
+        let said: Value = serde_json::from_str(answer.text()).unwrap();
+        assert_eq!(answer.status(), 422, "{level}: {said}");
+        assert!(said["error"].as_str().unwrap().contains(error), "{level}: {said}");
+    }
+    assert_eq!(told(&gate, "GET /api/log", "").await, before);
+}
+
+#[tokio::test]
 async fn a_drained_endpoint_gets_nothing_until_it_is_restored() {
     let backend = HttpBackend::start().await;
     let gate = Setup::to(backend.address()).more(&admin_table()).start();
@@ -374,6 +397,50 @@ async fn reload_puts_the_file_in_force_or_says_what_is_wrong() {
     assert_eq!((code, out, reloaded), (Some(2), String::new(), checked));
     let (code, out, _) = running.wsgate("status").await;
     assert!(code == Some(0) && out.contains("refused: "), "{out}");
+}
+
+#[tokio::test]
+async fn orders_are_logged_once_in_plain_fields() {
+    let running = Running::start(&admin_table()).await;
+    let listening = running.program.says("admin", |event| event["message"] == "admin listening").await;
+    let admin = listening["address"].as_str().unwrap().parse().unwrap();
+    let endpoint = "POST /api/upstreams/main/endpoints/127.0.0.1:9";
+    let close =
+        "{\"route\":\"main\",\"client\":\"10.0.0.0/8\",\"min_age\":\"90s\",\"code\":4000,\"reason\":\"bye\"}";
+    for (line, body) in [
+        (&*format!("{endpoint}/drain"), "{\"tunnels\":\"close\"}"),
+        (&format!("{endpoint}/restore"), ""),
+        ("POST /api/tunnels/close", close),
+        ("POST /api/tunnels/close", "{\"all\":true}"),
+        ("PUT /api/log", "{\"level\":\"debug\"}"),
+    ] {
+        assert_eq!(ask(admin, line, body).await.status(), 200, "{line}");
+    }
+    let last = "log level set by an administrator";
+    running.program.says("the last order", |event| event["message"] == last).await;
+    let is_order =
+        |event: &Value| event["message"].as_str().is_some_and(|text| text.contains("an administrator"));
+    let plain = |mut event: Value| {
+        let fields = event.as_object_mut().unwrap();
+        fields.remove("timestamp").unwrap();
+        fields.remove("target").unwrap();
+        event
+    };
+    let orders: Vec<_> = running.program.said().into_iter().filter(is_order).map(plain).collect();
+    let (upstream, endpoint) = ("main", "127.0.0.1:9");
+    let closed = "tunnels closed by an administrator";
+    let expected = [
+        json!({ "level": "WARN", "message": "an administrator took a server out", "upstream": upstream,
+                "endpoint": endpoint, "tunnels": "close" }),
+        json!({ "level": "INFO", "message": "an administrator brought a server back", "upstream": upstream,
+                "endpoint": endpoint }),
+        json!({ "level": "INFO", "message": closed, "closed": 0, "route": "main", "client": "10.0.0.0/8",
+                "min_age_s": 90.0, "code": 4000, "reason": "bye" }),
+        json!({ "level": "INFO", "message": closed, "closed": 0, "code": 1012,
+                "reason": "closed by an administrator" }),
+        json!({ "level": "INFO", "message": last, "filter": "debug" }),
+    ];
+    assert_eq!(orders, expected);
 }
 
 #[tokio::test]

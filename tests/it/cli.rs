@@ -106,7 +106,18 @@ fn help_shows_a_newcomer_the_way() {
     holds(&help, &["wsgate demo", "wsgate run --to 127.0.0.1:9000", "check", "cert", "Exit codes"]);
     holds(
         &shell.wsgate("run --help").fine(),
-        &["SIGTERM", "--to", "--tls", "--plain", "--print-config", "8443"],
+        &[
+            "SIGTERM",
+            "SIGHUP",
+            "SIGUSR1",
+            "`shutdown_delay`",
+            "a third one",
+            "--to",
+            "--tls",
+            "--plain",
+            "--print-config",
+            "8443",
+        ],
     );
     holds(&shell.wsgate("check --help").fine(), &["--config", "proxy.toml"]);
     holds(&shell.wsgate("cert --help").fine(), &["--client", "--force", "localhost"]);

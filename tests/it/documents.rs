@@ -71,3 +71,37 @@ fn has_section(file: &Path, section: &str) -> bool {
         .filter(|line| line.starts_with('#'))
         .any(|line| name(line.trim_start_matches('#').trim()) == section)
 }
+
+/// Whether a path is of this endpoint, in which what stands in braces is anything.
+fn is_of(endpoint: &str, path: &str) -> bool {
+    let parts = |text: &'_ str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let (endpoint, path) = (parts(endpoint), parts(path));
+    let is_same = |(own, other): (&String, &String)| own == other || own.starts_with('{');
+    endpoint.len() == path.len() && endpoint.iter().zip(&path).all(is_same)
+}
+
+/// docs/admin.md names what the admin listener answers, which a test within it holds.
+#[test]
+fn every_endpoint_that_a_document_names_is_there() {
+    let admin = fs::read_to_string(root().join("docs/admin.md")).unwrap();
+    let endpoints: Vec<_> = admin.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert!(endpoints.len() > 15, "{endpoints:?}");
+    let more = ["CHANGELOG.md", "examples/prometheus/alerts.yml"].map(str::to_owned);
+    let mut named = 0;
+    for document in documents().into_iter().chain(more) {
+        let text = fs::read_to_string(root().join(&document)).unwrap().replace("{{ $labels.", "{");
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
+            for rest in text.split(&format!("{method} /")).skip(1) {
+                let path = rest.split([' ', '`', '\n', ',', ';', ')']).next().unwrap().trim_end_matches('.');
+                // `/` alone is anybody's, and `/api/...` all of them.
+                if path.is_empty() || path == "api/" {
+                    continue;
+                }
+                let path = format!("{method} /{path}");
+                assert!(endpoints.iter().any(|endpoint| is_of(endpoint, &path)), "{document} names {path}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 20, "{named}");
+}

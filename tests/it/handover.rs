@@ -279,7 +279,7 @@ async fn b9_the_admin_listener_is_handed_over_too() {
     let pid = async || {
         let mut client = Peer::dial_unix(&socket).await;
         client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-        let status: Value = serde_json::from_str(&client.read_response().await.text()).unwrap();
+        let status: Value = serde_json::from_str(client.read_response().await.text()).unwrap();
         status["pid"].as_u64().unwrap()
     };
     let old = site.run().await;

@@ -1,6 +1,7 @@
 //! What is logged: whole, never in the way, without secrets, and as docs/logs.md says.
 
 mod documented;
+mod events;
 
 use std::{
     collections::BTreeSet,

@@ -15,8 +15,11 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// The values of labels, by the metric's name and the label's.
+type Values = BTreeMap<(String, String), BTreeSet<String>>;
+
 /// A gate that has something of everything, with a tunnel open.
-async fn exposed() -> Named {
+async fn exposed() -> (Named, Values) {
     let pki = Pki::new();
     let leaf = pki.leaf("localhost");
     let backend = Backend::listen().await;
@@ -57,16 +60,19 @@ async fn exposed() -> Named {
     named(&metrics)
 }
 
-fn named(metrics: &Metrics) -> Named {
-    let mut named = Named::new();
+fn named(metrics: &Metrics) -> (Named, Values) {
+    let (mut named, mut values) = (Named::new(), Values::new());
     for sample in &metrics.samples {
         let metric = metrics.metric_of(&sample.name);
         let kind = metrics.types[&metric].clone();
         let name = if kind == "counter" { format!("{metric}_total") } else { metric };
+        for (label, value) in &sample.labels {
+            values.entry((name.clone(), label.clone())).or_default().insert(value.clone());
+        }
         let labels = &mut named.entry(name).or_insert((kind, BTreeSet::new())).1;
         labels.extend(sample.labels.keys().filter(|label| *label != "le").cloned());
     }
-    named
+    (named, values)
 }
 
 /// The words in backticks.
@@ -74,8 +80,17 @@ fn quoted(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The rows of the document's tables of metrics.
-fn documented() -> Named {
+/// A row of the document's tables of metrics.
+#[derive(Debug, Clone)]
+struct Row {
+    name: String,
+    kind: String,
+    labels: BTreeSet<String>,
+    /// What stands in backticks in its last column.
+    words: BTreeSet<String>,
+}
+
+fn rows() -> Vec<Row> {
     let text = read("docs/metrics.md");
     let rows = text.lines().filter_map(|line| {
         let cells: Vec<_> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
@@ -83,16 +98,76 @@ fn documented() -> Named {
             return None;
         };
         assert!(!meaning.is_empty(), "{line}");
-        Some((name.trim_matches('`').to_owned(), (kind.to_owned(), quoted(labels))))
+        let name = name.trim_matches('`').to_owned();
+        Some(Row { name, kind: kind.to_owned(), labels: quoted(labels), words: quoted(meaning) })
     });
-    let all: Vec<_> = rows.collect();
-    let named: Named = all.iter().cloned().collect();
+    rows.collect()
+}
+
+fn documented() -> Named {
+    let all = rows();
+    let named: Named = all.iter().cloned().map(|row| (row.name, (row.kind, row.labels))).collect();
     assert_eq!(named.len(), all.len(), "a metric stands there twice");
     named
 }
 
-/// The metrics that stand in a text, each with the labels in the braces behind it.
-fn mentioned(text: &str) -> Vec<(String, BTreeSet<String>)> {
+/// The first column of the table of the README under this line; a test of the endings holds these tables to the source.
+fn endings(header: &str, column: usize) -> BTreeSet<String> {
+    let text = read("README.md");
+    let lines = text.lines().skip_while(|line| !line.starts_with(header)).skip(2);
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    let labels: BTreeSet<_> =
+        rows.map(|row| row.split('|').nth(column).unwrap().trim().trim_matches('`').to_owned()).collect();
+    assert!(labels.len() > 5, "{header}: {labels:?}");
+    labels
+}
+
+/// The labels whose values are not from a fixed set.
+const FREE: [&str; 9] =
+    ["instance", "job", "listener", "route", "upstream", "endpoint", "name", "version", "status"];
+
+/// The values that a label of a metric can have: the endings for `ending`, else what the document says of that metric, or of
+/// another one with that label.
+fn possible(metric: &str, label: &str) -> BTreeSet<String> {
+    let refusals = || {
+        let mut all = endings("| status | label |", 2);
+        all.extend(["upgrade_refused".to_owned()]);
+        all
+    };
+    let tls = || endings("| label | when |", 1);
+    match (metric, label) {
+        ("wsgate_handshakes_refused_total", "ending") => refusals(),
+        (_, "ending") => {
+            let tunnels = endings("| label | Close to the client |", 1);
+            refusals().into_iter().chain(tls()).chain(tunnels).collect()
+        }
+        (_, "phase") => {
+            ["tls", "head", "route", "connect", "response", "exchange", "tunnel"].map(str::to_owned).into()
+        }
+        ("wsgate_tls_handshakes_total", "result") => tls().into_iter().chain(["ok".to_owned()]).collect(),
+        (_, "resumed") => ["true", "false"].map(str::to_owned).into(),
+        (_, "result") => {
+            rows().into_iter().filter(|row| row.name == metric).flat_map(|row| row.words).collect()
+        }
+        _ => rows().into_iter().filter(|row| row.labels.contains(label)).flat_map(|row| row.words).collect(),
+    }
+}
+
+/// A selector's labels, each with the values that it is compared with.
+type Matchers = BTreeMap<String, Vec<String>>;
+
+fn matchers(selector: &str) -> Matchers {
+    let one = |matcher: &str| {
+        let (label, value) = matcher.split_once('=')?;
+        let value = value.trim_start_matches('~').trim().trim_matches('"');
+        let values = value.split('|').filter(|value| !value.is_empty() && !value.starts_with('$'));
+        Some((label.trim_end_matches('!').trim().to_owned(), values.map(str::to_owned).collect()))
+    };
+    selector.split(',').filter_map(one).collect()
+}
+
+/// The metrics that stand in a text, each with what stands in the braces behind it.
+fn mentioned(text: &str) -> Vec<(String, Matchers)> {
     let is_of_name = |next: char| next.is_ascii_alphanumeric() || next == '_';
     let mut found = Vec::new();
     for prefix in ["wsgate_", "process_"] {
@@ -103,33 +178,45 @@ fn mentioned(text: &str) -> Vec<(String, BTreeSet<String>)> {
             let rest = &text[place..];
             let end = rest.find(|next| !is_of_name(next)).unwrap_or(rest.len());
             let selector = rest[end..].strip_prefix('{').and_then(|rest| rest.split_once('}'));
-            let matchers = selector.map_or("", |(matchers, _)| matchers).split(',');
-            let labels = matchers
-                .filter_map(|matcher| matcher.split_once('='))
-                .map(|(label, _)| label.trim_end_matches(['!', '\\']).trim().to_owned());
-            found.push((rest[..end].to_owned(), labels.collect()));
+            found.push((rest[..end].to_owned(), matchers(selector.map_or("", |(inner, _)| inner))));
         }
     }
     found
 }
 
-/// What a text names must be there, with the labels that it selects by. A name of a histogram has a suffix. Returns the names.
-fn expect_exposed(what: &str, text: &str, exposed: &Named) -> BTreeSet<String> {
+/// What a text names must be there, with the labels that it selects by and values that these can have. A name of a histogram has
+/// a suffix in an expression. Returns the names.
+fn expect_exposed(what: &str, text: &str, exposed: &Named, is_expression: bool) -> BTreeSet<String> {
     // Prometheus adds them.
-    let added = ["instance", "job"];
+    let added = ["instance", "job", "namespace", "pod"];
     let mut names = BTreeSet::new();
-    for (name, labels) in mentioned(text) {
+    for (name, matchers) in mentioned(text) {
         let suffixes = ["_bucket", "_sum", "_count"];
         let of_histogram = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
         let metric = of_histogram.unwrap_or(&name);
         let (kind, own) = exposed.get(metric).unwrap_or_else(|| panic!("{what}: {name} is not exposed"));
-        assert_eq!(of_histogram.is_some(), kind == "histogram", "{what}: {name} is a {kind}");
-        for label in labels {
+        let is_right = of_histogram.is_some() == (kind == "histogram");
+        assert!(is_right || !is_expression, "{what}: {name} is a {kind}");
+        for (label, values) in matchers {
             assert!(own.contains(&label) || added.contains(&&*label), "{what}: {name} has no {label}");
+            if !FREE.contains(&&*label) && !values.is_empty() {
+                let possible = possible(metric, &label);
+                let never: Vec<_> = values.iter().filter(|value| !possible.contains(*value)).collect();
+                assert!(never.is_empty(), "{what}: {label} of {name} is never {never:?}");
+            }
         }
         names.insert(metric.to_owned());
     }
     names
+}
+
+/// The documents that may speak of metrics.
+fn prose() -> Vec<String> {
+    let first =
+        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/kubernetes/wsgate.yaml"];
+    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
+    let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap()));
+    first.into_iter().map(str::to_owned).chain(docs).collect()
 }
 
 /// The labels in `by (...)` and `on (...)` of expressions.
@@ -143,8 +230,15 @@ fn grouped_by(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn documents_dashboard_and_alerts_name_what_is_exposed() {
-    let exposed = exposed().await;
+    let (exposed, values) = exposed().await;
     assert_eq!(documented(), exposed, "docs/metrics.md and a running gate");
+    for ((metric, label), values) in &values {
+        // A number of a Close code, and a bound of a bucket.
+        if !FREE.contains(&&**label) && !["code", "le"].contains(&&**label) {
+            let unknown: Vec<_> = values.difference(&possible(metric, label)).cloned().collect();
+            assert!(unknown.is_empty(), "nothing is said of {unknown:?} as {label} of {metric}");
+        }
+    }
     assert!(exposed.values().any(|(kind, _)| kind == "histogram") && exposed.len() > 60, "{}", exposed.len());
     let dashboard = read("examples/grafana/wsgate.json").replace("\\\"", "\"");
     let alerts = read("examples/prometheus/alerts.yml");
@@ -152,7 +246,7 @@ async fn documents_dashboard_and_alerts_name_what_is_exposed() {
     labels.extend(["instance".to_owned(), "le".to_owned()]);
     let mut shown = BTreeSet::new();
     for (what, text) in [("the dashboard", &dashboard), ("the alerts", &alerts)] {
-        let names = expect_exposed(what, text, &exposed);
+        let names = expect_exposed(what, text, &exposed, true);
         assert!(names.len() > 15, "{what}: {names:?}");
         shown.extend(names);
         let unknown: Vec<_> = grouped_by(text).difference(&labels).cloned().collect();
@@ -163,6 +257,14 @@ async fn documents_dashboard_and_alerts_name_what_is_exposed() {
             assert!(is_value || labels.contains(label), "{what} shows {label}");
         }
     }
+    for document in prose() {
+        expect_exposed(&document, &read(&document), &exposed, false);
+    }
+    let scaling = "examples/kubernetes/scaling.yaml";
+    assert_eq!(
+        expect_exposed(scaling, &read(scaling), &exposed, true),
+        ["wsgate_tunnels_open".to_owned()].into()
+    );
     let is_own = |name: &&String| name.starts_with("wsgate_");
     let unseen: Vec<_> = exposed.keys().filter(is_own).filter(|name| !shown.contains(*name)).collect();
     assert!(unseen.is_empty(), "the dashboard shows nothing of {unseen:?}");

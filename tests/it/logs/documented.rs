@@ -10,20 +10,23 @@ use wsgate::{
 
 use super::trace;
 
+const README: &str = include_str!("../../../README.md");
+
 fn document() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logs.md")).unwrap()
 }
 
 /// The rows of the table whose first line begins so, as cells.
-fn table(header: &str) -> Vec<Vec<String>> {
+pub(super) fn table(header: &str) -> Vec<Vec<String>> {
     let text = document();
     let lines = text.lines().skip_while(|line| !line.starts_with(header)).skip(2);
     let rows = lines.take_while(|line| line.starts_with('|'));
-    rows.map(|row| row.split(" | ").map(|cell| cell.trim_matches([' ', '|']).to_owned()).collect()).collect()
+    let cells = |row: &str| row.trim_matches('|').split(" |").map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).collect()
 }
 
 /// What stands in backticks.
-fn codes(cell: &str) -> Vec<&str> {
+pub(super) fn codes(cell: &str) -> Vec<&str> {
     if let Some(code) = cell.strip_prefix("``") {
         return vec![code.trim_end_matches('`')];
     }
@@ -159,40 +162,39 @@ fn next(phase: Phase) -> Option<Phase> {
     })
 }
 
-fn sources(folder: &Path, text: &mut String) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, text);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            *text += &fs::read_to_string(path).unwrap();
-        }
-    }
-}
-
-/// The text within the parentheses of each `tracing::LEVEL!(...)` that ends with this message.
-fn logged<'s>(source: &'s str, level: &str, message: &str) -> Vec<&'s str> {
-    let written = format!("\"{message}\"");
-    let begins = format!("tracing::{level}!(");
-    let calls = source.split(&*begins).skip(1);
-    calls
-        .filter_map(|call| call.split(");").next())
-        .filter(|call| call.trim_end().trim_end_matches(')').contains(&written))
-        .collect()
+/// Which fields of a record are there, whatever it is of.
+fn of_every_request(column: usize) -> BTreeSet<String> {
+    let rows = table("| field | in text |").into_iter();
+    let rows = rows.filter(|row| ["always", "of a request", "of requests and tunnels"].contains(&&*row[3]));
+    rows.filter_map(|row| codes(&row[column]).first().map(|name| (*name).to_owned())).collect()
 }
 
 #[test]
-fn the_events_of_the_document_are_logged_so() {
-    let mut source = String::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut source);
-    let rows = table("| level | message |");
-    assert!(rows.len() > 20, "{}", rows.len());
-    for row in rows {
-        let message = codes(&row[1])[0];
-        let calls = logged(&source, &row[0], message);
-        assert!(!calls.is_empty(), "nobody logs {message} at {}", row[0]);
-        for field in codes(&row[2]) {
-            assert!(calls.iter().any(|call| call.contains(field)), "{message} has no {field}");
-        }
+fn the_record_in_text_of_the_readme_is_one_of_today() {
+    let sample = README.lines().find(|line| line.starts_with("20") && line.contains(" tunnel_end "));
+    let words = sample.expect("a sample").split(' ').filter_map(|word| word.split_once('='));
+    // The query of the target has the sign, too.
+    let names: Vec<_> = words.map(|(name, _)| name).filter(|name| !name.contains('?')).collect();
+    let rows = table("| field | in text |");
+    let mut order = rows.iter().filter_map(|row| codes(&row[1]).first().copied());
+    for name in &names {
+        assert!(order.any(|known| known == *name), "{name} is no field, or not in its place: {names:?}");
     }
+    let expected = of_every_request(1);
+    assert!(expected.len() > 3 && expected.iter().all(|name| names.contains(&&**name)), "{names:?}");
+}
+
+#[test]
+fn the_record_as_json_of_the_readme_is_one_of_today() {
+    let sample = README.lines().find(|line| line.starts_with("{\"time\"")).expect("a sample");
+    let sample: Value = serde_json::from_str(sample).unwrap();
+    let (whole, shown) = (serde_json::to_value(whole()).unwrap(), keys(&sample));
+    let unknown: Vec<_> = shown.difference(&keys(&whole)).cloned().collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let missing: Vec<_> = of_every_request(0).difference(&shown).cloned().collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(keys(&sample["tls"]).is_subset(&keys(&whole["tls"])), "{sample}");
+    let same_type =
+        |field: &String| std::mem::discriminant(&sample[field]) == std::mem::discriminant(&whole[field]);
+    assert!(shown.iter().all(same_type), "{sample}");
 }
