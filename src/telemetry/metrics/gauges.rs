@@ -186,6 +186,8 @@ pub struct PingGauges {
 pub(super) struct Scrape {
     pub(super) gauges: Gauges,
     pub(super) tunnels: Vec<(Pair, u64)>,
+    /// Since the epoch.
+    pub(super) started: Duration,
     pub(super) process: Process,
     pub(super) dropped: Dropped,
 }
@@ -380,15 +382,11 @@ impl Scrape {
     }
 
     fn write_process(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let Process { started, cpu, resident, virtual_memory, threads, open_fds, max_fds } = &self.process;
+        let Process { cpu, resident, virtual_memory, threads, open_fds, max_fds } = &self.process;
         let seconds = |time: &Option<Duration>| time.map(|time| ([], time.as_secs_f64()));
         let whole = |count: &Option<u64>| count.map(|count| ([], count));
-        let started = seconds(started);
-        sheet.gauges::<0, _>(
-            "process_start_time_seconds",
-            "When the process started, since the epoch",
-            started,
-        )?;
+        let started = alone(self.started.as_secs_f64());
+        sheet.gauges("process_start_time_seconds", "When the process started, since the epoch", started)?;
         sheet.counters::<0, _>("process_cpu_seconds", "Time on the CPU, user and system", seconds(cpu))?;
         sheet.gauges::<0, _>("process_resident_memory_bytes", "Memory in RAM", whole(resident))?;
         sheet.gauges::<0, _>("process_virtual_memory_bytes", "Address space", whole(virtual_memory))?;

@@ -56,6 +56,18 @@ fn what_can_happen_is_there_before_it_happens() {
 }
 
 #[test]
+fn the_time_of_the_start_is_that_of_the_clock() {
+    let before = since_epoch().as_secs_f64();
+    let text = Metrics::default().encode(Gauges::default());
+    let started = lines(&text, "process_start_time_seconds ")[0].rsplit(' ').next().unwrap();
+    // The kernel's word, which a sandbox may hide, is on the whole test program and so an earlier time.
+    assert!(
+        (before..=since_epoch().as_secs_f64()).contains(&started.parse().unwrap()),
+        "{started}, {before}"
+    );
+}
+
+#[test]
 fn statuses_and_close_codes_are_of_fixed_sets() {
     let metrics = Metrics::default();
     let route = metrics.route(Some("main"));
