@@ -304,7 +304,7 @@ impl Metrics {
 
     /// Tunnels that are open.
     pub fn open_tunnels(&self) -> u64 {
-        self.tunnels.all().into_iter().map(|(_, count)| count).sum()
+        self.tunnels.sum()
     }
 
     /// The first Close frame of a tunnel came from this side, with this code if it was not empty.
@@ -334,8 +334,8 @@ impl Metrics {
     pub fn encode(&self, gauges: Gauges) -> String {
         self.know(&gauges);
         let scrape = Scrape {
+            tunnels: self.tunnels.all(gauges.pairs()),
             gauges,
-            tunnels: self.tunnels.all(),
             started: self.started,
             process: Process::now(),
             dropped: dropped(),
