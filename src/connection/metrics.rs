@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Gate, Listener, record::CUT, snapshot::Route};
+use super::{Gate, Listener, record::CUT};
 use crate::{
     config::{CertificateSource, Identity},
     ending::{Phase, Side},
@@ -39,7 +39,7 @@ impl Gate {
         let (sum, snapshot) = (self.totals.sum(), self.current.load());
         Gauges {
             listeners: snapshot.listeners.iter().map(|listener| listener.gauges()).collect(),
-            routes: snapshot.routes.iter().map(Route::gauges).collect(),
+            routes: snapshot.routes.iter().map(|route| route.gauges(&snapshot.pools)).collect(),
             upstreams: snapshot.pools.iter().map(|pool| of_pool(pool.view())).collect(),
             from_clients: of_way(&sum.from_client),
             from_backends: of_way(&sum.from_backend),

@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     auth::Users,
-    config::{self, Config, Frames, ListenAddress, OnRemoved},
+    config::{self, Action, Config, Frames, ListenAddress, OnRemoved},
     ending::Refusal,
     lifecycle::{DrainHandle, Permit, Places},
     proto::forward::HeaderEdits,
-    route::{Matcher, RouteTable},
+    route::{Matcher, RouteKind, RouteTable},
     telemetry::{Metrics, Permitted, RouteGauges},
     tls,
     tunnel::{self, Terms, Totals},
@@ -122,11 +122,16 @@ impl Route {
         tunnels.try_take().map(Some).ok_or(Refusal::RouteLimit)
     }
 
-    /// Its places for tunnels.
-    pub(super) fn gauges(&self) -> RouteGauges {
+    /// Its places for tunnels, and the pool of these that they lead to.
+    pub(super) fn gauges(&self, pools: &[Pool]) -> RouteGauges {
         let places = self.tunnels.as_ref();
         let places = places.map(|places| Permitted { open: places.in_use(), most: places.total() });
-        RouteGauges { name: Arc::clone(&self.name), places }
+        let upstream = match self.config.action {
+            Action::Upstream(place) if self.config.kind != RouteKind::Http => pools.get(place),
+            _ => None,
+        };
+        let upstream = upstream.map(|pool| pool.name().to_owned());
+        RouteGauges { name: Arc::clone(&self.name), places, upstream }
     }
 
     /// The terms of its tunnels that came through a listener.

@@ -61,6 +61,8 @@ const REASONS: [&str; 3] = ["overload", "per_ip_limit", "cut"];
 /// Series are made for what a configuration names. They stay when a reload takes it away, since what was counted was.
 pub struct Metrics {
     registry: Registry,
+    /// Since the epoch. By the clock: the kernel's word on it is in files that a sandbox may hide.
+    started: Duration,
     accepted: Counters<OfListener>,
     accept_errors: Counters<OfListener>,
     turned_away: Counters<TurnedAway>,
@@ -196,6 +198,7 @@ impl Default for Metrics {
             upstreams: Handles::default(),
             tunnels: OpenTunnels::default(),
             registry: book.registry,
+            started: since_epoch(),
         }
         .begun()
     }
@@ -301,7 +304,7 @@ impl Metrics {
 
     /// Tunnels that are open.
     pub fn open_tunnels(&self) -> u64 {
-        self.tunnels.all().into_iter().map(|(_, count)| count).sum()
+        self.tunnels.sum()
     }
 
     /// The first Close frame of a tunnel came from this side, with this code if it was not empty.
@@ -323,16 +326,20 @@ impl Metrics {
 
     fn in_force(&self, generation: u64) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.reloaded_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.reloaded_at.set(i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX));
         self.reloaded_well.set(1);
     }
 
     /// All of it as `OpenMetrics` text, whose type is `application/openmetrics-text; version=1.0.0; charset=utf-8`.
     pub fn encode(&self, gauges: Gauges) -> String {
         self.know(&gauges);
-        let scrape =
-            Scrape { gauges, tunnels: self.tunnels.all(), process: Process::now(), dropped: dropped() };
+        let scrape = Scrape {
+            tunnels: self.tunnels.all(gauges.pairs()),
+            gauges,
+            started: self.started,
+            process: Process::now(),
+            dropped: dropped(),
+        };
         let mut now = Registry::default();
         now.register_collector(Box::new(scrape));
         let mut text = String::with_capacity(16 * 1024);
@@ -360,6 +367,10 @@ impl Metrics {
             drop(self.upstream(&upstream.name));
         }
     }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl RouteMetrics {

@@ -147,9 +147,15 @@ async fn every_refused_handshake_is_counted_with_its_reason() {
 async fn a_tunnel_is_counted_while_it_is_open_and_when_it_has_ended() {
     let backend = Backend::listen().await;
     let gate = Setup::to(backend.address()).start();
-    let (mut client, mut server) = gate.tunnel(&backend).await;
     let endpoint = backend.address();
     let labels = [("route", "main"), ("endpoint", endpoint.as_str())];
+    let is_there_with_none = |metrics: &Metrics| {
+        let mut open = metrics.samples.iter().filter(|sample| sample.name == "wsgate_tunnels_open");
+        let only = open.next().filter(|_| open.next().is_none()).expect("one series");
+        only.value < 0.5 && labels.iter().all(|(key, value)| only.labels[*key] == *value)
+    };
+    assert!(is_there_with_none(&gate.metrics()), "an autoscaler wants to see 0");
+    let (mut client, mut server) = gate.tunnel(&backend).await;
     // The client may have its 101 before.
     when(|| gate.metrics(), |metrics| exactly(metrics.sum("wsgate_tunnels_open", &labels), 1.0)).await;
     let frame = frames::client(BINARY, [1; 300]);
@@ -177,6 +183,7 @@ async fn a_tunnel_is_counted_while_it_is_open_and_when_it_has_ended() {
     client.expect_end().await;
     drop((client, server));
     let metrics = at_rest(&gate).await;
+    assert!(is_there_with_none(&metrics));
     assert_counts(&metrics, "wsgate_tunnel_frames_total", &[("opcode", "close")], 2);
     let labels = [("ending", "closed"), ("side", "downstream"), ("phase", "tunnel")];
     assert_counts(&metrics, "wsgate_endings_total", &labels, 1);

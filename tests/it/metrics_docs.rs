@@ -296,6 +296,26 @@ fn the_dashboard_is_one_that_grafana_takes() {
     assert!(variables.iter().any(|variable| variable["type"] == "datasource"));
 }
 
+#[test]
+fn prometheus_shows_the_token_that_the_pods_want() {
+    let manifest = read("examples/kubernetes/wsgate.yaml");
+    assert!(manifest.contains("metrics_token = ") && manifest.contains("metrics-token"));
+    assert!(!manifest.contains("prometheus.io/"), "who goes by these shows no token");
+    let job = read("examples/prometheus/kubernetes.yml");
+    assert!(job.contains(
+        "    authorization:\n      credentials_file: /etc/prometheus/wsgate-admin/metrics-token\n"
+    ));
+    assert!(job.contains("job_name: wsgate\n"), "the alerts name it");
+    assert!(job.contains("app.kubernetes.io/name=wsgate }") && job.contains("port_name], regex: admin, "));
+    assert!(manifest.contains("labels: { app.kubernetes.io/name: wsgate }\n    spec:"));
+    assert!(manifest.contains("- { name: admin, containerPort: 9900 }"));
+    let scaling = read("examples/kubernetes/scaling.yaml");
+    for label in ["namespace", "pod"] {
+        assert!(job.contains(&format!("target_label: {label} }}")), "{label}");
+        assert!(scaling.contains(&format!("{label}: {{ resource: {label} }}")), "{label}");
+    }
+}
+
 /// Whether brackets close as they open.
 fn balanced(expression: &str) -> bool {
     let mut open = Vec::new();

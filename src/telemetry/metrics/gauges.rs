@@ -1,6 +1,11 @@
 //! What is there at the moment of a scrape, as plain data, and how it is written.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -73,6 +78,8 @@ pub struct RouteGauges {
     pub name: Arc<str>,
     /// Its places for tunnels; `None` where they are not bounded.
     pub places: Option<Permitted>,
+    /// The pool that its tunnels lead to; `None` where it can have none.
+    pub upstream: Option<String>,
 }
 
 /// A pool.
@@ -181,11 +188,25 @@ pub struct PingGauges {
     pub round_trips: Buckets,
 }
 
+impl Gauges {
+    /// Every route with each server that its tunnels can lead to.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = Pair> {
+        self.routes.iter().flat_map(|route| {
+            let is_its = |pool: &&UpstreamGauges| route.upstream.as_deref() == Some(&*pool.name);
+            let endpoints = self.upstreams.iter().find(is_its).map_or(&[][..], |pool| &pool.endpoints);
+            let here = endpoints.iter().filter(|endpoint| endpoint.is_up.is_some());
+            here.map(|endpoint| (Arc::clone(&route.name), endpoint.name.as_str().into()))
+        })
+    }
+}
+
 /// Gauges with what the kernel and the open tunnels add to them.
 #[derive(Debug)]
 pub(super) struct Scrape {
     pub(super) gauges: Gauges,
-    pub(super) tunnels: Vec<(Pair, u64)>,
+    pub(super) tunnels: HashMap<Pair, u64>,
+    /// Since the epoch.
+    pub(super) started: Duration,
     pub(super) process: Process,
     pub(super) dropped: Dropped,
 }
@@ -380,15 +401,11 @@ impl Scrape {
     }
 
     fn write_process(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        let Process { started, cpu, resident, virtual_memory, threads, open_fds, max_fds } = &self.process;
+        let Process { cpu, resident, virtual_memory, threads, open_fds, max_fds } = &self.process;
         let seconds = |time: &Option<Duration>| time.map(|time| ([], time.as_secs_f64()));
         let whole = |count: &Option<u64>| count.map(|count| ([], count));
-        let started = seconds(started);
-        sheet.gauges::<0, _>(
-            "process_start_time_seconds",
-            "When the process started, since the epoch",
-            started,
-        )?;
+        let started = alone(self.started.as_secs_f64());
+        sheet.gauges("process_start_time_seconds", "When the process started, since the epoch", started)?;
         sheet.counters::<0, _>("process_cpu_seconds", "Time on the CPU, user and system", seconds(cpu))?;
         sheet.gauges::<0, _>("process_resident_memory_bytes", "Memory in RAM", whole(resident))?;
         sheet.gauges::<0, _>("process_virtual_memory_bytes", "Address space", whole(virtual_memory))?;

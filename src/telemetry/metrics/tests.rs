@@ -38,7 +38,7 @@ fn what_can_happen_is_there_before_it_happens() {
     let metrics = Metrics::default();
     let text = metrics.encode(Gauges {
         listeners: vec![ListenerGauges { name: "[::]:443".into(), certificates: Vec::new() }],
-        routes: vec![RouteGauges { name: "chat".into(), places: None }],
+        routes: vec![RouteGauges { name: "chat".into(), places: None, upstream: None }],
         ..Gauges::default()
     });
     for expected in [
@@ -53,6 +53,62 @@ fn what_can_happen_is_there_before_it_happens() {
     }
     assert_eq!(lines(&text, "wsgate_config_reloads_total").len(), 2);
     assert!(lines(&text, "wsgate_route_places").is_empty(), "it has no bound");
+}
+
+#[test]
+fn a_route_without_tunnels_has_none_at_each_server_of_its_pool() {
+    let metrics = Metrics::default();
+    let endpoint =
+        |name: &str, is_up| EndpointGauges { name: name.into(), is_up, ..EndpointGauges::default() };
+    let gauges = || Gauges {
+        routes: [("chat", Some("pool")), ("files", None)]
+            .map(|(name, upstream)| RouteGauges {
+                name: name.into(),
+                places: None,
+                upstream: upstream.map(str::to_owned),
+            })
+            .into(),
+        upstreams: vec![UpstreamGauges {
+            name: "pool".into(),
+            endpoints: vec![
+                endpoint("a:80", Some(true)),
+                endpoint("b:80", Some(false)),
+                endpoint("c:80", None),
+            ],
+            ..UpstreamGauges::default()
+        }],
+        ..Gauges::default()
+    };
+    let open = || {
+        let text = metrics.encode(gauges());
+        let mut open: Vec<_> =
+            lines(&text, "wsgate_tunnels_open{").into_iter().map(|line| line.replace('"', "")).collect();
+        open.sort();
+        open.join(" ").replace("wsgate_tunnels_open", "").replace("route=chat,endpoint=", "")
+    };
+    assert_eq!(open(), "{a:80} 0 {b:80} 0");
+    let (route, endpoint) = (metrics.route(Some("chat")), "c:80".into());
+    metrics.tunnel_opened(&route, &endpoint);
+    assert_eq!(
+        open(),
+        "{a:80} 0 {b:80} 0 {c:80} 1",
+        "one that has left the pool, for as long as it has tunnels"
+    );
+    let ending = Ending { label: "closed", side: Side::Upstream, phase: Phase::Tunnel };
+    metrics.tunnel_ended(&route, &endpoint, ending, Duration::from_secs(1));
+    assert_eq!((open(), metrics.open_tunnels()), ("{a:80} 0 {b:80} 0".to_owned(), 0));
+}
+
+#[test]
+fn the_time_of_the_start_is_that_of_the_clock() {
+    let before = since_epoch().as_secs_f64();
+    let text = Metrics::default().encode(Gauges::default());
+    let started = lines(&text, "process_start_time_seconds ")[0].rsplit(' ').next().unwrap();
+    // The kernel's word, which a sandbox may hide, is on the whole test program and so an earlier time.
+    assert!(
+        (before..=since_epoch().as_secs_f64()).contains(&started.parse().unwrap()),
+        "{started}, {before}"
+    );
 }
 
 #[test]
