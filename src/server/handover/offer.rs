@@ -280,6 +280,8 @@ impl Old {
         }
     }
 
+    /// Hands the sockets over, and drains when that is done.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
     pub(super) fn talk(&self, stream: UnixStream) -> io::Result<()> {
         let mut channel = Channel::new(stream)?;
         // Whoever looks whether somebody is here says nothing.
@@ -302,12 +304,14 @@ impl Old {
         let copies = self.sockets.copies()?;
         let _files = self.sockets.leave_files();
         pass(copies, &mut channel)?;
-        self.let_go(&mut channel, pid)
+        self.let_go(&mut channel, pid)?;
+        thread::sleep(LAST_ARRIVALS);
+        (self.drain)();
+        Ok(())
     }
 
-    /// Waits until the new process accepts, and drains when it has taken this one's place.
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
-    fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
+    /// Waits until the new process is ready, and gives the sockets up when it has taken this one's place.
+    pub(super) fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
         match channel.receive(self.patience) {
             Ok(Some(Message::Ready)) => {}
             Ok(_) => return Err(io::Error::other(format!("process {pid} ended before it was ready"))),
@@ -319,11 +323,12 @@ impl Old {
         }
         // It is going to put its own file in place of this one's.
         self.owned.set(false);
-        let taken = channel.send(&Message::Take, &[], STEP).map(|()| channel.receive(STEP));
-        match taken {
-            Ok(Ok(Some(Message::Taken))) => {}
-            // It is there, accepts, and was told that the sockets are its own.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {}
+        let told = channel.send(&Message::Take, &[], STEP);
+        // What it said before it left counts, whether or not it could still be told.
+        match channel.receive(STEP) {
+            Ok(Some(Message::Taken)) => {}
+            // It is there, and was told that the sockets are its own.
+            Err(error) if told.is_ok() && error.kind() == io::ErrorKind::TimedOut => {}
             _ => {
                 self.owned.set(true);
                 return Err(io::Error::other(format!("process {pid} ended when it was ready")));
@@ -331,8 +336,6 @@ impl Old {
         }
         tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
         self.sockets.give_up(pid);
-        thread::sleep(LAST_ARRIVALS);
-        (self.drain)();
         Ok(())
     }
 }

@@ -41,6 +41,8 @@ struct Predecessor {
     sockets: usize,
     /// Of the files that are this process' to remove when it has taken over.
     owned: Vec<Ownership>,
+    /// How long it may take to let go.
+    patience: Duration,
 }
 
 /// Whom the sockets came from.
@@ -71,6 +73,15 @@ pub enum HandoverError {
         path: PathBuf,
         /// Why, in its words.
         why: &'static str,
+    },
+    /// It has passed them and says nothing more, so that it may go on.
+    #[error("the process at {} has not let its listening sockets go", path.display())]
+    Silent {
+        /// `upgrade_socket`.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The own upgrade socket.
     #[error("cannot listen at the upgrade socket {}", path.display())]
@@ -160,17 +171,18 @@ impl Predecessor {
 
     /// Says that this process accepts, and waits until the other lets go.
     fn take(&mut self, path: &Path) -> Result<(), HandoverError> {
-        let said = self.channel.send(&Message::Ready, &[], STEP);
+        let said = self.channel.send(&Message::Ready, &[], self.patience);
         // What it said before it left counts, whether or not it could still be told.
-        match self.channel.receive(STEP) {
+        match self.channel.receive(self.patience) {
             Ok(Some(Message::Take)) => {}
             Ok(Some(Message::Refused { why })) => return Err(refused(path, why)),
             Ok(Some(_)) => return Err(refused(path, Refused::Protocol)),
-            // It has ended meanwhile, or hangs: there is no better process than this one.
+            // It has ended meanwhile: there is no better process than this one.
             Ok(None) => tracing::warn!(pid = self.pid, "the predecessor has gone"),
+            // It may be frozen, and would go on some day: one of the two has to end.
             Err(error) => {
-                let error = said.err().unwrap_or(error);
-                tracing::warn!(pid = self.pid, %error, "the predecessor does not answer");
+                let source = said.err().unwrap_or(error);
+                return Err(HandoverError::Silent { path: path.to_owned(), source });
             }
         }
         for owned in &self.owned {
@@ -228,7 +240,7 @@ fn ask(path: &Path, inherited: &mut Inherited) -> io::Result<Answer> {
             count += 1;
         }
         if !more {
-            return Ok(Answer::Passed(Predecessor { channel, pid, sockets: count, owned }));
+            return Ok(Answer::Passed(Predecessor { channel, pid, sockets: count, owned, patience: STEP }));
         }
     }
 }
@@ -264,4 +276,34 @@ fn refused(path: &Path, why: Refused) -> HandoverError {
         Refused::TooLate => "this process took too long to be ready",
     };
     HandoverError::Refused { path: path.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a new process that is ready, and of the files, when the other side did this.
+    fn take(other: impl FnOnce(UnixStream) -> Option<UnixStream>) -> (Result<(), HandoverError>, bool) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let _kept = other(theirs);
+        let owned = Ownership::new(false);
+        let mut predecessor = Predecessor {
+            channel: Channel::new(ours).unwrap(),
+            pid: 7,
+            sockets: 1,
+            owned: vec![owned.clone()],
+            patience: Duration::from_millis(20),
+        };
+        let taken = predecessor.take(Path::new("upgrade.sock"));
+        (taken, owned.get())
+    }
+
+    #[test]
+    fn b9_a_new_process_goes_on_without_the_old_one_only_if_that_is_dead() {
+        let (silent, owns) = take(Some);
+        assert!(matches!(silent, Err(HandoverError::Silent { .. })), "{silent:?}");
+        assert!(!owns, "the files are those of the old one, which may go on");
+        let (dead, owns) = take(|_| None);
+        assert!(dead.is_ok() && owns, "{dead:?}");
+    }
 }

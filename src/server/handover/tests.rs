@@ -270,3 +270,24 @@ fn the_sockets_are_for_the_same_user_and_root() {
     assert!(may_take(own) && may_take(0));
     assert!(!may_take(own + 1) && !may_take(65534));
 }
+
+#[test]
+fn b9_a_process_that_was_frozen_hears_that_its_place_was_taken_meanwhile() {
+    let running = Running::with(1);
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let mut channel = Channel::new(theirs).unwrap();
+    say(&mut channel, &Message::Ready);
+    say(&mut channel, &Message::Taken);
+    drop(channel);
+    running.old.let_go(&mut Channel::new(ours).unwrap(), 7).unwrap();
+    assert_eq!(running.sockets.successor(), Some(7));
+}
+
+#[test]
+fn b9_what_was_said_in_time_counts_though_it_is_heard_late() {
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let (mut theirs, mut ours) = (Channel::new(theirs).unwrap(), Channel::new(ours).unwrap());
+    say(&mut theirs, &Message::Take);
+    assert_eq!(ours.receive(Duration::ZERO).unwrap(), Some(Message::Take));
+    assert_eq!(ours.receive(Duration::ZERO).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
