@@ -47,6 +47,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Sockets {
     offered: Mutex<Vec<Offered>>,
+    steady: Mutex<()>,
     successor: OnceLock<u32>,
     handed_over: Notify,
 }
@@ -107,6 +108,18 @@ impl Sockets {
         if self.successor().is_none() {
             told.await;
         }
+    }
+
+    /// Held while copies are on their way to a successor, and while a reload adds and removes sockets: what it adds in between
+    /// would be lost.
+    pub(in crate::server) fn keep_steady(&self) -> MutexGuard<'_, ()> {
+        self.steady.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether they are kept so.
+    #[cfg(test)]
+    pub(super) fn is_steady(&self) -> bool {
+        self.steady.try_lock().is_err()
     }
 
     /// Copies of the descriptors of all that are open.
@@ -301,10 +314,12 @@ impl Old {
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
+        let steady = self.sockets.keep_steady();
         let copies = self.sockets.copies()?;
         let _files = self.sockets.leave_files();
         pass(copies, &mut channel)?;
         self.let_go(&mut channel, pid)?;
+        drop(steady);
         thread::sleep(LAST_ARRIVALS);
         (self.drain)();
         Ok(())

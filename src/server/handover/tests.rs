@@ -291,3 +291,15 @@ fn b9_what_was_said_in_time_counts_though_it_is_heard_late() {
     assert_eq!(ours.receive(Duration::ZERO).unwrap(), Some(Message::Take));
     assert_eq!(ours.receive(Duration::ZERO).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
+
+#[test]
+fn b9_no_reload_changes_the_sockets_while_they_are_handed_over() {
+    let running = Running::with(1);
+    let (mut channel, talk) = running.meet();
+    assert!(!running.sockets.is_steady());
+    take(&mut channel);
+    assert!(running.sockets.is_steady());
+    drop(channel);
+    assert!(talk.join().unwrap().is_err());
+    assert!(!running.sockets.is_steady(), "the next reload may");
+}
