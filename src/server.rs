@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use self::{
@@ -246,9 +247,11 @@ fn start_acceptor(
                 tracing::error!(%error, "accepting has ended");
                 order.drain();
             }
+            let (waiting, failed) =
+                accepted.map_or_else(|error| (JoinSet::new(), Some(error)), |it| (it, None));
             let grace = gate.current.load().config.server.shutdown_grace;
-            let cut = ending::watch_over(&order, grace).await;
-            accepted.map(|()| cut)
+            let cut = ending::watch_over(&order, grace, waiting).await;
+            failed.map_or(Ok(cut), Err)
         })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)

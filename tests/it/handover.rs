@@ -3,6 +3,7 @@
 mod activation;
 mod load;
 mod notification;
+mod overload;
 
 use std::{
     fs,
@@ -134,6 +135,9 @@ async fn terminate(program: Program) {
     ended(program).await;
 }
 
+/// What a new process says that wants all sockets.
+const READY: &str = "{\"ready\":{\"unwanted\":[]}}\n";
+
 /// A successor that the test speaks for.
 struct Taker(UnixStream);
 
@@ -259,7 +263,7 @@ async fn b9_a_new_process_that_dies_before_it_is_ready_changes_nothing() {
     drop(taker);
     old.says("that it goes on", |event| message(event).contains("going on")).await;
     let mut taker = Taker::takes(&site);
-    taker.say("\"ready\"\n");
+    taker.say(READY);
     assert_eq!(taker.hear(), "\"take\"\n");
     drop(taker);
     old.says("that it goes on", |event| event["error"].as_str() == Some("process 7 ended when it was ready"))
@@ -394,7 +398,7 @@ async fn b9_one_that_is_told_no_ends_and_leaves_the_others_socket() {
         let (mut new, mut stream, mut reader) = elder(&site).await;
         if why == "too_late" {
             stream.write_all(NO_SOCKETS).unwrap();
-            assert_eq!(line(&mut reader), "\"ready\"\n");
+            assert_eq!(line(&mut reader), READY);
         }
         stream.write_all(format!("{{\"refused\":{{\"why\":\"{why}\"}}}}\n").as_bytes()).unwrap();
         assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
@@ -414,7 +418,7 @@ async fn b9_one_whose_predecessor_dies_goes_on_alone() {
     let site = Site::before(backend.address());
     let (new, mut stream, mut reader) = elder(&site).await;
     stream.write_all(NO_SOCKETS).unwrap();
-    assert_eq!(line(&mut reader), "\"ready\"\n");
+    assert_eq!(line(&mut reader), READY);
     drop((stream, reader));
     new.says("that it is ready", |event| message(event) == "ready").await;
     site.serves().await;

@@ -34,8 +34,8 @@ pub(super) enum Message {
     Refused { why: Refused },
     /// The old one: these sockets, whose descriptors come along in this order, and whether more follow.
     Sockets { pid: u32, sockets: Vec<Passed>, more: bool },
-    /// The new one: accepts connections.
-    Ready,
+    /// The new one: could serve, but for the sockets of these addresses, which it does not want.
+    Ready { unwanted: Vec<String> },
     /// The old one: the sockets are yours.
     Take,
     /// The new one: can be found where the old one was, and goes on alone.

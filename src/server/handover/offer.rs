@@ -48,8 +48,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Sockets {
     offered: Mutex<Vec<Offered>>,
     steady: Mutex<()>,
-    successor: OnceLock<u32>,
+    successor: OnceLock<Successor>,
     handed_over: Notify,
+}
+
+/// Who has the sockets now.
+#[derive(Debug)]
+struct Successor {
+    pid: u32,
+    /// Addresses of those that it did not want.
+    unwanted: Vec<String>,
 }
 
 /// A copy of a listening socket, to be dropped when the socket is closed.
@@ -97,7 +105,13 @@ impl Sockets {
 
     /// The process that has the sockets now, if they were handed over.
     pub fn successor(&self) -> Option<u32> {
-        self.successor.get().copied()
+        self.successor.get().map(|successor| successor.pid)
+    }
+
+    /// Whether it accepts from the socket of this address.
+    pub(in crate::server) fn has_successor_for(&self, address: &ListenAddress) -> bool {
+        let unwanted = self.successor.get().map(|successor| &successor.unwanted);
+        unwanted.is_some_and(|unwanted| !unwanted.contains(&address.to_string()))
     }
 
     /// Waits until the sockets have been handed over. Whoever accepts from one of them stops then: what comes is the
@@ -143,9 +157,9 @@ impl Sockets {
     }
 
     /// The sockets are somebody else's now.
-    fn give_up(&self, successor: u32) {
+    fn give_up(&self, pid: u32, unwanted: Vec<String>) {
         // There is one successor at most, as only one conversation gets here.
-        let _ = self.successor.set(successor);
+        let _ = self.successor.set(Successor { pid, unwanted });
         self.handed_over.notify_waiters();
     }
 
@@ -327,15 +341,15 @@ impl Old {
 
     /// Waits until the new process is ready, and gives the sockets up when it has taken this one's place.
     pub(super) fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
-        match channel.receive(self.patience) {
-            Ok(Some(Message::Ready)) => {}
+        let unwanted = match channel.receive(self.patience) {
+            Ok(Some(Message::Ready { unwanted })) => unwanted,
             Ok(_) => return Err(io::Error::other(format!("process {pid} ended before it was ready"))),
             Err(error) => {
                 // Which tells it to end, should it be ready later.
                 refuse(channel, Refused::TooLate)?;
                 return Err(error);
             }
-        }
+        };
         // It is going to put its own file in place of this one's.
         self.owned.set(false);
         let told = channel.send(&Message::Take, &[], STEP);
@@ -350,7 +364,7 @@ impl Old {
             }
         }
         tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
-        self.sockets.give_up(pid);
+        self.sockets.give_up(pid, unwanted);
         Ok(())
     }
 }

@@ -138,8 +138,8 @@ impl Succession {
         server: &ServerHandle,
         announce: impl FnOnce(Option<TookOver>),
     ) -> Result<(), HandoverError> {
-        self.inherited.close_rest();
         let Some(path) = self.path else {
+            self.inherited.close_rest();
             announce(None);
             return Ok(());
         };
@@ -147,11 +147,13 @@ impl Succession {
         let post = Post::prepare(&path).map_err(failed)?;
         let open = |post: Post| post.open(server).map_err(failed);
         let Some(mut predecessor) = self.predecessor else {
+            self.inherited.close_rest();
             open(post)?;
             announce(None);
             return Ok(());
         };
-        predecessor.take(&path)?;
+        predecessor.take(&path, self.inherited.addresses())?;
+        self.inherited.close_rest();
         if let Err(error) = open(post) {
             // The other one has let go: it is this process or none.
             tracing::error!(error = crate::ending::chain(&error), "no successor will find this process");
@@ -169,9 +171,9 @@ impl Predecessor {
         TookOver { pid: self.pid, sockets: self.sockets }
     }
 
-    /// Says that this process accepts, and waits until the other lets go.
-    fn take(&mut self, path: &Path) -> Result<(), HandoverError> {
-        let said = self.channel.send(&Message::Ready, &[], self.patience);
+    /// Says that this process can serve, but for the `unwanted` addresses, and waits until the other lets go.
+    fn take(&mut self, path: &Path, unwanted: Vec<String>) -> Result<(), HandoverError> {
+        let said = self.channel.send(&Message::Ready { unwanted }, &[], self.patience);
         // What it said before it left counts, whether or not it could still be told.
         match self.channel.receive(self.patience) {
             Ok(Some(Message::Take)) => {}
@@ -294,7 +296,7 @@ mod tests {
             owned: vec![owned.clone()],
             patience: Duration::from_millis(20),
         };
-        let taken = predecessor.take(Path::new("upgrade.sock"));
+        let taken = predecessor.take(Path::new("upgrade.sock"), Vec::new());
         (taken, owned.get())
     }
 

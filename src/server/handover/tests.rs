@@ -118,7 +118,7 @@ fn the_running_process_drains_when_its_place_is_taken_and_not_before() {
     let (mut channel, talk) = running.meet();
     take(&mut channel);
     assert!(!running.owned[1].get(), "if it is told to end now, the files of the listeners stay");
-    say(&mut channel, &Message::Ready);
+    say(&mut channel, &Message::Ready { unwanted: Vec::new() });
     assert_eq!(hear(&mut channel), Some(Message::Take));
     assert!(!running.order.signal().is_draining());
     say(&mut channel, &Message::Taken);
@@ -144,7 +144,7 @@ fn a_new_process_that_dies_at_any_step_changes_nothing() {
             assert!(matches!(hear(&mut channel), Some(Message::Sockets { .. })));
         }
         if step > 2 {
-            say(&mut channel, &Message::Ready);
+            say(&mut channel, &Message::Ready { unwanted: Vec::new() });
             assert_eq!(hear(&mut channel), Some(Message::Take));
         }
         drop(channel);
@@ -251,13 +251,14 @@ fn a_message_arrives_whole_with_its_descriptors_though_its_bytes_come_one_by_one
     let mut channel = Channel::new(theirs).unwrap();
     let mut other = Channel::new(ours.try_clone().unwrap()).unwrap();
     let wrote = std::thread::spawn(move || {
-        for byte in b"\"take\"\n\"rea" {
+        for byte in b"\"take\"\n{\"ready\":{\"unwan" {
             ours.write_all(&[*byte]).unwrap();
         }
-        ours.write_all(b"dy\"\n").unwrap();
+        ours.write_all(b"ted\":[]}}\n").unwrap();
         other.send(&Message::Taken, &[listener.as_fd()], PATIENCE).unwrap();
     });
-    for expected in [Message::Take, Message::Ready, Message::Taken] {
+    let ready = Message::Ready { unwanted: Vec::new() };
+    for expected in [Message::Take, ready, Message::Taken] {
         assert_eq!(hear(&mut channel), Some(expected));
     }
     wrote.join().unwrap();
@@ -276,7 +277,7 @@ fn b9_a_process_that_was_frozen_hears_that_its_place_was_taken_meanwhile() {
     let running = Running::with(1);
     let (theirs, ours) = UnixStream::pair().unwrap();
     let mut channel = Channel::new(theirs).unwrap();
-    say(&mut channel, &Message::Ready);
+    say(&mut channel, &Message::Ready { unwanted: Vec::new() });
     say(&mut channel, &Message::Taken);
     drop(channel);
     running.old.let_go(&mut Channel::new(ours).unwrap(), 7).unwrap();
