@@ -100,7 +100,8 @@ impl Server {
         Self::start_with(loaded, source, access, &Inherited::default())
     }
 
-    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners.
+    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners. If they are a predecessor's yet,
+    /// nothing is accepted before it lets go.
     pub fn start_with(
         loaded: Loaded,
         source: ConfigSource,
@@ -111,6 +112,9 @@ impl Server {
         let config = Arc::new(config);
         let accepting = runtime().map_err(StartError::Worker)?;
         let sockets = Arc::<Sockets>::default();
+        if inherited.is_lent() {
+            sockets.hold_back();
+        }
         let bound = bind_all(&config, &accepting, inherited, &sockets)?;
         let (gate, order) = set_up(&config, &bound, access)?;
         let permits = Permits::new(fitting(config.server.max_connections));

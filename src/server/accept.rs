@@ -160,6 +160,12 @@ impl Acceptor {
         mut changes: tokio::sync::mpsc::UnboundedReceiver<Change>,
     ) -> io::Result<JoinSet<()>> {
         let (drain, sockets) = (self.gate.drain.clone(), Arc::clone(&self.sockets));
+        tokio::select! {
+            biased;
+            () = sockets.opened() => {}
+            // They are a predecessor's, and so is what waits there.
+            () = drain.draining() => return Ok(JoinSet::new()),
+        }
         let mut accepting = Accepting { acceptor: Arc::new(self), tasks: JoinSet::new(), ends: Vec::new() };
         accepting.begin(bound);
         loop {

@@ -19,6 +19,7 @@ pub struct Inherited {
     /// What was passed and is no listening socket.
     unusable: Vec<String>,
     follows_another: bool,
+    is_lent: bool,
 }
 
 /// A listening stream socket, non-blocking.
@@ -61,6 +62,15 @@ impl Inherited {
 
     pub(super) fn follows_another(&self) -> bool {
         self.follows_another
+    }
+
+    /// The sockets are a predecessor's until it lets go.
+    pub(super) fn lend(&mut self) {
+        self.is_lent = true;
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     /// Adds a listening stream socket.

@@ -7,7 +7,7 @@ mod overload;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     os::unix::{
         fs::PermissionsExt,
@@ -410,6 +410,23 @@ async fn b9_one_that_is_told_no_ends_and_leaves_the_others_socket() {
             "the log, the configuration and the socket"
         );
     }
+}
+
+#[tokio::test]
+async fn b9_one_that_is_told_no_has_answered_nobody() {
+    let backend = HttpBackend::start().await;
+    let site = Site::before(backend.address());
+    let (mut new, mut stream, mut reader) = elder(&site).await;
+    stream.write_all(NO_SOCKETS).unwrap();
+    assert_eq!(line(&mut reader), READY);
+    let mut client = std::net::TcpStream::connect(site.address).unwrap();
+    client.write_all(get("/", "").as_bytes()).unwrap();
+    stream.write_all(b"{\"refused\":{\"why\":\"too_late\"}}\n").unwrap();
+    assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
+    let mut answer = Vec::new();
+    // It may be reset.
+    let _ = client.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]

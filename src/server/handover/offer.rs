@@ -17,7 +17,10 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, watch},
+};
 
 use super::{
     super::{
@@ -50,6 +53,8 @@ pub struct Sockets {
     steady: Mutex<()>,
     successor: OnceLock<Successor>,
     handed_over: Notify,
+    /// Whether they are a predecessor's yet.
+    held_back: watch::Sender<bool>,
 }
 
 /// Who has the sockets now.
@@ -122,6 +127,22 @@ impl Sockets {
         if self.successor().is_none() {
             told.await;
         }
+    }
+
+    /// They are a predecessor's yet: nobody accepts from them before [`Self::open`].
+    pub(in crate::server) fn hold_back(&self) {
+        self.held_back.send_replace(true);
+    }
+
+    /// They are this process' own.
+    pub(in crate::server) fn open(&self) {
+        self.held_back.send_replace(false);
+    }
+
+    /// Waits until they are this process' own. Whoever accepts from one of them begins then.
+    pub async fn opened(&self) {
+        // The sender is here, so it is not closed.
+        let _ = self.held_back.subscribe().wait_for(|held_back| !held_back).await;
     }
 
     /// Held while copies are on their way to a successor, and while a reload adds and removes sockets: what it adds in between

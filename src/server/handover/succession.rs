@@ -112,6 +112,9 @@ impl Succession {
         if let Some(path) = path {
             inherited.expect_another();
             predecessor = ask_in_turn(path, &mut inherited)?;
+            if predecessor.is_some() {
+                inherited.lend();
+            }
         }
         Ok(Self { inherited, path: path.map(Path::to_owned), predecessor })
     }
@@ -126,7 +129,7 @@ impl Succession {
         self.predecessor.is_some()
     }
 
-    /// Puts `server`, which accepts, in the place of the running process, and offers its sockets to the next one.
+    /// Puts `server`, which accepts from then on, in the place of the running process, and offers its sockets to the next one.
     ///
     /// `announce` is called when the running process has let go and before it begins to end, so that who watches over both
     /// can be told whom to watch from now on.
@@ -153,6 +156,7 @@ impl Succession {
             return Ok(());
         };
         predecessor.take(&path, self.inherited.addresses())?;
+        server.sockets().open();
         self.inherited.close_rest();
         if let Err(error) = open(post) {
             // The other one has let go: it is this process or none.
