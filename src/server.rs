@@ -158,6 +158,7 @@ impl Server {
         let shared = &*self.handle.shared;
         // If accepting panicked, nobody else gives the order that the workers wait for.
         shared.order.shutdown();
+        shared.doors.sockets.withdraw();
         let mut panicked = usize::from(accepted.is_err());
         for worker in self.workers {
             panicked += worker.join();

@@ -54,7 +54,7 @@ impl Bound {
             Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
         let socket = Arc::new(socket);
         let offered: Weak<Socket> = Arc::downgrade(&socket);
-        sockets.offer(Offered { address: address.clone(), socket: offered, owned });
+        sockets.offer(Offered { address: address.clone(), socket: offered, owned, outlasts_drain: false });
         Ok(Self { socket, at: BoundAddress::new(address) })
     }
 }

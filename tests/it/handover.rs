@@ -14,7 +14,7 @@ use std::{
         net::{UnixListener, UnixStream},
         process::CommandExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::process::geteuid;
@@ -121,6 +121,14 @@ fn is_take_over(event: &Value) -> bool {
 
 fn said(program: &Program, part: &str) -> bool {
     program.said().iter().any(|event| event.to_string().contains(part))
+}
+
+/// Which process answers at the admin listener.
+async fn admin_pid(socket: &Path) -> u64 {
+    let mut client = Peer::dial_unix(socket).await;
+    client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let status: Value = serde_json::from_str(client.read_response().await.text()).unwrap();
+    status["pid"].as_u64().unwrap()
 }
 
 /// The program ended by itself, and in order.
@@ -280,12 +288,7 @@ async fn b9_the_admin_listener_is_handed_over_too() {
     let mut site = Site::before(backend.address());
     site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
     let socket = site.folder.path().join("admin.sock");
-    let pid = async || {
-        let mut client = Peer::dial_unix(&socket).await;
-        client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-        let status: Value = serde_json::from_str(&client.read_response().await.text()).unwrap();
-        status["pid"].as_u64().unwrap()
-    };
+    let pid = async || admin_pid(&socket).await;
     let old = site.run().await;
     assert_eq!(pid().await, u64::from(old.id()));
     let new = site.swap(&old).await;
@@ -343,6 +346,33 @@ async fn b9_one_that_is_ending_already_leaves_its_addresses_to_the_new_process()
     // Its end takes nothing of the new one's away.
     assert!(site.upgrade_socket().exists());
     terminate(new).await;
+}
+
+#[tokio::test]
+async fn b9_one_that_is_ending_already_hands_its_admin_listener_over() {
+    let backend = Backend::listen().await;
+    let mut site = Site::before(backend.address());
+    site.server = "drain_spread = \"0s\"";
+    site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
+    let socket = site.folder.path().join("admin.sock");
+    let old = site.run().await;
+    let mut tunnel = Peer::dial(site.address).await;
+    tunnel.send(OFFER).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(AGREED).await;
+    tunnel.read_head().await;
+    old.terminate();
+    assert_eq!(frames::read(&mut tunnel).await.close_code(), 1012);
+    let new = site.run().await;
+    assert_eq!(admin_pid(&socket).await, u64::from(new.id()));
+    tunnel.send(frames::client_close(1012, "")).await;
+    drop((tunnel, server));
+    ended(old).await;
+    assert_eq!(admin_pid(&socket).await, u64::from(new.id()), "its end takes nothing of the new one's away");
+    assert!(site.upgrade_socket().exists());
+    terminate(new).await;
+    assert!(!socket.exists() && !site.upgrade_socket().exists());
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ pub struct Sockets {
     handed_over: Notify,
     /// Whether they are a predecessor's yet.
     held_back: watch::Sender<bool>,
+    /// Where successors find this process.
+    post: Mutex<Option<UnixPath>>,
 }
 
 /// Who has the sockets now.
@@ -78,6 +80,8 @@ pub(in crate::server) struct Offered {
     pub(in crate::server) socket: Weak<dyn Descriptor>,
     /// Of the file of a unix socket.
     pub(in crate::server) owned: Option<Ownership>,
+    /// It is closed with the end of the process, and no listener's whose queue a drain takes.
+    pub(in crate::server) outlasts_drain: bool,
 }
 
 /// Something with a descriptor that any thread can look at.
@@ -104,7 +108,7 @@ impl Sockets {
         let copy = Arc::new(listening.as_fd().try_clone_to_owned()?);
         let (address, owned) = (listening.address(), listening.owned());
         let socket: Weak<OwnedFd> = Arc::downgrade(&copy);
-        self.offer(Offered { address, socket, owned });
+        self.offer(Offered { address, socket, owned, outlasts_drain: true });
         Ok(Lent { _copy: copy })
     }
 
@@ -157,10 +161,22 @@ impl Sockets {
         self.steady.try_lock().is_err()
     }
 
-    /// Copies of the descriptors of all that are open.
-    fn copies(&self) -> io::Result<Vec<Duplicate>> {
+    /// Removes the file by which successors find this process, unless one has taken its place.
+    pub(in crate::server) fn withdraw(&self) {
+        drop(self.post.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether there is something that a successor can have of a process that drains.
+    fn outlast_drain(&self) -> bool {
+        self.lock().iter().any(|offered| offered.outlasts_drain && offered.socket.strong_count() > 0)
+    }
+
+    /// Copies of the descriptors of all that are open; in a drain, of those that outlast it.
+    fn copies(&self, drains: bool) -> io::Result<Vec<Duplicate>> {
         let mut copies = Vec::new();
-        for Offered { address, socket, owned } in &*self.lock() {
+        for Offered { address, socket, owned, .. } in
+            self.lock().iter().filter(|offered| offered.outlasts_drain || !drains)
+        {
             if let Some(socket) = socket.upgrade() {
                 let removes_file = owned.as_ref().is_some_and(Ownership::get);
                 let copy = socket.as_fd().try_clone_to_owned()?;
@@ -227,12 +243,13 @@ impl Post {
         Ok(Self { listener, beside, path: path.to_owned() })
     }
 
-    /// Puts it where successors look for it, and serves them until the drain begins.
+    /// Puts it where successors look for it, and serves them until they have got what there is.
     pub(super) fn open(self, server: &ServerHandle) -> io::Result<()> {
         fs::rename(&self.beside.path, &self.path)?;
         self.beside.owned.set(false);
         let owned = Ownership::new(true);
         let path = UnixPath { path: self.path, owned: owned.clone() };
+        *server.sockets().post.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         let runtime = runtime()?;
         let drain = {
             let server = server.clone();
@@ -246,12 +263,16 @@ impl Post {
                         tokio::select! {
                             () = accept_all(&listener, &old) => {}
                             () = old.sockets.handed_over() => {}
-                            () = old.signal.draining() => {}
+                            () = old.has_nothing_left() => {}
+                            () = old.signal.shutdown() => {}
                         }
                         // The file goes first: once nobody listens on it, another process may take its place.
-                        drop(path);
+                        old.sockets.withdraw();
                     }
-                    Err(error) => tracing::error!(%error, "the upgrade socket is of no use"),
+                    Err(error) => {
+                        tracing::error!(%error, "the upgrade socket is of no use");
+                        old.sockets.withdraw();
+                    }
                 }
             });
         };
@@ -328,6 +349,14 @@ impl Old {
         }
     }
 
+    /// Waits until a drain has begun that closes all there is.
+    async fn has_nothing_left(&self) {
+        self.signal.draining().await;
+        if self.sockets.outlast_drain() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Hands the sockets over, and drains when that is done.
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
     pub(super) fn talk(&self, stream: UnixStream) -> io::Result<()> {
@@ -345,12 +374,15 @@ impl Old {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return refuse(&mut channel, Refused::Busy),
         };
-        if self.sockets.successor().is_some() || self.signal.is_draining() {
+        let drains = self.signal.is_draining();
+        if self.sockets.successor().is_some() || drains && !self.sockets.outlast_drain() {
+            // Who is told so puts its own file there.
+            self.sockets.withdraw();
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
         let steady = self.sockets.keep_steady();
-        let copies = self.sockets.copies()?;
+        let copies = self.sockets.copies(drains)?;
         let _files = self.sockets.leave_files();
         pass(copies, &mut channel)?;
         self.let_go(&mut channel, pid)?;

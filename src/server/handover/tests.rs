@@ -48,7 +48,7 @@ impl Running {
         for listener in &listeners {
             let address = ListenAddress::Inet(listener.local_addr().unwrap());
             let socket: Weak<TcpListener> = Arc::downgrade(listener);
-            sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()) });
+            sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()), outlasts_drain: false });
         }
         let order = Arc::new(Drain::new(Duration::ZERO).0);
         let old = Arc::new(old(&sockets, &order, owned[0].clone()));
