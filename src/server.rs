@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use self::{
@@ -99,7 +100,8 @@ impl Server {
         Self::start_with(loaded, source, access, &Inherited::default())
     }
 
-    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners.
+    /// [`Self::start`] with the sockets that were inherited, where they are those of listeners. If they are a predecessor's yet,
+    /// nothing is accepted before it lets go.
     pub fn start_with(
         loaded: Loaded,
         source: ConfigSource,
@@ -110,6 +112,9 @@ impl Server {
         let config = Arc::new(config);
         let accepting = runtime().map_err(StartError::Worker)?;
         let sockets = Arc::<Sockets>::default();
+        if inherited.is_lent() {
+            sockets.hold_back();
+        }
         let bound = bind_all(&config, &accepting, inherited, &sockets)?;
         let (gate, order) = set_up(&config, &bound, access)?;
         let permits = Permits::new(fitting(config.server.max_connections));
@@ -153,6 +158,7 @@ impl Server {
         let shared = &*self.handle.shared;
         // If accepting panicked, nobody else gives the order that the workers wait for.
         shared.order.shutdown();
+        shared.doors.sockets.withdraw();
         let mut panicked = usize::from(accepted.is_err());
         for worker in self.workers {
             panicked += worker.join();
@@ -246,9 +252,11 @@ fn start_acceptor(
                 tracing::error!(%error, "accepting has ended");
                 order.drain();
             }
+            let (waiting, failed) =
+                accepted.map_or_else(|error| (JoinSet::new(), Some(error)), |it| (it, None));
             let grace = gate.current.load().config.server.shutdown_grace;
-            let cut = ending::watch_over(&order, grace).await;
-            accepted.map(|()| cut)
+            let cut = ending::watch_over(&order, grace, waiting).await;
+            failed.map_or(Ok(cut), Err)
         })
     };
     std::thread::Builder::new().name("wsgate-accept".into()).spawn(run).map_err(StartError::Worker)

@@ -183,7 +183,7 @@ impl Socket {
     }
 }
 
-/// Accepts until `stopped`, or until another process has the socket, then lets what is being answered end.
+/// Accepts from when the sockets are this process' own until `stopped`, or until another process has the socket, then lets what is being answered end.
 async fn serve(
     (socket, lent): (Socket, Lent),
     router: Router,
@@ -193,6 +193,10 @@ async fn serve(
     let mut connections =
         Connections { router, stopped: stopped.clone(), tasks: JoinSet::new(), open: Vec::new() };
     let failures = RateLimited::new(Level::WARN, "admin accept failed");
+    tokio::select! {
+        () = sockets.opened() => {}
+        _ = stopped.changed() => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = accept(&socket, &mut connections) => accepted,

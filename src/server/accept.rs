@@ -1,6 +1,7 @@
 //! Accepting: sockets to the worker with the fewest open ones.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Weak, mpsc},
@@ -33,6 +34,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long connections that wait in the kernel's queue are taken out of it before a socket is closed.
 const CLOSING: Duration = Duration::from_secs(1);
+/// So many of them at most wait for permits at once.
+const MOST_WAITING: usize = 256;
+/// How long they wait when a reload has closed their socket. In a drain its grace bounds it.
+const LAST_WAIT: Duration = Duration::from_secs(60);
 
 /// A listening socket and its place.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ impl Bound {
             Socket::register(socket).map_err(|source| BindError { address: address.clone(), source })?;
         let socket = Arc::new(socket);
         let offered: Weak<Socket> = Arc::downgrade(&socket);
-        sockets.offer(Offered { address: address.clone(), socket: offered, owned });
+        sockets.offer(Offered { address: address.clone(), socket: offered, owned, outlasts_drain: false });
         Ok(Self { socket, at: BoundAddress::new(address) })
     }
 }
@@ -147,13 +152,20 @@ struct Accepting {
 
 impl Acceptor {
     /// Accepts until the drain begins, then takes what waits and closes the listening sockets (rule B9). If somebody else has
-    /// the sockets before that, what waits is theirs. Returns when the drain has begun.
+    /// the sockets before that, what waits is theirs. Returns when the drain has begun, with the tasks of those who wait for
+    /// permits yet.
     pub(super) async fn run(
         self,
         bound: Vec<Bound>,
         mut changes: tokio::sync::mpsc::UnboundedReceiver<Change>,
-    ) -> io::Result<()> {
+    ) -> io::Result<JoinSet<()>> {
         let (drain, sockets) = (self.gate.drain.clone(), Arc::clone(&self.sockets));
+        tokio::select! {
+            biased;
+            () = sockets.opened() => {}
+            // They are a predecessor's, and so is what waits there.
+            () = drain.draining() => return Ok(JoinSet::new()),
+        }
         let mut accepting = Accepting { acceptor: Arc::new(self), tasks: JoinSet::new(), ends: Vec::new() };
         accepting.begin(bound);
         loop {
@@ -174,14 +186,11 @@ impl Acceptor {
             }
         }
         accepting.end(|_| true, &mpsc::channel().0);
-        // The time of a drain goes on, even if somebody waits for a permit that nobody gives back.
-        let all = async { while accepting.tasks.join_next().await.is_some() {} };
-        let _ = timeout(2 * CLOSING, all).await;
         drain.draining().await;
-        Ok(())
+        Ok(accepting.tasks)
     }
 
-    /// Accepts until it is told to end; no error of `accept` ends it before (rule S3).
+    /// Accepts until it is told to end, whoever waits for permits then; no error of `accept` ends it before (rule S3).
     async fn accept_all(
         &self,
         socket: Arc<Socket>,
@@ -192,6 +201,7 @@ impl Acceptor {
         let failures = RateLimited::new(tracing::Level::WARN, "accept failed");
         let mut pause = PAUSE;
         let mut end = std::pin::pin!(end);
+        let mut waiting = VecDeque::new();
         let closing = loop {
             let accepted = tokio::select! {
                 biased;
@@ -201,7 +211,12 @@ impl Acceptor {
             match accepted {
                 Ok(accepted) => {
                     pause = PAUSE;
-                    self.admit(accepted, at, &mut listener).await;
+                    waiting.extend(self.enter(accepted, at, &mut listener));
+                    tokio::select! {
+                        biased;
+                        () = self.admit(&mut waiting) => {}
+                        closing = &mut end => break closing,
+                    }
                 }
                 Err(error) => {
                     let address = &listener.label;
@@ -214,32 +229,46 @@ impl Acceptor {
                 }
             }
         };
-        if self.sockets.successor().is_some() {
-            return;
+        if !self.sockets.has_successor_for(&at.address) {
+            socket.hide();
+            // There may be no permits for all of them.
+            let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener, &mut waiting)).await;
         }
-        socket.hide();
-        // There may be no permits for all of them.
-        let _ = timeout(CLOSING, self.accept_rest(&socket, at, &mut listener)).await;
         // Before whoever waits for that is told.
         drop(socket);
         drop(closing);
+        let ends = self.gate.drain.is_draining() || self.sockets.successor().is_some();
+        let admitted = self.admit(&mut waiting);
+        if ends {
+            admitted.await;
+        } else {
+            let _ = timeout(LAST_WAIT, admitted).await;
+        }
     }
 
     /// Accepts what the kernel has established already. To close over it would reset it.
-    async fn accept_rest(&self, socket: &Socket, at: &BoundAddress, listener: &mut Arc<Listener>) {
+    async fn accept_rest(
+        &self,
+        socket: &Socket,
+        at: &BoundAddress,
+        listener: &mut Arc<Listener>,
+        waiting: &mut VecDeque<Comer>,
+    ) {
         loop {
+            if waiting.len() >= MOST_WAITING {
+                self.admit(waiting).await;
+            }
             match socket.accept_queued() {
-                Ok(accepted) => self.admit(accepted, at, listener).await,
+                Ok(accepted) => waiting.extend(self.enter(accepted, at, listener)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted || is_of_one_connection(&error) => {}
                 Err(_) => return,
             }
         }
     }
 
-    /// Waits for the permits of a connection, while those behind it wait in the kernel's queue (rule S2), and hands it to the
-    /// worker with the fewest. A flood of one client's does not get so far. It goes by the newest rules for its address, which
-    /// are kept in `listener` for when there are none any more.
-    async fn admit(&self, accepted: Accepted, at: &BoundAddress, listener: &mut Arc<Listener>) {
+    /// Lets a connection wait for its permits; one of a client's flood is cut. It goes by the newest rules for its address,
+    /// which are kept in `listener` for when there are none any more.
+    fn enter(&self, accepted: Accepted, at: &BoundAddress, listener: &mut Arc<Listener>) -> Option<Comer> {
         if let Some(newest) = self.gate.current.load().listener_at(at) {
             listener.clone_from(newest);
         }
@@ -251,19 +280,34 @@ impl Acceptor {
             metrics.closed();
             listener.note_cut(accepted.ip());
             accepted.cut();
-            return;
+            return None;
         }
-        let permit = self.permits.acquire().await;
-        if listener.speaks_tls() {
-            self.gate.tls_permits.available().await;
-        }
-        self.gate.metrics.accepted(&listener.label);
-        let (gate, listener) = (Arc::clone(&self.gate), Arc::clone(listener));
-        let connection = Connection::new(accepted, listener, gate, permit, entrance);
-        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
-            worker.spawn(connection);
+        Some(Comer { accepted, listener: Arc::clone(listener), entrance })
+    }
+
+    /// Waits for the permits of these connections, while those behind them wait in the kernel's queue (rule S2), and hands each
+    /// to the worker with the fewest. Those that it does not come to stay in `waiting`.
+    async fn admit(&self, waiting: &mut VecDeque<Comer>) {
+        while let Some(first) = waiting.front() {
+            let permit = self.permits.acquire().await;
+            if first.listener.speaks_tls() {
+                self.gate.tls_permits.available().await;
+            }
+            let Some(Comer { accepted, listener, entrance }) = waiting.pop_front() else { return };
+            self.gate.metrics.accepted(&listener.label);
+            let connection = Connection::new(accepted, listener, Arc::clone(&self.gate), permit, entrance);
+            if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
+                worker.spawn(connection);
+            }
         }
     }
+}
+
+/// An accepted connection that has no permits yet.
+struct Comer {
+    accepted: Accepted,
+    listener: Arc<Listener>,
+    entrance: Option<Entrance>,
 }
 
 /// Told to a task that is to end.

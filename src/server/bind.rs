@@ -124,21 +124,27 @@ impl Listening {
 
 /// The listening socket of `address`: the inherited one if there is one, else a new one. If another process may be letting go
 /// of the address just now, that is waited for.
-#[expect(clippy::disallowed_methods, reason = "no worker: it starts or reloads, off the runtimes")]
 pub(super) fn bind(address: &ListenAddress, inherited: &Inherited) -> Result<Listening, BindError> {
     if let Some(listening) = inherited.take(address) {
         return Ok(listening);
     }
+    when_free(inherited, || bind_new(address))
+        .map_err(|source| BindError { address: address.clone(), source })
+}
+
+/// Binds, and again while the address is held by another process that may be letting go of it.
+#[expect(clippy::disallowed_methods, reason = "no worker: it starts or reloads, off the runtimes")]
+fn when_free<T>(inherited: &Inherited, bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let until = inherited.follows_another().then(|| Instant::now() + RELEASE);
     loop {
-        match bind_new(address) {
+        match bind() {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && until.is_some_and(|until| Instant::now() < until) =>
             {
                 thread::sleep(RETRY);
             }
-            bound => return bound.map_err(|source| BindError { address: address.clone(), source }),
+            bound => return bound,
         }
     }
 }
@@ -159,7 +165,7 @@ pub fn bind_private(address: &ListenAddress, inherited: &Inherited) -> Result<Li
     if let Some(listening) = inherited.take(address) {
         return Ok(listening);
     }
-    let bound = bind_private_unix(path);
+    let bound = when_free(inherited, || bind_private_unix(path));
     let owned = Ownership::new(true);
     let listening = bound.map(|listener| Listening::Unix(listener, UnixPath { path: path.clone(), owned }));
     listening.map_err(|source| BindError { address: address.clone(), source })

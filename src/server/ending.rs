@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use crate::{
     config,
     lifecycle::{DrainHandle, Tracker},
@@ -15,8 +17,13 @@ pub(super) fn spread(server: &config::Server) -> Duration {
     server.shutdown_grace.map_or(server.drain_spread, |grace| server.drain_spread.min(grace / 2))
 }
 
-/// Waits until nothing is open any more, the grace is over, or somebody cuts it short; then cuts. Returns how many it cut.
-pub(super) async fn watch_over(order: &DrainHandle, grace: Option<Duration>) -> usize {
+/// Waits until nothing is open any more and nobody is `waiting` to be, the grace is over, or somebody cuts it short; then cuts.
+/// Returns how many it cut.
+pub(super) async fn watch_over(
+    order: &DrainHandle,
+    grace: Option<Duration>,
+    mut waiting: JoinSet<()>,
+) -> usize {
     let open = order.open();
     let began = order.began_with();
     tracing::info!(open = began, "draining");
@@ -27,8 +34,12 @@ pub(super) async fn watch_over(order: &DrainHandle, grace: Option<Duration>) -> 
             None => std::future::pending().await,
         }
     };
+    let empty = async {
+        while waiting.join_next().await.is_some() {}
+        open.empty().await;
+    };
     tokio::select! {
-        () = open.empty() => {}
+        () = empty => {}
         () = expired => {}
         () = signal.hurried() => {}
         () = report_progress(open, began) => {}

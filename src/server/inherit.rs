@@ -19,6 +19,7 @@ pub struct Inherited {
     /// What was passed and is no listening socket.
     unusable: Vec<String>,
     follows_another: bool,
+    is_lent: bool,
 }
 
 /// A listening stream socket, non-blocking.
@@ -63,6 +64,15 @@ impl Inherited {
         self.follows_another
     }
 
+    /// The sockets are a predecessor's until it lets go.
+    pub(super) fn lend(&mut self) {
+        self.is_lent = true;
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.is_lent
+    }
+
     /// Adds a listening stream socket.
     ///
     /// # Errors
@@ -100,13 +110,22 @@ impl Inherited {
         })
     }
 
-    /// Closes what nobody took, and says so: clients who connect there would wait for nothing.
+    /// Of the sockets that nobody took.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.lock().iter().map(|heirloom| heirloom.address.to_string()).collect()
+    }
+
+    /// Closes what nobody took, and says so: clients who connect there would wait for nothing. Files that are this process' own
+    /// by now go too.
     pub fn close_rest(&self) {
         for unusable in &self.unusable {
             tracing::warn!("passed to this process and of no use: {unusable}");
         }
         for heirloom in self.lock().drain(..) {
             tracing::warn!(address = %heirloom.address, "no listener has the address of this inherited socket: closed");
+            if let ListenAddress::Unix(path) = heirloom.address {
+                drop(UnixPath { path, owned: heirloom.owned });
+            }
         }
     }
 

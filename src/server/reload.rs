@@ -189,6 +189,7 @@ impl ServerHandle {
     /// Builds all that `loaded` asks for and swaps it in. Whatever fails does so before anything has changed.
     fn put_in_force(&self, loaded: Loaded, in_force: &mut InForce) -> Result<ReloadReport, ReloadError> {
         let Shared { gate, permits, background, configs, .. } = &*self.shared;
+        let _steady = self.sockets().keep_steady();
         if gate.drain.is_draining() || self.sockets().successor().is_some() {
             return Err(ReloadError::Draining);
         }

@@ -3,17 +3,18 @@
 mod activation;
 mod load;
 mod notification;
+mod overload;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
         process::CommandExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::process::geteuid;
@@ -122,6 +123,14 @@ fn said(program: &Program, part: &str) -> bool {
     program.said().iter().any(|event| event.to_string().contains(part))
 }
 
+/// Which process answers at the admin listener.
+async fn admin_pid(socket: &Path) -> u64 {
+    let mut client = Peer::dial_unix(socket).await;
+    client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    let status: Value = serde_json::from_str(client.read_response().await.text()).unwrap();
+    status["pid"].as_u64().unwrap()
+}
+
 /// The program ended by itself, and in order.
 async fn ended(mut program: Program) {
     assert_eq!(program.ended().await, Some(0), "{:?}", program.said());
@@ -133,6 +142,9 @@ async fn terminate(program: Program) {
     program.terminate();
     ended(program).await;
 }
+
+/// What a new process says that wants all sockets.
+const READY: &str = "{\"ready\":{\"unwanted\":[]}}\n";
 
 /// A successor that the test speaks for.
 struct Taker(UnixStream);
@@ -259,7 +271,7 @@ async fn b9_a_new_process_that_dies_before_it_is_ready_changes_nothing() {
     drop(taker);
     old.says("that it goes on", |event| message(event).contains("going on")).await;
     let mut taker = Taker::takes(&site);
-    taker.say("\"ready\"\n");
+    taker.say(READY);
     assert_eq!(taker.hear(), "\"take\"\n");
     drop(taker);
     old.says("that it goes on", |event| event["error"].as_str() == Some("process 7 ended when it was ready"))
@@ -276,12 +288,7 @@ async fn b9_the_admin_listener_is_handed_over_too() {
     let mut site = Site::before(backend.address());
     site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
     let socket = site.folder.path().join("admin.sock");
-    let pid = async || {
-        let mut client = Peer::dial_unix(&socket).await;
-        client.send("GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-        let status: Value = serde_json::from_str(client.read_response().await.text()).unwrap();
-        status["pid"].as_u64().unwrap()
-    };
+    let pid = async || admin_pid(&socket).await;
     let old = site.run().await;
     assert_eq!(pid().await, u64::from(old.id()));
     let new = site.swap(&old).await;
@@ -342,6 +349,33 @@ async fn b9_one_that_is_ending_already_leaves_its_addresses_to_the_new_process()
 }
 
 #[tokio::test]
+async fn b9_one_that_is_ending_already_hands_its_admin_listener_over() {
+    let backend = Backend::listen().await;
+    let mut site = Site::before(backend.address());
+    site.server = "drain_spread = \"0s\"";
+    site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
+    let socket = site.folder.path().join("admin.sock");
+    let old = site.run().await;
+    let mut tunnel = Peer::dial(site.address).await;
+    tunnel.send(OFFER).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    server.send(AGREED).await;
+    tunnel.read_head().await;
+    old.terminate();
+    assert_eq!(frames::read(&mut tunnel).await.close_code(), 1012);
+    let new = site.run().await;
+    assert_eq!(admin_pid(&socket).await, u64::from(new.id()));
+    tunnel.send(frames::client_close(1012, "")).await;
+    drop((tunnel, server));
+    ended(old).await;
+    assert_eq!(admin_pid(&socket).await, u64::from(new.id()), "its end takes nothing of the new one's away");
+    assert!(site.upgrade_socket().exists());
+    terminate(new).await;
+    assert!(!socket.exists() && !site.upgrade_socket().exists());
+}
+
+#[tokio::test]
 async fn b9_the_socket_of_a_process_that_was_killed_is_in_nobodys_way() {
     let backend = HttpBackend::start().await;
     let site = Site::before(backend.address());
@@ -394,7 +428,7 @@ async fn b9_one_that_is_told_no_ends_and_leaves_the_others_socket() {
         let (mut new, mut stream, mut reader) = elder(&site).await;
         if why == "too_late" {
             stream.write_all(NO_SOCKETS).unwrap();
-            assert_eq!(line(&mut reader), "\"ready\"\n");
+            assert_eq!(line(&mut reader), READY);
         }
         stream.write_all(format!("{{\"refused\":{{\"why\":\"{why}\"}}}}\n").as_bytes()).unwrap();
         assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
@@ -409,12 +443,29 @@ async fn b9_one_that_is_told_no_ends_and_leaves_the_others_socket() {
 }
 
 #[tokio::test]
+async fn b9_one_that_is_told_no_has_answered_nobody() {
+    let backend = HttpBackend::start().await;
+    let site = Site::before(backend.address());
+    let (mut new, mut stream, mut reader) = elder(&site).await;
+    stream.write_all(NO_SOCKETS).unwrap();
+    assert_eq!(line(&mut reader), READY);
+    let mut client = std::net::TcpStream::connect(site.address).unwrap();
+    client.write_all(get("/", "").as_bytes()).unwrap();
+    stream.write_all(b"{\"refused\":{\"why\":\"too_late\"}}\n").unwrap();
+    assert_eq!(new.ended().await, Some(1), "{:?}", new.said());
+    let mut answer = Vec::new();
+    // It may be reset.
+    let _ = client.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
 async fn b9_one_whose_predecessor_dies_goes_on_alone() {
     let backend = HttpBackend::start().await;
     let site = Site::before(backend.address());
     let (new, mut stream, mut reader) = elder(&site).await;
     stream.write_all(NO_SOCKETS).unwrap();
-    assert_eq!(line(&mut reader), "\"ready\"\n");
+    assert_eq!(line(&mut reader), READY);
     drop((stream, reader));
     new.says("that it is ready", |event| message(event) == "ready").await;
     site.serves().await;

@@ -33,6 +33,19 @@ async fn refuses(address: SocketAddr) {
     assert_eq!(error, Some(std::io::ErrorKind::ConnectionRefused));
 }
 
+/// The status of what `client` is answered, by the gate or by `backend`.
+async fn answer(client: &mut Peer, backend: &Backend) -> u16 {
+    tokio::select! {
+        biased;
+        head = client.read_head() => head.status(),
+        mut server = backend.accept() => {
+            server.read_head().await;
+            server.send(ok("served")).await;
+            client.read_head().await.status()
+        }
+    }
+}
+
 async fn again(client: &mut Peer) {
     client.send(get("/", "")).await;
     assert_eq!(client.read_response().await.head.status(), 200);
@@ -116,18 +129,38 @@ async fn b9_what_waits_in_the_kernels_queue_is_served_when_a_listener_goes() {
     // Beside the clients, each of which has to leave before there is a permit for the next.
     let reload = tokio::task::spawn_blocking(move || handle.reload());
     for mut peer in queued {
-        let (status, served) = tokio::select! {
-            biased;
-            head = peer.read_head() => (head.status(), false),
-            mut server = backend.accept() => {
-                server.read_head().await;
-                server.send(ok("served")).await;
-                (peer.read_head().await.status(), true)
-            }
-        };
-        assert!(status == 503 || served && status == 200, "{status}: an answer, and no reset");
+        let status = answer(&mut peer, &backend).await;
+        assert!(status == 503 || status == 200, "{status}: an answer, and no reset");
     }
     reload.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn b9_a_listener_goes_at_once_and_comes_back_though_all_permits_are_out() {
+    let backend = Backend::listen().await;
+    let other: SocketAddr = format!("127.0.5.5:{}", free_port().port()).parse().unwrap();
+    let setup = || Setup::to(backend.address()).server("max_connections = 1");
+    let both = || setup().more(&listener(&other.to_string(), ""));
+    let gate = both().start();
+    let (holder, its_server) = gate.tunnel(&backend).await;
+    // It has the place for refusals for as long as it asks nothing.
+    let silent = gate.client().await;
+    gate.has_connections(2).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(Peer::dial(other).await);
+    }
+    gate.reload(&setup().toml());
+    refuses(other).await;
+    let report = gate.reload(&both().toml());
+    assert_eq!(report.listeners.added, [other.to_string()]);
+    waiting.push(Peer::dial(other).await);
+    drop((holder, its_server, silent));
+    for mut peer in waiting {
+        peer.send(get("/", "")).await;
+        let status = answer(&mut peer, &backend).await;
+        assert!(status == 503 || status == 200, "{status}: an answer, and no reset");
+    }
 }
 
 #[tokio::test]

@@ -34,8 +34,8 @@ pub(super) enum Message {
     Refused { why: Refused },
     /// The old one: these sockets, whose descriptors come along in this order, and whether more follow.
     Sockets { pid: u32, sockets: Vec<Passed>, more: bool },
-    /// The new one: accepts connections.
-    Ready,
+    /// The new one: could serve, but for the sockets of these addresses, which it does not want.
+    Ready { unwanted: Vec<String> },
     /// The old one: the sockets are yours.
     Take,
     /// The new one: can be found where the old one was, and goes on alone.
@@ -104,6 +104,7 @@ impl Channel {
     /// The next message within `patience`; `None` when the other side is gone.
     pub(super) fn receive(&mut self, patience: Duration) -> io::Result<Option<Message>> {
         let until = Instant::now() + patience;
+        let mut is_over = false;
         loop {
             if let Some(end) = self.bytes.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.bytes.drain(..=end).collect();
@@ -112,11 +113,13 @@ impl Channel {
             if self.bytes.len() > LINE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a line too long"));
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if is_over {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.stream.set_read_timeout(Some(left))?;
+            let left = until.saturating_duration_since(Instant::now());
+            // What has come counts, however late this process looks: it may have been frozen.
+            is_over = left.is_zero();
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match self.read() {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}

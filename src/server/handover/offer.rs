@@ -17,7 +17,10 @@ use std::{
 };
 
 use rustix::process::geteuid;
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, watch},
+};
 
 use super::{
     super::{
@@ -47,8 +50,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Sockets {
     offered: Mutex<Vec<Offered>>,
-    successor: OnceLock<u32>,
+    steady: Mutex<()>,
+    successor: OnceLock<Successor>,
     handed_over: Notify,
+    /// Whether they are a predecessor's yet.
+    held_back: watch::Sender<bool>,
+    /// Where successors find this process.
+    post: Mutex<Option<UnixPath>>,
+}
+
+/// Who has the sockets now.
+#[derive(Debug)]
+struct Successor {
+    pid: u32,
+    /// Addresses of those that it did not want.
+    unwanted: Vec<String>,
 }
 
 /// A copy of a listening socket, to be dropped when the socket is closed.
@@ -64,6 +80,8 @@ pub(in crate::server) struct Offered {
     pub(in crate::server) socket: Weak<dyn Descriptor>,
     /// Of the file of a unix socket.
     pub(in crate::server) owned: Option<Ownership>,
+    /// It is closed with the end of the process, and no listener's whose queue a drain takes.
+    pub(in crate::server) outlasts_drain: bool,
 }
 
 /// Something with a descriptor that any thread can look at.
@@ -90,13 +108,19 @@ impl Sockets {
         let copy = Arc::new(listening.as_fd().try_clone_to_owned()?);
         let (address, owned) = (listening.address(), listening.owned());
         let socket: Weak<OwnedFd> = Arc::downgrade(&copy);
-        self.offer(Offered { address, socket, owned });
+        self.offer(Offered { address, socket, owned, outlasts_drain: true });
         Ok(Lent { _copy: copy })
     }
 
     /// The process that has the sockets now, if they were handed over.
     pub fn successor(&self) -> Option<u32> {
-        self.successor.get().copied()
+        self.successor.get().map(|successor| successor.pid)
+    }
+
+    /// Whether it accepts from the socket of this address.
+    pub(in crate::server) fn has_successor_for(&self, address: &ListenAddress) -> bool {
+        let unwanted = self.successor.get().map(|successor| &successor.unwanted);
+        unwanted.is_some_and(|unwanted| !unwanted.contains(&address.to_string()))
     }
 
     /// Waits until the sockets have been handed over. Whoever accepts from one of them stops then: what comes is the
@@ -109,10 +133,50 @@ impl Sockets {
         }
     }
 
-    /// Copies of the descriptors of all that are open.
-    fn copies(&self) -> io::Result<Vec<Duplicate>> {
+    /// They are a predecessor's yet: nobody accepts from them before [`Self::open`].
+    pub(in crate::server) fn hold_back(&self) {
+        self.held_back.send_replace(true);
+    }
+
+    /// They are this process' own.
+    pub(in crate::server) fn open(&self) {
+        self.held_back.send_replace(false);
+    }
+
+    /// Waits until they are this process' own. Whoever accepts from one of them begins then.
+    pub async fn opened(&self) {
+        // The sender is here, so it is not closed.
+        let _ = self.held_back.subscribe().wait_for(|held_back| !held_back).await;
+    }
+
+    /// Held while copies are on their way to a successor, and while a reload adds and removes sockets: what it adds in between
+    /// would be lost.
+    pub(in crate::server) fn keep_steady(&self) -> MutexGuard<'_, ()> {
+        self.steady.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether they are kept so.
+    #[cfg(test)]
+    pub(super) fn is_steady(&self) -> bool {
+        self.steady.try_lock().is_err()
+    }
+
+    /// Removes the file by which successors find this process, unless one has taken its place.
+    pub(in crate::server) fn withdraw(&self) {
+        drop(self.post.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Whether there is something that a successor can have of a process that drains.
+    fn outlast_drain(&self) -> bool {
+        self.lock().iter().any(|offered| offered.outlasts_drain && offered.socket.strong_count() > 0)
+    }
+
+    /// Copies of the descriptors of all that are open; in a drain, of those that outlast it.
+    fn copies(&self, drains: bool) -> io::Result<Vec<Duplicate>> {
         let mut copies = Vec::new();
-        for Offered { address, socket, owned } in &*self.lock() {
+        for Offered { address, socket, owned, .. } in
+            self.lock().iter().filter(|offered| offered.outlasts_drain || !drains)
+        {
             if let Some(socket) = socket.upgrade() {
                 let removes_file = owned.as_ref().is_some_and(Ownership::get);
                 let copy = socket.as_fd().try_clone_to_owned()?;
@@ -130,9 +194,9 @@ impl Sockets {
     }
 
     /// The sockets are somebody else's now.
-    fn give_up(&self, successor: u32) {
+    fn give_up(&self, pid: u32, unwanted: Vec<String>) {
         // There is one successor at most, as only one conversation gets here.
-        let _ = self.successor.set(successor);
+        let _ = self.successor.set(Successor { pid, unwanted });
         self.handed_over.notify_waiters();
     }
 
@@ -179,12 +243,13 @@ impl Post {
         Ok(Self { listener, beside, path: path.to_owned() })
     }
 
-    /// Puts it where successors look for it, and serves them until the drain begins.
+    /// Puts it where successors look for it, and serves them until they have got what there is.
     pub(super) fn open(self, server: &ServerHandle) -> io::Result<()> {
         fs::rename(&self.beside.path, &self.path)?;
         self.beside.owned.set(false);
         let owned = Ownership::new(true);
         let path = UnixPath { path: self.path, owned: owned.clone() };
+        *server.sockets().post.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         let runtime = runtime()?;
         let drain = {
             let server = server.clone();
@@ -198,12 +263,16 @@ impl Post {
                         tokio::select! {
                             () = accept_all(&listener, &old) => {}
                             () = old.sockets.handed_over() => {}
-                            () = old.signal.draining() => {}
+                            () = old.has_nothing_left() => {}
+                            () = old.signal.shutdown() => {}
                         }
                         // The file goes first: once nobody listens on it, another process may take its place.
-                        drop(path);
+                        old.sockets.withdraw();
                     }
-                    Err(error) => tracing::error!(%error, "the upgrade socket is of no use"),
+                    Err(error) => {
+                        tracing::error!(%error, "the upgrade socket is of no use");
+                        old.sockets.withdraw();
+                    }
                 }
             });
         };
@@ -280,6 +349,16 @@ impl Old {
         }
     }
 
+    /// Waits until a drain has begun that closes all there is.
+    async fn has_nothing_left(&self) {
+        self.signal.draining().await;
+        if self.sockets.outlast_drain() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Hands the sockets over, and drains when that is done.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
     pub(super) fn talk(&self, stream: UnixStream) -> io::Result<()> {
         let mut channel = Channel::new(stream)?;
         // Whoever looks whether somebody is here says nothing.
@@ -295,44 +374,50 @@ impl Old {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return refuse(&mut channel, Refused::Busy),
         };
-        if self.sockets.successor().is_some() || self.signal.is_draining() {
+        let drains = self.signal.is_draining();
+        if self.sockets.successor().is_some() || drains && !self.sockets.outlast_drain() {
+            // Who is told so puts its own file there.
+            self.sockets.withdraw();
             return refuse(&mut channel, Refused::Draining);
         }
         tracing::info!(pid, version, "a new process asks for the listening sockets");
-        let copies = self.sockets.copies()?;
+        let steady = self.sockets.keep_steady();
+        let copies = self.sockets.copies(drains)?;
         let _files = self.sockets.leave_files();
         pass(copies, &mut channel)?;
-        self.let_go(&mut channel, pid)
+        self.let_go(&mut channel, pid)?;
+        drop(steady);
+        thread::sleep(LAST_ARRIVALS);
+        (self.drain)();
+        Ok(())
     }
 
-    /// Waits until the new process accepts, and drains when it has taken this one's place.
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own, which has nothing else to do")]
-    fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
-        match channel.receive(self.patience) {
-            Ok(Some(Message::Ready)) => {}
+    /// Waits until the new process is ready, and gives the sockets up when it has taken this one's place.
+    pub(super) fn let_go(&self, channel: &mut Channel, pid: u32) -> io::Result<()> {
+        let unwanted = match channel.receive(self.patience) {
+            Ok(Some(Message::Ready { unwanted })) => unwanted,
             Ok(_) => return Err(io::Error::other(format!("process {pid} ended before it was ready"))),
             Err(error) => {
                 // Which tells it to end, should it be ready later.
                 refuse(channel, Refused::TooLate)?;
                 return Err(error);
             }
-        }
+        };
         // It is going to put its own file in place of this one's.
         self.owned.set(false);
-        let taken = channel.send(&Message::Take, &[], STEP).map(|()| channel.receive(STEP));
-        match taken {
-            Ok(Ok(Some(Message::Taken))) => {}
-            // It is there, accepts, and was told that the sockets are its own.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {}
+        let told = channel.send(&Message::Take, &[], STEP);
+        // What it said before it left counts, whether or not it could still be told.
+        match channel.receive(STEP) {
+            Ok(Some(Message::Taken)) => {}
+            // It is there, and was told that the sockets are its own.
+            Err(error) if told.is_ok() && error.kind() == io::ErrorKind::TimedOut => {}
             _ => {
                 self.owned.set(true);
                 return Err(io::Error::other(format!("process {pid} ended when it was ready")));
             }
         }
         tracing::info!(pid, "the listening sockets were handed over: this process ends when it has drained");
-        self.sockets.give_up(pid);
-        thread::sleep(LAST_ARRIVALS);
-        (self.drain)();
+        self.sockets.give_up(pid, unwanted);
         Ok(())
     }
 }

@@ -41,6 +41,8 @@ struct Predecessor {
     sockets: usize,
     /// Of the files that are this process' to remove when it has taken over.
     owned: Vec<Ownership>,
+    /// How long it may take to let go.
+    patience: Duration,
 }
 
 /// Whom the sockets came from.
@@ -72,6 +74,15 @@ pub enum HandoverError {
         /// Why, in its words.
         why: &'static str,
     },
+    /// It has passed them and says nothing more, so that it may go on.
+    #[error("the process at {} has not let its listening sockets go", path.display())]
+    Silent {
+        /// `upgrade_socket`.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The own upgrade socket.
     #[error("cannot listen at the upgrade socket {}", path.display())]
     Bind {
@@ -101,6 +112,9 @@ impl Succession {
         if let Some(path) = path {
             inherited.expect_another();
             predecessor = ask_in_turn(path, &mut inherited)?;
+            if predecessor.is_some() {
+                inherited.lend();
+            }
         }
         Ok(Self { inherited, path: path.map(Path::to_owned), predecessor })
     }
@@ -115,7 +129,7 @@ impl Succession {
         self.predecessor.is_some()
     }
 
-    /// Puts `server`, which accepts, in the place of the running process, and offers its sockets to the next one.
+    /// Puts `server`, which accepts from then on, in the place of the running process, and offers its sockets to the next one.
     ///
     /// `announce` is called when the running process has let go and before it begins to end, so that who watches over both
     /// can be told whom to watch from now on.
@@ -127,8 +141,8 @@ impl Succession {
         server: &ServerHandle,
         announce: impl FnOnce(Option<TookOver>),
     ) -> Result<(), HandoverError> {
-        self.inherited.close_rest();
         let Some(path) = self.path else {
+            self.inherited.close_rest();
             announce(None);
             return Ok(());
         };
@@ -136,11 +150,14 @@ impl Succession {
         let post = Post::prepare(&path).map_err(failed)?;
         let open = |post: Post| post.open(server).map_err(failed);
         let Some(mut predecessor) = self.predecessor else {
+            self.inherited.close_rest();
             open(post)?;
             announce(None);
             return Ok(());
         };
-        predecessor.take(&path)?;
+        predecessor.take(&path, self.inherited.addresses())?;
+        server.sockets().open();
+        self.inherited.close_rest();
         if let Err(error) = open(post) {
             // The other one has let go: it is this process or none.
             tracing::error!(error = crate::ending::chain(&error), "no successor will find this process");
@@ -158,19 +175,20 @@ impl Predecessor {
         TookOver { pid: self.pid, sockets: self.sockets }
     }
 
-    /// Says that this process accepts, and waits until the other lets go.
-    fn take(&mut self, path: &Path) -> Result<(), HandoverError> {
-        let said = self.channel.send(&Message::Ready, &[], STEP);
+    /// Says that this process can serve, but for the `unwanted` addresses, and waits until the other lets go.
+    fn take(&mut self, path: &Path, unwanted: Vec<String>) -> Result<(), HandoverError> {
+        let said = self.channel.send(&Message::Ready { unwanted }, &[], self.patience);
         // What it said before it left counts, whether or not it could still be told.
-        match self.channel.receive(STEP) {
+        match self.channel.receive(self.patience) {
             Ok(Some(Message::Take)) => {}
             Ok(Some(Message::Refused { why })) => return Err(refused(path, why)),
             Ok(Some(_)) => return Err(refused(path, Refused::Protocol)),
-            // It has ended meanwhile, or hangs: there is no better process than this one.
+            // It has ended meanwhile: there is no better process than this one.
             Ok(None) => tracing::warn!(pid = self.pid, "the predecessor has gone"),
+            // It may be frozen, and would go on some day: one of the two has to end.
             Err(error) => {
-                let error = said.err().unwrap_or(error);
-                tracing::warn!(pid = self.pid, %error, "the predecessor does not answer");
+                let source = said.err().unwrap_or(error);
+                return Err(HandoverError::Silent { path: path.to_owned(), source });
             }
         }
         for owned in &self.owned {
@@ -228,7 +246,7 @@ fn ask(path: &Path, inherited: &mut Inherited) -> io::Result<Answer> {
             count += 1;
         }
         if !more {
-            return Ok(Answer::Passed(Predecessor { channel, pid, sockets: count, owned }));
+            return Ok(Answer::Passed(Predecessor { channel, pid, sockets: count, owned, patience: STEP }));
         }
     }
 }
@@ -264,4 +282,34 @@ fn refused(path: &Path, why: Refused) -> HandoverError {
         Refused::TooLate => "this process took too long to be ready",
     };
     HandoverError::Refused { path: path.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a new process that is ready, and of the files, when the other side did this.
+    fn take(other: impl FnOnce(UnixStream) -> Option<UnixStream>) -> (Result<(), HandoverError>, bool) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let _kept = other(theirs);
+        let owned = Ownership::new(false);
+        let mut predecessor = Predecessor {
+            channel: Channel::new(ours).unwrap(),
+            pid: 7,
+            sockets: 1,
+            owned: vec![owned.clone()],
+            patience: Duration::from_millis(20),
+        };
+        let taken = predecessor.take(Path::new("upgrade.sock"), Vec::new());
+        (taken, owned.get())
+    }
+
+    #[test]
+    fn b9_a_new_process_goes_on_without_the_old_one_only_if_that_is_dead() {
+        let (silent, owns) = take(Some);
+        assert!(matches!(silent, Err(HandoverError::Silent { .. })), "{silent:?}");
+        assert!(!owns, "the files are those of the old one, which may go on");
+        let (dead, owns) = take(|_| None);
+        assert!(dead.is_ok() && owns, "{dead:?}");
+    }
 }

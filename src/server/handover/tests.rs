@@ -48,7 +48,7 @@ impl Running {
         for listener in &listeners {
             let address = ListenAddress::Inet(listener.local_addr().unwrap());
             let socket: Weak<TcpListener> = Arc::downgrade(listener);
-            sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()) });
+            sockets.offer(Offered { address, socket, owned: Some(owned[1].clone()), outlasts_drain: false });
         }
         let order = Arc::new(Drain::new(Duration::ZERO).0);
         let old = Arc::new(old(&sockets, &order, owned[0].clone()));
@@ -118,7 +118,7 @@ fn the_running_process_drains_when_its_place_is_taken_and_not_before() {
     let (mut channel, talk) = running.meet();
     take(&mut channel);
     assert!(!running.owned[1].get(), "if it is told to end now, the files of the listeners stay");
-    say(&mut channel, &Message::Ready);
+    say(&mut channel, &Message::Ready { unwanted: Vec::new() });
     assert_eq!(hear(&mut channel), Some(Message::Take));
     assert!(!running.order.signal().is_draining());
     say(&mut channel, &Message::Taken);
@@ -144,7 +144,7 @@ fn a_new_process_that_dies_at_any_step_changes_nothing() {
             assert!(matches!(hear(&mut channel), Some(Message::Sockets { .. })));
         }
         if step > 2 {
-            say(&mut channel, &Message::Ready);
+            say(&mut channel, &Message::Ready { unwanted: Vec::new() });
             assert_eq!(hear(&mut channel), Some(Message::Take));
         }
         drop(channel);
@@ -251,13 +251,14 @@ fn a_message_arrives_whole_with_its_descriptors_though_its_bytes_come_one_by_one
     let mut channel = Channel::new(theirs).unwrap();
     let mut other = Channel::new(ours.try_clone().unwrap()).unwrap();
     let wrote = std::thread::spawn(move || {
-        for byte in b"\"take\"\n\"rea" {
+        for byte in b"\"take\"\n{\"ready\":{\"unwan" {
             ours.write_all(&[*byte]).unwrap();
         }
-        ours.write_all(b"dy\"\n").unwrap();
+        ours.write_all(b"ted\":[]}}\n").unwrap();
         other.send(&Message::Taken, &[listener.as_fd()], PATIENCE).unwrap();
     });
-    for expected in [Message::Take, Message::Ready, Message::Taken] {
+    let ready = Message::Ready { unwanted: Vec::new() };
+    for expected in [Message::Take, ready, Message::Taken] {
         assert_eq!(hear(&mut channel), Some(expected));
     }
     wrote.join().unwrap();
@@ -269,4 +270,37 @@ fn the_sockets_are_for_the_same_user_and_root() {
     let own = rustix::process::geteuid().as_raw();
     assert!(may_take(own) && may_take(0));
     assert!(!may_take(own + 1) && !may_take(65534));
+}
+
+#[test]
+fn b9_a_process_that_was_frozen_hears_that_its_place_was_taken_meanwhile() {
+    let running = Running::with(1);
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let mut channel = Channel::new(theirs).unwrap();
+    say(&mut channel, &Message::Ready { unwanted: Vec::new() });
+    say(&mut channel, &Message::Taken);
+    drop(channel);
+    running.old.let_go(&mut Channel::new(ours).unwrap(), 7).unwrap();
+    assert_eq!(running.sockets.successor(), Some(7));
+}
+
+#[test]
+fn b9_what_was_said_in_time_counts_though_it_is_heard_late() {
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let (mut theirs, mut ours) = (Channel::new(theirs).unwrap(), Channel::new(ours).unwrap());
+    say(&mut theirs, &Message::Take);
+    assert_eq!(ours.receive(Duration::ZERO).unwrap(), Some(Message::Take));
+    assert_eq!(ours.receive(Duration::ZERO).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[test]
+fn b9_no_reload_changes_the_sockets_while_they_are_handed_over() {
+    let running = Running::with(1);
+    let (mut channel, talk) = running.meet();
+    assert!(!running.sockets.is_steady());
+    take(&mut channel);
+    assert!(running.sockets.is_steady());
+    drop(channel);
+    assert!(talk.join().unwrap().is_err());
+    assert!(!running.sockets.is_steady(), "the next reload may");
 }
