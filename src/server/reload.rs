@@ -212,16 +212,17 @@ impl ServerHandle {
         let Loaded { config, warnings, source } = loaded;
         let (config, before) = (Arc::new(config), gate.current.load_full());
         let Sockets { at, added, removed } = self.bind(&config, &before)?;
+        let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
+        let follow = follow.map_err(|error| in_use(error, &config, &before))?;
         background.prepare(gate, &config).map_err(ReloadError::Thread)?;
         self.watch_files_of(&config).map_err(ReloadError::Thread)?;
+        let is_logged_alike = logs_alike(&before.config.log, &config.log);
+        let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
+        // Last, as it may make certificates, which stay.
         let place = surroundings(&gate.drain, &config);
         let setting = Setting { place, totals: &gate.totals, metrics: &gate.metrics };
         let next = Snapshot::new(Arc::clone(&config), at, &setting, Some(&before));
         let next = Arc::new(next.map_err(ReloadError::SetUp)?);
-        let is_logged_alike = logs_alike(&before.config.log, &config.log);
-        let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
-        let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
-        let follow = follow.map_err(|error| in_use(error, &config, &before))?;
 
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());

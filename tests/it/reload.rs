@@ -1,13 +1,13 @@
 //! Another configuration in force: what goes on, what begins, what ends, and what is refused as a whole. Routes, upstreams and
 //! bounds; `relisten.rs` has listeners, `recertify.rs` certificates.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use wsgate::{
-    config::{Config, LoadError},
+    config::{Config, ListenAddress, LoadError},
     ending::report,
-    server::{Changes, ReloadError},
+    server::{BindError, Changes, Follower, ReloadError},
     telemetry::Kind,
 };
 
@@ -260,6 +260,34 @@ async fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
     let report = gate.reload(&setup().toml());
     assert!(report.is_unchanged() && report.generation == 2);
     assert_eq!(gate.handle().status().last_reload.unwrap().error, None);
+}
+
+/// Somebody whose address is taken.
+#[derive(Debug)]
+struct Refuses;
+
+impl Follower for Refuses {
+    fn prepare(self: Arc<Self>, _: &Config) -> Result<Box<dyn FnOnce() + Send>, BindError> {
+        let address = ListenAddress::Inet(([127, 0, 0, 1], 9900).into());
+        Err(BindError { address, source: std::io::ErrorKind::AddrInUse.into() })
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_makes_no_certificates() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address()).start();
+    let follower = Arc::new(Refuses);
+    gate.handle().follow(&follower);
+    let development = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { self_signed = [\"dev.example\"] }";
+    let toml = Setup::to(backend.address()).more(development).toml();
+    let told = gate.try_reload(&toml).unwrap_err();
+    assert!(matches!(told, ReloadError::Bind { .. }), "{told:?}");
+    let left = || std::fs::read_dir(gate.file().parent().unwrap()).unwrap().count();
+    assert_eq!(left(), 1, "proxy.toml");
+    drop(follower);
+    gate.reload(&toml);
+    assert_eq!(left(), 2, "and the folder of the certificates");
 }
 
 #[tokio::test]
