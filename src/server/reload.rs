@@ -36,6 +36,8 @@ const UNUSUAL: Duration = Duration::from_secs(5);
 pub(super) struct InForce {
     /// The text of the file, for when only what it names has changed.
     pub(super) text: Source,
+    /// What was told of files that have changed since and cannot be used.
+    pub(super) unusable: Option<String>,
 }
 
 /// What a reload did.
@@ -133,7 +135,14 @@ impl ServerHandle {
         let mut in_force = self.in_force();
         let reloaded = self.read_again().and_then(|loaded| self.put_in_force(loaded, &mut in_force));
         match &reloaded {
-            Ok(report) => report.log("reloaded"),
+            Ok(report) => {
+                report.log("reloaded");
+                self.shared.gate.metrics.reloaded();
+                // It has read all files.
+                if in_force.unusable.take().is_some() {
+                    self.shared.gate.metrics.refreshed(true);
+                }
+            }
             Err(error @ ReloadError::Draining) => tracing::info!("{error}"),
             Err(error) => {
                 self.shared.gate.metrics.reload_failed();
@@ -147,7 +156,7 @@ impl ServerHandle {
     }
 
     /// Reads the files again that the configuration in force names, as they have changed: certificates, keys, and users. What
-    /// goes wrong is logged here. `None` if they say what they said.
+    /// goes wrong is logged here, once for each text. `None` if they say what they said.
     ///
     /// # Errors
     /// Nothing has changed.
@@ -155,29 +164,41 @@ impl ServerHandle {
         let _told = self.tell_if_it_hangs();
         let mut in_force = self.in_force();
         let read = Config::refresh(&in_force.text, &environment, &self.config());
-        let refreshed = match read.map_err(|problems| ReloadError::Config(problems.into())) {
+        let (refreshed, broken) = match read {
             Ok((loaded, broken)) if is_all_the_same(&loaded.config, &self.config()) => match broken {
-                Some(problems) => Err(ReloadError::Config(problems.into())),
-                None => return Ok(None),
+                Some(problems) => (Err(ReloadError::Config(problems.into())), None),
+                None => (Ok(None), None),
             },
-            Ok((loaded, broken)) => {
-                if let Some(problems) = broken {
-                    tracing::error!("certificates that cannot be used stay as they were\n{problems}");
-                }
-                self.put_in_force(loaded, &mut in_force)
-            }
-            Err(error) => Err(error),
+            Ok((loaded, broken)) => (self.put_in_force(loaded, &mut in_force).map(Some), broken),
+            Err(problems) => (Err(ReloadError::Config(problems.into())), None),
         };
-        match &refreshed {
-            Ok(report) => report.log("files have changed and were read again"),
-            Err(ReloadError::Draining) => {}
-            Err(error) => {
-                tracing::error!(
-                    "files have changed and cannot be used: what they said before stays\n{error}"
-                );
+        let unusable = match (&refreshed, broken) {
+            (Err(ReloadError::Draining), _) => return refreshed,
+            (Err(error), _) => {
+                Some(format!("files have changed and cannot be used: what they said before stays\n{error}"))
             }
+            (Ok(_), Some(problems)) => {
+                Some(format!("certificates that cannot be used stay as they were\n{problems}"))
+            }
+            (Ok(_), None) => None,
+        };
+        if let Ok(Some(report)) = &refreshed {
+            report.log("files have changed and were read again");
         }
-        refreshed.map(Some)
+        let is_news = matches!(refreshed, Ok(Some(_))) || unusable.is_some() || in_force.unusable.is_some();
+        if is_news {
+            self.shared.gate.metrics.refreshed(unusable.is_none());
+        }
+        if let Some(unusable) = unusable.as_ref().filter(|&now| in_force.unusable.as_ref() != Some(now)) {
+            tracing::error!("{unusable}");
+        }
+        in_force.unusable = unusable;
+        refreshed
+    }
+
+    /// Whether files have changed that cannot be used, so that what they said before stays.
+    pub(super) fn has_unusable_files(&self) -> bool {
+        self.in_force().unusable.is_some()
     }
 
     /// Has the log say so if a reload takes long, until what is returned is dropped.
@@ -236,7 +257,7 @@ impl ServerHandle {
             follow();
         }
         in_force.text = source;
-        gate.metrics.reloaded(next.generation);
+        gate.metrics.in_force(next.generation);
         let report = ReloadReport::new(&before.config, &config, next.generation, &warnings);
         configs.send_replace(config);
         Ok(report)
