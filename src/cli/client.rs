@@ -99,7 +99,7 @@ impl Client {
         let admin = admin.ok_or_else(|| {
             Failure::usage(format!(
                 "{file} has no [admin], so nothing listens for this\n  = help: `[admin]` with `address = \"127.0.0.1:9900\"` opens the \
-                admin listener at the next start\n  = help: `--admin ADDRESS` names one that is elsewhere"
+                admin listener at a reload by SIGHUP, or at the next start\n  = help: `--admin ADDRESS` names one that is elsewhere"
             ))
         })?;
         if matches!(admin.address, ListenAddress::Inet(address) if address.port() == 0) {

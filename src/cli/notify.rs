@@ -21,12 +21,13 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     runtime,
+    sync::Notify,
     time::{sleep, timeout},
 };
 use wsgate::server::{Pulse, ServerHandle};
 
-/// How often a drain tells of itself, and how much more time each time asks for.
-const DRAINING: Duration = Duration::from_secs(5);
+/// How often a process that ends tells of itself, and how much more time each time asks for.
+const ENDING: Duration = Duration::from_secs(5);
 const EXTENSION: Duration = Duration::from_secs(30);
 
 /// Tells the service manager how this process is; nothing where there is none.
@@ -35,6 +36,8 @@ pub(super) struct Notifier {
     manager: Option<Manager>,
     /// The time within which it wants to hear that all is well, each time.
     watchdog: Option<Duration>,
+    /// The process was told to end, and may wait before it drains.
+    leaving: Notify,
 }
 
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl Notifier {
         let number = |name| env::var_os(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
         let is_for_another = number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|&period| period > 0 && !is_for_another);
-        Self { manager, watchdog: watchdog.map(Duration::from_micros) }
+        Self { manager, watchdog: watchdog.map(Duration::from_micros), leaving: Notify::new() }
     }
 
     /// Connections are accepted. `took_over`: and another process was the service before this one.
@@ -68,6 +71,12 @@ impl Notifier {
         let now = clock_gettime(ClockId::Monotonic);
         let now = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
         self.tell(format_args!("RELOADING=1\nMONOTONIC_USEC={now}\nSTATUS=Reloading"));
+    }
+
+    /// The process was told to end: from now on it asks for the time that this takes, though it may still wait for
+    /// `shutdown_delay`.
+    pub(super) fn leaving(&self) {
+        self.leaving.notify_one();
     }
 
     /// Watches over `server` from now on, and tells of its health and of its end, with which the thread ends.
@@ -128,24 +137,33 @@ impl Watch {
             };
             tokio::select! {
                 () = signal.draining() => break,
+                () = self.notifier.leaving.notified() => break,
                 () = next => {}
             }
         }
         // Once another process is the service, its end is what the manager would take this for.
-        let ends_service = self.server.sockets().successor().is_none();
-        if ends_service {
+        let ends_service = || self.server.sockets().successor().is_none();
+        if ends_service() {
             self.notifier.tell("STOPPING=1");
         }
         while !signal.is_shutdown() {
             self.feed_watchdog();
-            if ends_service {
+            let is_draining = signal.is_draining();
+            if ends_service() {
                 let (time, open) = (EXTENSION.as_micros(), self.server.connections());
-                let state = format_args!("EXTEND_TIMEOUT_USEC={time}\nSTATUS=Draining, {open} open");
-                self.notifier.tell(state);
+                let what = if is_draining { "Draining" } else { "Not ready for shutdown_delay" };
+                self.notifier.tell(format_args!("EXTEND_TIMEOUT_USEC={time}\nSTATUS={what}, {open} open"));
             }
-            let next = half.map_or(DRAINING, |half| half.min(DRAINING));
+            let changed = async {
+                if is_draining {
+                    signal.shutdown().await;
+                } else {
+                    signal.draining().await;
+                }
+            };
+            let next = half.map_or(ENDING, |half| half.min(ENDING));
             // Which of the two it was is looked at above.
-            let _ = timeout(next, signal.shutdown()).await;
+            let _ = timeout(next, changed).await;
         }
     }
 
@@ -168,7 +186,7 @@ mod tests {
 
     fn heard(name: &str, listener: &UnixDatagram) -> String {
         let manager = Some(Manager::at(&name.into()).unwrap());
-        Notifier { manager, watchdog: None }.ready(true);
+        Notifier { manager, watchdog: None, leaving: Notify::new() }.ready(true);
         let mut bytes = [0; 256];
         listener.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let length = listener.recv(&mut bytes).unwrap();
@@ -190,7 +208,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_where_there_is_no_service_manager() {
-        let notifier = Notifier { manager: None, watchdog: None };
+        let notifier = Notifier { manager: None, watchdog: None, leaving: Notify::new() };
         notifier.ready(false);
         notifier.reloading();
     }

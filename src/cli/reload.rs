@@ -4,6 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use hyper::Method;
 use serde_json::Value;
+use wsgate::ending::report;
 
 use super::{
     Failure,
@@ -14,6 +15,10 @@ use super::{
 
 /// Files are read, names may be asked for, and sockets bound.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to do about an `[admin]` that is not in force yet.
+const BY_SIGNAL: &str = "\n  = help: if `[admin]` itself was changed, what is asked does not know of it yet: `kill -s HUP PID` puts the file in \
+    force, as does `systemctl kill -s HUP wsgate`";
 
 pub(super) fn run(arguments: &Reload) -> Result<(), Failure> {
     let client = Client::find(&arguments.admin)?;
@@ -27,6 +32,11 @@ pub(super) fn run(arguments: &Reload) -> Result<(), Failure> {
         }
         // What is wrong with the configuration, in the words of `wsgate check`.
         Err(AskError::Refused { status: 422, error }) => Err(Failure::usage(error)),
+        Err(
+            error @ (AskError::Unreachable(..)
+            | AskError::TimedOut { .. }
+            | AskError::Refused { status: 401 | 403, .. }),
+        ) => Err(Failure::runtime(format!("{}{BY_SIGNAL}", report(&error)))),
         Err(error) => Err(Failure::runtime(error)),
     }
 }

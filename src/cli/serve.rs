@@ -80,13 +80,15 @@ struct Running {
 impl Running {
     fn hear_signals(notifier: &Arc<Notifier>) -> Result<Self, Failure> {
         let (server, is_to_end) = (Arc::new(OnceLock::<ServerHandle>::new()), Arc::<AtomicBool>::default());
-        let (ends, told) = (Arc::clone(&server), Arc::clone(&is_to_end));
+        let (ends, told, leaves) = (Arc::clone(&server), Arc::clone(&is_to_end), Arc::clone(notifier));
         let end = move |signal| {
             if ends.get().is_none() {
                 told.store(true, Ordering::Release);
                 tracing::info!("{signal}: draining as soon as the start is over");
             }
-            tell(signal, ends.wait().end());
+            let ending = ends.wait().end();
+            leaves.leaving();
+            tell(signal, ending);
         };
         let (reloads, notifier) = (Arc::clone(&server), Arc::clone(notifier));
         signals::watch(end, move || reload(reloads.wait(), &notifier)).map_err(Failure::runtime)?;
@@ -112,7 +114,8 @@ impl Running {
 
 /// Reads the configuration again, of which the service manager is told.
 fn reload(server: &ServerHandle, notifier: &Notifier) {
-    let is_told = server.readiness() != Readiness::Draining;
+    // Of one that is to end, nobody wants to hear that it is ready.
+    let is_told = server.readiness() == Readiness::Ready;
     if is_told {
         notifier.reloading();
     }

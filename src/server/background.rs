@@ -3,8 +3,12 @@
 use std::{
     io,
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use tokio::runtime::{Handle, Runtime};
@@ -35,7 +39,35 @@ struct Threads {
     /// Check passwords.
     verifiers: Vec<JoinHandle<()>>,
     /// Watches the files that the configuration names.
-    files: Option<JoinHandle<()>>,
+    files: Option<Watching>,
+}
+
+/// A thread that a disk or a socket may hold up, without a bound.
+#[derive(Debug)]
+struct Watching {
+    thread: JoinHandle<()>,
+    /// Nobody sends anything: it ends with the thread.
+    ended: Receiver<()>,
+}
+
+impl Watching {
+    fn start(watch: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (ends, ended) = channel::<()>();
+        let run = move || {
+            let _ends = ends;
+            watch();
+        };
+        Ok(Self { thread: Builder::new().name("wsgate-files".into()).spawn(run)?, ended })
+    }
+
+    /// Waits for its end. One that does not come in time ends with the process. `true` if it panicked.
+    fn join_within(self, patience: Duration) -> bool {
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("reading files hangs, and is not waited for");
+            return false;
+        }
+        self.thread.join().is_err()
+    }
 }
 
 /// A thread with a runtime.
@@ -81,7 +113,7 @@ impl Background {
         let files = &mut self.lock().files;
         if files.is_none() {
             let runtime = runtime()?;
-            *files = Some(Builder::new().name("wsgate-files".into()).spawn(move || watch(&runtime))?);
+            *files = Some(Watching::start(move || watch(&runtime))?);
         }
         Ok(())
     }
@@ -103,9 +135,9 @@ impl Background {
     pub(super) fn join(&self, verifier: &Verifier) -> usize {
         verifier.stop();
         let Threads { names, health, verifiers, files } = std::mem::take(&mut *self.lock());
-        let threads =
-            names.into_iter().chain(health).map(|thread| thread.thread).chain(verifiers).chain(files);
-        threads.filter_map(|thread| thread.join().err()).count()
+        let threads = names.into_iter().chain(health).map(|thread| thread.thread).chain(verifiers);
+        let panicked = threads.filter_map(|thread| thread.join().err()).count();
+        panicked + usize::from(files.is_some_and(|files| files.join_within(CUT)))
     }
 
     /// Held while threads are started, and by nobody who serves.
@@ -140,4 +172,19 @@ fn has_names(config: &Config) -> bool {
 /// Whether passwords have to be checked.
 fn has_users(config: &Config) -> bool {
     config.routes.iter().any(|route| route.auth.as_ref().is_some_and(|auth| auth.basic.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_a_disk_holds_up_does_not_hold_up_the_end() {
+        let (release, held) = channel::<()>();
+        let watching = Watching::start(move || assert!(held.recv().is_err(), "nobody sends")).unwrap();
+        assert!(!watching.join_within(Duration::from_millis(1)));
+        drop(release);
+        let watching = Watching::start(|| panic!("a defect")).unwrap();
+        assert!(watching.join_within(Duration::from_secs(20)));
+    }
 }

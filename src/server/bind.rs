@@ -5,10 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{
-            fs::FileTypeExt,
-            net::{UnixListener, UnixStream},
-        },
+        unix::{fs::FileTypeExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     sync::{
@@ -209,10 +206,48 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 /// Removes a socket's file that nobody listens on any more.
 fn remove_stale(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_socket
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    if is_socket && knock(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         // If it can't be removed, bind says so.
         let _ = fs::remove_file(path);
+    }
+}
+
+/// Connects without waiting: one who hangs, with a full queue, listens all the same.
+fn knock(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_owner_hangs_is_in_use_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hangs.sock");
+        let owner = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        owner.bind(&address).unwrap();
+        owner.listen(0).unwrap();
+        let waiting = std::iter::from_fn(|| {
+            let next = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            next.set_nonblocking(true).unwrap();
+            next.connect(&address).ok().map(|()| next)
+        });
+        let _waiting: Vec<_> = waiting.collect();
+        for bind in [bind_unix, bind_private_unix] {
+            let (tell, told) = mpsc::channel();
+            let path = path.clone();
+            thread::spawn(move || tell.send(bind(&path).map(drop)));
+            let bound = told.recv_timeout(Duration::from_secs(20)).expect("an answer at once");
+            assert_eq!(bound.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+        assert!(path.exists());
+        drop(owner);
+        bind_unix(&path).expect("nobody listens any more");
     }
 }

@@ -150,7 +150,7 @@ impl ServerHandle {
             background,
             doors,
             source,
-            in_force: Mutex::new(InForce { text }),
+            in_force: Mutex::new(InForce { text, unusable: None }),
             last_reload: Mutex::default(),
             configs: watch::Sender::new(config),
             follower: Mutex::new(None),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::task::AbortHandle;
 
 use super::{
     BindError, ConfigSource, Inherited, ServerHandle,
@@ -27,11 +28,16 @@ use crate::{
 /// How long a reload waits for the sockets to be closed that it removed: what waits in them is accepted first.
 const CLOSING: Duration = Duration::from_secs(3);
 
+/// How long files may take to be read, and all the rest of a reload, before the log says that it is not over.
+const UNUSUAL: Duration = Duration::from_secs(5);
+
 /// What is in force.
 #[derive(Debug)]
 pub(super) struct InForce {
     /// The text of the file, for when only what it names has changed.
     pub(super) text: Source,
+    /// What was told of files that have changed since and cannot be used.
+    pub(super) unusable: Option<String>,
 }
 
 /// What a reload did.
@@ -125,10 +131,18 @@ impl ServerHandle {
     /// # Errors
     /// Nothing has changed.
     pub fn reload(&self) -> Result<ReloadReport, ReloadError> {
+        let _told = self.tell_if_it_hangs();
         let mut in_force = self.in_force();
         let reloaded = self.read_again().and_then(|loaded| self.put_in_force(loaded, &mut in_force));
         match &reloaded {
-            Ok(report) => report.log("reloaded"),
+            Ok(report) => {
+                report.log("reloaded");
+                self.shared.gate.metrics.reloaded();
+                // It has read all files.
+                if in_force.unusable.take().is_some() {
+                    self.shared.gate.metrics.refreshed(true);
+                }
+            }
             Err(error @ ReloadError::Draining) => tracing::info!("{error}"),
             Err(error) => {
                 self.shared.gate.metrics.reload_failed();
@@ -142,36 +156,60 @@ impl ServerHandle {
     }
 
     /// Reads the files again that the configuration in force names, as they have changed: certificates, keys, and users. What
-    /// goes wrong is logged here. `None` if they say what they said.
+    /// goes wrong is logged here, once for each text. `None` if they say what they said.
     ///
     /// # Errors
     /// Nothing has changed.
     pub fn refresh_files(&self) -> Result<Option<ReloadReport>, ReloadError> {
+        let _told = self.tell_if_it_hangs();
         let mut in_force = self.in_force();
         let read = Config::refresh(&in_force.text, &environment, &self.config());
-        let refreshed = match read.map_err(|problems| ReloadError::Config(problems.into())) {
+        let (refreshed, broken) = match read {
             Ok((loaded, broken)) if is_all_the_same(&loaded.config, &self.config()) => match broken {
-                Some(problems) => Err(ReloadError::Config(problems.into())),
-                None => return Ok(None),
+                Some(problems) => (Err(ReloadError::Config(problems.into())), None),
+                None => (Ok(None), None),
             },
-            Ok((loaded, broken)) => {
-                if let Some(problems) = broken {
-                    tracing::error!("certificates that cannot be used stay as they were\n{problems}");
-                }
-                self.put_in_force(loaded, &mut in_force)
-            }
-            Err(error) => Err(error),
+            Ok((loaded, broken)) => (self.put_in_force(loaded, &mut in_force).map(Some), broken),
+            Err(problems) => (Err(ReloadError::Config(problems.into())), None),
         };
-        match &refreshed {
-            Ok(report) => report.log("files have changed and were read again"),
-            Err(ReloadError::Draining) => {}
-            Err(error) => {
-                tracing::error!(
-                    "files have changed and cannot be used: what they said before stays\n{error}"
-                );
+        let unusable = match (&refreshed, broken) {
+            (Err(ReloadError::Draining), _) => return refreshed,
+            (Err(error), _) => {
+                Some(format!("files have changed and cannot be used: what they said before stays\n{error}"))
             }
+            (Ok(_), Some(problems)) => {
+                Some(format!("certificates that cannot be used stay as they were\n{problems}"))
+            }
+            (Ok(_), None) => None,
+        };
+        if let Ok(Some(report)) = &refreshed {
+            report.log("files have changed and were read again");
         }
-        refreshed.map(Some)
+        let is_news = matches!(refreshed, Ok(Some(_))) || unusable.is_some() || in_force.unusable.is_some();
+        if is_news {
+            self.shared.gate.metrics.refreshed(unusable.is_none());
+        }
+        if let Some(unusable) = unusable.as_ref().filter(|&now| in_force.unusable.as_ref() != Some(now)) {
+            tracing::error!("{unusable}");
+        }
+        in_force.unusable = unusable;
+        refreshed
+    }
+
+    /// Whether files have changed that cannot be used, so that what they said before stays.
+    pub(super) fn has_unusable_files(&self) -> bool {
+        self.in_force().unusable.is_some()
+    }
+
+    /// Has the log say so if a reload takes long, until what is returned is dropped.
+    fn tell_if_it_hangs(&self) -> Telling {
+        let telling = async {
+            tokio::time::sleep(UNUSUAL).await;
+            tracing::warn!(
+                "a reload is still at it: a file or an address that it needs, or a reload before it, takes long"
+            );
+        };
+        Telling(self.shared.doors.accepting.spawn(telling).abort_handle())
     }
 
     /// Held by one reload at a time. One that panicked has either changed nothing or all.
@@ -196,16 +234,17 @@ impl ServerHandle {
         let Loaded { config, warnings, source } = loaded;
         let (config, before) = (Arc::new(config), gate.current.load_full());
         let Sockets { at, added, removed } = self.bind(&config, &before)?;
+        let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
+        let follow = follow.map_err(|error| in_use(error, &config, &before))?;
         background.prepare(gate, &config).map_err(ReloadError::Thread)?;
         self.watch_files_of(&config).map_err(ReloadError::Thread)?;
+        let is_logged_alike = logs_alike(&before.config.log, &config.log);
+        let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
+        // Last, as it may make certificates, which stay.
         let place = surroundings(&gate.drain, &config);
         let setting = Setting { place, totals: &gate.totals, metrics: &gate.metrics };
         let next = Snapshot::new(Arc::clone(&config), at, &setting, Some(&before));
         let next = Arc::new(next.map_err(ReloadError::SetUp)?);
-        let is_logged_alike = logs_alike(&before.config.log, &config.log);
-        let log = (!is_logged_alike).then(|| gate.access.reconfigure(&config.log)).transpose()?;
-        let follow = self.follower().map(|follower| follower.prepare(&config)).transpose();
-        let follow = follow.map_err(|error| in_use(error, &config, &before))?;
 
         gate.current.store(Arc::clone(&next));
         background.look_after(next.pools());
@@ -219,7 +258,7 @@ impl ServerHandle {
             follow();
         }
         in_force.text = source;
-        gate.metrics.reloaded(next.generation);
+        gate.metrics.in_force(next.generation);
         let report = ReloadReport::new(&before.config, &config, next.generation, &warnings);
         configs.send_replace(config);
         Ok(report)
@@ -255,6 +294,15 @@ impl ServerHandle {
         let _ = self.shared.doors.changes.send(Change { added, removed, closing });
         // Nobody sends anything: it ends with the last of them.
         let _ = closed.recv_timeout(CLOSING);
+    }
+}
+
+/// A task that ends with this.
+struct Telling(AbortHandle);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Metrics {
     generation: Gauge,
     reloads: Counters<Reload>,
     reloaded_well: Gauge,
+    refreshes: Counters<Reload>,
+    refreshed_well: Gauge,
     reloaded_at: Gauge,
     of_routes: OfRoutes,
     routes: Handles<RouteMetrics>,
@@ -191,7 +193,15 @@ impl Default for Metrics {
             ),
             reloaded_at: book.add(
                 "wsgate_config_last_reload_success_timestamp_seconds",
-                "When the configuration was put in force, since the epoch",
+                "When the start or a reload put the configuration in force, since the epoch",
+            ),
+            refreshes: book.add(
+                "wsgate_file_refreshes",
+                "Times that certificates and the like were read again by themselves",
+            ),
+            refreshed_well: book.add(
+                "wsgate_file_last_refresh_successful",
+                "1 if all changed files could be used the last time, or none has changed",
             ),
             of_routes,
             routes: Handles::default(),
@@ -209,8 +219,11 @@ impl Metrics {
     fn begun(self) -> Self {
         for result in ["ok", "failed"] {
             drop(self.reloads.get_or_create(&Reload { result }));
+            drop(self.refreshes.get_or_create(&Reload { result }));
         }
         self.in_force(1);
+        self.put_in_force();
+        self.refreshed_well.set(1);
         self
     }
 
@@ -312,10 +325,15 @@ impl Metrics {
         self.first_closes.get_or_create(&FirstClose { side: side.label(), code: code.into() }).inc();
     }
 
-    /// A reload succeeded, and the configuration of this number is in force. The one of the start is 1.
-    pub fn reloaded(&self, generation: u64) {
+    /// The configuration of this number is in force. The one of the start is 1.
+    pub fn in_force(&self, generation: u64) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// A reload succeeded.
+    pub fn reloaded(&self) {
         self.reloads.get_or_create(&Reload { result: "ok" }).inc();
-        self.in_force(generation);
+        self.put_in_force();
     }
 
     /// A reload failed, and the configuration is what it was.
@@ -324,8 +342,13 @@ impl Metrics {
         self.reloaded_well.set(0);
     }
 
-    fn in_force(&self, generation: u64) {
-        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    /// Files were read again by themselves; whether all of them can be used.
+    pub fn refreshed(&self, is_whole: bool) {
+        self.refreshes.get_or_create(&Reload { result: if is_whole { "ok" } else { "failed" } }).inc();
+        self.refreshed_well.set(is_whole.into());
+    }
+
+    fn put_in_force(&self) {
         self.reloaded_at.set(i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX));
         self.reloaded_well.set(1);
     }

@@ -14,6 +14,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+};
+
 use super::rate::{RateLimited, TELL_AFTER};
 
 /// Bytes of lines that wait for a writer; more are dropped and counted. Peers choose how long a line is, so lines
@@ -75,8 +80,17 @@ impl Output {
 }
 
 /// Not for everybody: records name clients and what they asked for.
+///
+/// Waits for nobody: of a pipe that nobody reads, opening alone would have no end.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+    let at_once = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let opened = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(at_once).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NXIO) => io::Error::new(error.kind(), "it is a pipe or a socket that nobody reads"),
+        _ => error,
+    })?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// Lines that were not written since the process began.

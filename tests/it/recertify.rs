@@ -172,6 +172,42 @@ async fn a_broken_pair_keeps_no_other_one_from_being_renewed() {
     assert!(told.contains("tls.key"), "{told}");
 }
 
+/// The last reload, refreshes of files that went well and badly, and the last one.
+fn counted(gate: &Gate) -> [u32; 4] {
+    let metrics = gate.metrics();
+    let refreshes = |result| metrics.sum("wsgate_file_refreshes_total", &[("result", result)]);
+    let values = [
+        metrics.sum("wsgate_config_last_reload_successful", &[]),
+        refreshes("ok"),
+        refreshes("failed"),
+        metrics.sum("wsgate_file_last_refresh_successful", &[]),
+    ];
+    values.map(|value| value.to_string().parse().unwrap())
+}
+
+#[tokio::test]
+async fn files_that_are_read_again_are_no_reload_and_counted_for_themselves() {
+    let (backend, pki) = (HttpBackend::start().await, Pki::new());
+    let [broken, sound] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = pki.leaf("localhost");
+    put(&one, broken.path());
+    put(&pki.leaf("localhost"), sound.path());
+    let other = format!("[[listener]]\naddress = \"127.0.0.2:0\"\ntls = {{ {} }}", keys(sound.path(), ""));
+    let gate = Setup::to(backend.address()).tls_keys(keys(broken.path(), ""), &pki).more(&other).start();
+    assert!(gate.try_reload("not yet = whole").is_err());
+    assert_eq!(counted(&gate), [0, 0, 0, 1]);
+    fs::write(broken.path().join("tls.key"), "no key").unwrap();
+    put(&pki.leaf("localhost"), sound.path());
+    gate.handle().refresh_files().unwrap().expect("the other pair");
+    assert_eq!(counted(&gate), [0, 0, 1, 0], "a pair stays as it was");
+    gate.handle().refresh_files().unwrap_err();
+    assert_eq!(counted(&gate), [0, 0, 2, 0]);
+    fs::copy(&one.key, broken.path().join("tls.key")).unwrap();
+    assert_eq!(gate.handle().refresh_files().unwrap(), None);
+    assert_eq!(counted(&gate), [0, 1, 2, 1]);
+    assert!(gate.handle().status().last_reload.unwrap().error.is_some());
+}
+
 #[tokio::test]
 async fn what_the_file_says_meanwhile_waits_for_a_reload() {
     let (backend, pki) = (HttpBackend::start().await, Pki::new());

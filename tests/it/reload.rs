@@ -1,13 +1,13 @@
 //! Another configuration in force: what goes on, what begins, what ends, and what is refused as a whole. Routes, upstreams and
 //! bounds; `relisten.rs` has listeners, `recertify.rs` certificates.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use wsgate::{
-    config::{Config, LoadError},
+    config::{Config, ListenAddress, LoadError},
     ending::report,
-    server::{Changes, ReloadError},
+    server::{BindError, Changes, Follower, ReloadError},
     telemetry::Kind,
 };
 
@@ -15,6 +15,7 @@ use crate::harness::{
     Backend, Gate, HttpBackend, Peer, Setup,
     frames::{self, TEXT, client, server, server_close},
     get, offer_with, ok,
+    pki::Pki,
     program::Program,
 };
 
@@ -261,6 +262,34 @@ async fn a_broken_file_changes_nothing_and_is_told_as_check_tells_it() {
     assert_eq!(gate.handle().status().last_reload.unwrap().error, None);
 }
 
+/// Somebody whose address is taken.
+#[derive(Debug)]
+struct Refuses;
+
+impl Follower for Refuses {
+    fn prepare(self: Arc<Self>, _: &Config) -> Result<Box<dyn FnOnce() + Send>, BindError> {
+        let address = ListenAddress::Inet(([127, 0, 0, 1], 9900).into());
+        Err(BindError { address, source: std::io::ErrorKind::AddrInUse.into() })
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_makes_no_certificates() {
+    let backend = HttpBackend::start().await;
+    let gate = Setup::to(backend.address()).start();
+    let follower = Arc::new(Refuses);
+    gate.handle().follow(&follower);
+    let development = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { self_signed = [\"dev.example\"] }";
+    let toml = Setup::to(backend.address()).more(development).toml();
+    let told = gate.try_reload(&toml).unwrap_err();
+    assert!(matches!(told, ReloadError::Bind { .. }), "{told:?}");
+    let left = || std::fs::read_dir(gate.file().parent().unwrap()).unwrap().count();
+    assert_eq!(left(), 1, "proxy.toml");
+    drop(follower);
+    gate.reload(&toml);
+    assert_eq!(left(), 2, "and the folder of the certificates");
+}
+
 #[tokio::test]
 async fn a_key_that_needs_a_restart_refuses_the_reload_as_a_whole() {
     let backend = HttpBackend::start().await;
@@ -483,6 +512,29 @@ async fn a_hang_up_reloads_the_file_and_a_broken_one_is_told_as_check_prints_it(
     program.terminate();
     program.says("the drain", |event| is(event, "SIGTERM: draining")).await;
     assert_eq!(program.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_reload_that_a_file_holds_up_is_told_of_and_requests_are_served() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let (folder, pki) = (tempfile::tempdir().unwrap(), Pki::new());
+    let leaf = pki.leaf("localhost");
+    let text =
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"here\" }\n";
+    let program = Program::start(folder.path(), text, None).await;
+    // Stands for a file on a disk that does not answer.
+    mkfifoat(CWD, folder.path().join("hangs.key"), Mode::RUSR | Mode::WUSR).unwrap();
+    let tls = format!("tls = {{ cert = \"{}\", key = \"hangs.key\" }}", leaf.cert.display());
+    let text = format!("{text}[[listener]]\naddress = \"127.0.0.1:0\"\n{tls}\n");
+    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    hang_up(&program);
+    let says = |event: &serde_json::Value, word: &str| {
+        event["message"].as_str().is_some_and(|message| message.starts_with(word))
+    };
+    program.says("that it takes long", |event| says(event, "a reload is still at it")).await;
+    let mut client = Peer::dial(program.address).await;
+    client.send(get("/", "")).await;
+    assert_eq!(client.read_response().await.body, b"here");
 }
 
 #[tokio::test]

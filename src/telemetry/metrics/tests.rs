@@ -178,8 +178,27 @@ fn reloads_tell_of_what_is_in_force() {
     assert_eq!(state(), ["1", "1", "0"]);
     metrics.reload_failed();
     assert_eq!(state(), ["1", "0", "1"]);
-    metrics.reloaded(2);
+    metrics.in_force(2);
+    assert_eq!(state(), ["2", "0", "1"], "files were read again, which is no reload");
+    metrics.reloaded();
     assert_eq!(state(), ["2", "1", "1"]);
+}
+
+#[test]
+fn files_that_are_read_again_are_counted_for_themselves() {
+    let metrics = Metrics::default();
+    let state = || {
+        let text = metrics.encode(Gauges::default());
+        let value = |name: &str| lines(&text, name)[0].rsplit(' ').next().unwrap().to_owned();
+        let of = |result| value(&format!("wsgate_file_refreshes_total{{result=\"{result}\"}}"));
+        [value("wsgate_file_last_refresh_successful "), of("ok"), of("failed")]
+    };
+    assert_eq!(state(), ["1", "0", "0"]);
+    metrics.refreshed(false);
+    assert_eq!(state(), ["0", "0", "1"]);
+    metrics.refreshed(true);
+    assert_eq!(state(), ["1", "1", "1"]);
+    assert!(metrics.encode(Gauges::default()).contains("wsgate_config_reloads_total{result=\"ok\"} 0"));
 }
 
 #[test]

@@ -1,6 +1,14 @@
 //! Files that are written, rotated and changed.
 
-use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, sync::mpsc::sync_channel};
+use std::{
+    fs,
+    io::{BufRead, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::mpsc::sync_channel,
+};
+
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 
 use super::*;
 use crate::telemetry::{Kind, dropped, writer::QUEUE};
@@ -193,4 +201,27 @@ fn a_full_disk_costs_the_lines_that_did_not_fit_and_no_others() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!((lines.len(), lines[0].len()), (3, 10), "{text}");
     assert!(lines[1].ends_with(" id=3") && lines[2].ends_with(" id=4"), "{text}");
+}
+
+#[test]
+fn a_pipe_is_written_if_somebody_reads_it_and_refused_at_once_if_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).expect("a pipe");
+    let opened = || {
+        let (tell, told) = sync_channel(1);
+        let path = path.clone();
+        std::thread::spawn(move || tell.send(AccessSink::open(&to(&path))));
+        told.recv_timeout(Duration::from_secs(20)).expect("an answer at once")
+    };
+    let told = opened().expect_err("nobody reads").to_string();
+    assert!(told.contains("nobody reads"), "{told}");
+    let at_once = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag");
+    let reader = fs::OpenOptions::new().read(true).custom_flags(at_once).open(&path).expect("a reader");
+    let sink = opened().expect("somebody reads");
+    sink.record(&numbered(1));
+    sink.flush();
+    let mut line = String::new();
+    std::io::BufReader::new(reader).read_line(&mut line).expect("a line");
+    assert!(line.contains("\"request_id\":\"1\""), "{line}");
 }

@@ -78,6 +78,21 @@ async fn the_service_manager_hears_of_readiness_health_and_the_end() {
 }
 
 #[tokio::test]
+async fn the_service_manager_is_asked_for_time_from_the_beginning_of_shutdown_delay_on() {
+    let mut site = Site::before("127.0.0.1:9");
+    site.server = "shutdown_delay = \"1h\"";
+    let manager = Manager::new(&site);
+    let program = Manager::runs(&site, "");
+    assert_eq!(manager.next(), "READY=1\nSTATUS=Serving");
+    program.terminate();
+    assert_eq!(manager.next(), "STOPPING=1");
+    let asked = "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=Not ready for shutdown_delay, 0 open";
+    assert_eq!(manager.next(), asked);
+    program.terminate();
+    ended(program).await;
+}
+
+#[tokio::test]
 async fn the_service_manager_follows_the_successor_and_does_not_take_the_old_ones_end_for_the_services() {
     let backend = HttpBackend::start().await;
     let site = Site::before(backend.address());
