@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::task::AbortHandle;
 
 use super::{
     BindError, ConfigSource, Inherited, ServerHandle,
@@ -27,9 +26,6 @@ use crate::{
 
 /// How long a reload waits for the sockets to be closed that it removed: what waits in them is accepted first.
 const CLOSING: Duration = Duration::from_secs(3);
-
-/// How long files may take to be read, and all the rest of a reload, before the log says that it is not over.
-const UNUSUAL: Duration = Duration::from_secs(5);
 
 /// What is in force.
 #[derive(Debug)]
@@ -131,7 +127,6 @@ impl ServerHandle {
     /// # Errors
     /// Nothing has changed.
     pub fn reload(&self) -> Result<ReloadReport, ReloadError> {
-        let _told = self.tell_if_it_hangs();
         let mut in_force = self.in_force();
         let reloaded = self.read_again().and_then(|loaded| self.put_in_force(loaded, &mut in_force));
         match &reloaded {
@@ -161,7 +156,6 @@ impl ServerHandle {
     /// # Errors
     /// Nothing has changed.
     pub fn refresh_files(&self) -> Result<Option<ReloadReport>, ReloadError> {
-        let _told = self.tell_if_it_hangs();
         let mut in_force = self.in_force();
         let read = Config::refresh(&in_force.text, &environment, &self.config());
         let (refreshed, broken) = match read {
@@ -199,17 +193,6 @@ impl ServerHandle {
     /// Whether files have changed that cannot be used, so that what they said before stays.
     pub(super) fn has_unusable_files(&self) -> bool {
         self.in_force().unusable.is_some()
-    }
-
-    /// Has the log say so if a reload takes long, until what is returned is dropped.
-    fn tell_if_it_hangs(&self) -> Telling {
-        let telling = async {
-            tokio::time::sleep(UNUSUAL).await;
-            tracing::warn!(
-                "a reload is still at it: a file or an address that it needs, or a reload before it, takes long"
-            );
-        };
-        Telling(self.shared.doors.accepting.spawn(telling).abort_handle())
     }
 
     /// Held by one reload at a time. One that panicked has either changed nothing or all.
@@ -294,15 +277,6 @@ impl ServerHandle {
         let _ = self.shared.doors.changes.send(Change { added, removed, closing });
         // Nobody sends anything: it ends with the last of them.
         let _ = closed.recv_timeout(CLOSING);
-    }
-}
-
-/// A task that ends with this.
-struct Telling(AbortHandle);
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -15,7 +15,6 @@ use crate::harness::{
     Backend, Gate, HttpBackend, Peer, Setup,
     frames::{self, TEXT, client, server, server_close},
     get, offer_with, ok,
-    pki::Pki,
     program::Program,
 };
 
@@ -512,29 +511,6 @@ async fn a_hang_up_reloads_the_file_and_a_broken_one_is_told_as_check_prints_it(
     program.terminate();
     program.says("the drain", |event| is(event, "SIGTERM: draining")).await;
     assert_eq!(program.ended().await, Some(0));
-}
-
-#[tokio::test]
-async fn a_reload_that_a_file_holds_up_is_told_of_and_requests_are_served() {
-    use rustix::fs::{CWD, Mode, mkfifoat};
-    let (folder, pki) = (tempfile::tempdir().unwrap(), Pki::new());
-    let leaf = pki.leaf("localhost");
-    let text =
-        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"here\" }\n";
-    let program = Program::start(folder.path(), text, None).await;
-    // Stands for a file on a disk that does not answer.
-    mkfifoat(CWD, folder.path().join("hangs.key"), Mode::RUSR | Mode::WUSR).unwrap();
-    let tls = format!("tls = {{ cert = \"{}\", key = \"hangs.key\" }}", leaf.cert.display());
-    let text = format!("{text}[[listener]]\naddress = \"127.0.0.1:0\"\n{tls}\n");
-    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
-    hang_up(&program);
-    let says = |event: &serde_json::Value, word: &str| {
-        event["message"].as_str().is_some_and(|message| message.starts_with(word))
-    };
-    program.says("that it takes long", |event| says(event, "a reload is still at it")).await;
-    let mut client = Peer::dial(program.address).await;
-    client.send(get("/", "")).await;
-    assert_eq!(client.read_response().await.body, b"here");
 }
 
 #[tokio::test]
