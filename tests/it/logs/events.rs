@@ -16,13 +16,21 @@ struct Call {
 
 /// Messages that are nothing but what is put in: what else there is of them, as it stands in the source, and must stand in the
 /// document.
-const PUT_IN: [(&str, &[&str]); 4] = [
+const PUT_IN: [(&str, &[&str]); 5] = [
     // What each reload has done.
     ("{what}", &["reloaded", "files have changed and were read again"]),
     // A reload while the process goes down.
     ("{error}", &["a process that drains does not reload"]),
     // Warnings of the configuration, which have a sentence of their own below the table.
     ("{warning}", &[]),
+    // A refresh of files.
+    (
+        "{unusable}",
+        &[
+            "files have changed and cannot be used: what they said before stays",
+            "certificates that cannot be used stay as they were",
+        ],
+    ),
     ("{}", &[]),
 ];
 
