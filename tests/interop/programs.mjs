@@ -5,10 +5,12 @@ import { setTimeout as after } from "node:timers/promises";
 
 const seconds = 1000;
 const running = new Set();
+let stopping = false;
 
 /** A program that was started and runs beside the scenarios. */
 export class Program {
   constructor(name, command, args, options) {
+    if (stopping) throw new Error("the run was told to stop");
     this.name = name;
     this.output = "";
     this.changed = new EventTarget();
@@ -105,6 +107,7 @@ export async function endAll() {
 export function endAllOnSignals() {
   for (const signal of ["SIGTERM", "SIGINT"]) {
     process.once(signal, async () => {
+      stopping = true;
       await endAll();
       process.exit(1);
     });

@@ -1,7 +1,8 @@
 // Debian's package: installed on this machine, served by what it installed, reloaded, rotated and removed again.
 
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 
 import { freshFolder } from "../gate.mjs";
@@ -11,6 +12,11 @@ import { contains, equal, scenario, suite } from "../scenarios.mjs";
 const file = process.env.WSGATE_PACKAGE;
 const config = "/etc/wsgate/proxy.toml";
 const program = "/usr/bin/wsgate";
+/** Where the packaged configuration listens, and where this suite makes it listen. */
+const packagedAddress = '"0.0.0.0:80"';
+const triedAddress = '"127.0.0.1:0"';
+/** How the version ends of a package that tests/interop/run built. */
+const ownRevision = "~interop";
 /** What `systemd-analyze security` may give the unit at most; less is better. */
 const mostExposed = 2.0;
 /** What the unit gives it: the user, and one capability. */
@@ -25,15 +31,62 @@ const asService = [
 export default () =>
   suite("package", async () => {
     const folder = await freshFolder("package");
-    if ((await run("dpkg", ["-s", "wsgate"])).code === 0) throw new Error("a package wsgate is installed on this machine already");
+    await removeLeftover();
+    // A run that is told to stop leaves nothing installed.
+    process.on("exit", purge);
     await scenario("it holds the program, its pages, completions, unit and configuration", holdsAll);
     await scenario("it installs", () => output("apt-get", ["install", "-y", "--no-install-recommends", file], { limit: 120 }), 130);
     try {
       await installed(folder);
     } finally {
       await scenario("removed, it leaves the configuration alone; purged, nothing", removes, 60);
+      process.off("exit", purge);
     }
   });
+
+/** Purges what a run that was cut short left installed. Throws if what is installed is somebody's own. */
+async function removeLeftover() {
+  const { code, output: version } = await run("dpkg-query", ["--show", "--showformat=${Version}", "wsgate"]);
+  if (code !== 0 || version === "") return;
+  if (!(await isLeftover(version))) {
+    throw new Error(`wsgate ${version} is installed on this machine: run dpkg --purge wsgate if nobody needs it, or the other suites alone`);
+  }
+  console.log(`# purging wsgate ${version}, which an earlier run left installed`);
+  for (const id of runsAs()) process.kill(id, "SIGKILL");
+  await until(() => runsAs().length === 0);
+  const { status, output: said } = purge();
+  if (status !== 0) throw new Error(`dpkg --purge wsgate ended with ${status}: ${said}`);
+}
+
+/**
+ * Whether the package that is installed with this version came from this suite: by the version, or by the configuration. What
+ * has the plain version may be of an older tree; it is nobody's own if it does not run and its configuration is as packaged.
+ */
+async function isLeftover(version) {
+  if (version.endsWith(ownRevision)) return true;
+  if (existsSync(config) && readFileSync(config, "utf8").includes(triedAddress)) return true;
+  const built = (await output("dpkg-deb", ["--field", file, "Version"])).trim();
+  if (`${version}${ownRevision}` !== built || runsAs().length > 0) return false;
+  return (await output("dpkg", ["--verify", "wsgate"])) === "";
+}
+
+/** The processes that run the installed program. */
+function runsAs() {
+  const runs = (id) => {
+    try {
+      return readlinkSync(`/proc/${id}/exe`).startsWith(program);
+    } catch {
+      return false;
+    }
+  };
+  return readdirSync("/proc").filter((name) => /^\d+$/.test(name) && runs(name)).map(Number);
+}
+
+/** Purges the package, in whatever state it is. */
+function purge() {
+  const { status, output: said } = spawnSync("dpkg", ["--purge", "--force-remove-reinstreq", "wsgate"], { encoding: "utf8" });
+  return { status, output: String(said?.join("")) };
+}
 
 async function holdsAll() {
   const held = await output("dpkg-deb", ["--contents", file]);
@@ -94,8 +147,8 @@ async function hardened() {
 /** Starts what the unit starts, on a port that is free. */
 async function serve() {
   const packaged = await readFile(config, "utf8");
-  contains(packaged, '"0.0.0.0:80"', "the packaged configuration");
-  await writeFile(config, packaged.replace('"0.0.0.0:80"', '"127.0.0.1:0"'));
+  contains(packaged, packagedAddress, "the packaged configuration");
+  await writeFile(config, packaged.replace(packagedAddress, triedAddress));
   await output("install", ["-d", "-o", "wsgate", "-g", "wsgate", "-m", "0750", "/run/wsgate"]);
   const service = new Program("the service", "setpriv", [...asService, program, "run", "-c", config], { cwd: "/etc/wsgate" });
   const [, port] = await service.saw(/listening\b.*?127\.0\.0\.1:(\d+)/);
