@@ -99,9 +99,17 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     }
 
     fn closing(&self) -> Option<&'static str> {
-        let end = self.end.as_deref().map(TunnelEnd::label);
+        let end = self.end.as_deref().filter(|_| !self.left_closed()).map(TunnelEnd::label);
         let closed = || self.first_close.map(|_| TunnelEnd::Closed.label());
         end.or_else(closed).or_else(|| self.first_eof.map(|side| TunnelEnd::Eof(side).label()))
+    }
+
+    /// It was to leave when its peers had closed it already, and nobody got a Close of wsgate's own.
+    fn left_closed(&self) -> bool {
+        let by_peer = self.first_close.is_some_and(|side| side != Side::Gate);
+        let has_own_close = self.client.has_own_close || self.backend.has_own_close;
+        let leaves = self.end.as_deref().is_some_and(TunnelEnd::is_leave);
+        leaves && by_peer && self.has_both_closes() && !has_own_close
     }
 
     /// The report of a tunnel that has ended by itself, or was cut.
@@ -110,9 +118,11 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         let own_close =
             own_close(self.end.as_deref(), Side::Downstream).filter(|_| self.backend.has_own_close);
         let own_close = own_close.map(|OwnClose { code, reason }| (code, reason.into()));
+        let left_closed = self.left_closed();
         let end = match self.end.take().map(|end| *end) {
             None if has_run_out => TunnelEnd::DrainTimeout,
             Some(end) if has_run_out && end.is_leave() => TunnelEnd::DrainTimeout,
+            Some(_) if left_closed => TunnelEnd::Closed,
             // After the closing handshake nobody misses the streams.
             None | Some(TunnelEnd::Reset(..) | TunnelEnd::Dead(_, Death::Unreachable(_)))
                 if self.has_both_closes() =>

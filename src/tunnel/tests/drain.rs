@@ -1,6 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::tunnel::visit;
 
 #[tokio::test(start_paused = true)]
 async fn t9_a_quiet_tunnel_is_closed_on_both_sides_and_answers_are_awaited() {
@@ -205,6 +206,49 @@ async fn t9_where_a_close_was_relayed_none_of_ours_follows() {
     open.client.send(&client_close(1000, "")).await;
     open.client.expect_end(b"").await;
     assert_closed_with(&open.backend.rest().await, b"", 1001);
+}
+
+/// Both peers have sent their Close, and their streams still stand.
+async fn close_by_peers(open: &mut Open) {
+    open.client.send(&client_close(1000, "done")).await;
+    open.backend.expect(&client_close(1000, "done")).await;
+    open.backend.send(&server_close(1000, "")).await;
+    open.client.expect(&server_close(1000, "")).await;
+}
+
+async fn expect_closed_by_peers(mut open: Open) {
+    let guest = Guest::new(None);
+    visit(guest.clone()).await;
+    assert_eq!(guest.views.lock().expect("no panic")[0].closing, Some("closed"));
+    open.client.expect_end(b"").await;
+    open.client.finish().await;
+    open.backend.expect_end(b"").await;
+    open.backend.finish().await;
+    let report = open.report().await;
+    assert_eq!((report.end.label(), report.ended_by), ("closed", Side::Downstream));
+    assert_eq!((report.first_close, report.own_close), (Some(Side::Downstream), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn t9_t11_what_the_peers_have_closed_is_not_drained() {
+    let orders: [fn(&Open); 3] =
+        [|open| open.drain.drain(), |open| open.server.drain(), |open| open.route.drain()];
+    for order in orders {
+        let mut open = open();
+        close_by_peers(&mut open).await;
+        order(&open);
+        wake_all();
+        expect_closed_by_peers(open).await;
+    }
+    let mut aged =
+        SetUp { limits: Limits { max_age: Some(CLOSE_TIMEOUT / 2), ..LIMITS }, ..SetUp::default() }.open();
+    close_by_peers(&mut aged).await;
+    tokio::time::sleep(CLOSE_TIMEOUT * 3 / 4).await;
+    expect_closed_by_peers(aged).await;
+    let mut told = SetUp { limits: Limits::OFF, ..SetUp::default() }.open();
+    close_by_peers(&mut told).await;
+    visit(Guest::new(AdminClose::new(4000, "bye").ok())).await;
+    expect_closed_by_peers(told).await;
 }
 
 #[tokio::test(start_paused = true)]
