@@ -51,7 +51,9 @@ impl Notifier {
     pub(super) fn from_environment() -> Self {
         let manager = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()).and_then(|name| {
             Manager::at(&name)
-                .inspect_err(|error| tracing::warn!(?name, %error, "NOTIFY_SOCKET is of no use"))
+                .inspect_err(
+                    |error| tracing::warn!(name = %name.display(), %error, "NOTIFY_SOCKET is of no use"),
+                )
                 .ok()
         });
         let number = |name| env::var_os(name).and_then(|text| text.to_str()?.parse::<u64>().ok());

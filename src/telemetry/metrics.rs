@@ -153,8 +153,10 @@ impl Default for Metrics {
             ),
             request_bytes: book
                 .add("wsgate_request_bytes", "Bytes of requests that went to servers, heads included"),
-            response_bytes: book
-                .add("wsgate_response_bytes", "Bytes of answers that went to clients, heads included"),
+            response_bytes: book.add(
+                "wsgate_response_bytes",
+                "Bytes of answers that went to clients, heads included, but for a 101",
+            ),
             tunnels_opened: book.add("wsgate_tunnels_opened", "Tunnels that were opened"),
             tunnel_duration: book.histograms(
                 "wsgate_tunnel_duration_seconds",

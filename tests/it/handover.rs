@@ -55,6 +55,17 @@ impl Site {
         )
     }
 
+    /// A tunnel through the gate: its client and its server.
+    async fn open_tunnel(&self, backend: &Backend) -> (Peer, Peer) {
+        let mut client = Peer::dial(self.address).await;
+        client.send(OFFER).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        server.send(AGREED).await;
+        assert_eq!(client.read_head().await.status(), 101);
+        (client, server)
+    }
+
     /// Puts another configuration in the place of the one that runs, with the same `[log]`.
     fn rewrite(&self, toml: &str) {
         let path = self.folder.path().join("proxy.toml");
@@ -212,12 +223,7 @@ async fn b9_t9_tunnels_of_the_old_process_get_1012_and_its_exchanges_end() {
     let mut site = Site::before(backend.address());
     site.server = "drain_spread = \"0s\"";
     let old = site.run().await;
-    let mut tunnel = Peer::dial(site.address).await;
-    tunnel.send(OFFER).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send(AGREED).await;
-    assert_eq!(tunnel.read_head().await.status(), 101);
+    let (mut tunnel, mut server) = site.open_tunnel(&backend).await;
     let mut exchange = Peer::dial(site.address).await;
     exchange.send(get("/", "")).await;
     let mut answering = backend.accept().await;
@@ -324,12 +330,7 @@ async fn b9_one_that_is_ending_already_leaves_its_addresses_to_the_new_process()
     let mut site = Site::before(backend.address());
     site.server = "drain_spread = \"0s\"";
     let old = site.run().await;
-    let mut tunnel = Peer::dial(site.address).await;
-    tunnel.send(OFFER).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send(AGREED).await;
-    tunnel.read_head().await;
+    let (mut tunnel, server) = site.open_tunnel(&backend).await;
     old.terminate();
     assert_eq!(frames::read(&mut tunnel).await.close_code(), 1012);
     let new = site.run().await;
@@ -356,12 +357,7 @@ async fn b9_one_that_is_ending_already_hands_its_admin_listener_over() {
     site.listeners = "[admin]\naddress = \"unix:admin.sock\"".into();
     let socket = site.folder.path().join("admin.sock");
     let old = site.run().await;
-    let mut tunnel = Peer::dial(site.address).await;
-    tunnel.send(OFFER).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send(AGREED).await;
-    tunnel.read_head().await;
+    let (mut tunnel, server) = site.open_tunnel(&backend).await;
     old.terminate();
     assert_eq!(frames::read(&mut tunnel).await.close_code(), 1012);
     let new = site.run().await;

@@ -56,6 +56,18 @@ pub(super) enum Refused {
     TooLate,
 }
 
+impl Refused {
+    /// Its name in logs.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::Protocol => "protocol",
+            Self::TooLate => "too_late",
+        }
+    }
+}
+
 /// A socket that is passed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Passed {

@@ -438,7 +438,7 @@ fn pass(mut copies: Vec<Duplicate>, channel: &mut Channel) -> io::Result<()> {
 }
 
 fn refuse(channel: &mut Channel, why: Refused) -> io::Result<()> {
-    tracing::info!(?why, "a hand-over was refused");
+    tracing::info!(why = why.label(), "a hand-over was refused");
     channel.send(&Message::Refused { why }, &[], STEP)
 }
 

@@ -3,7 +3,7 @@
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use super::{Site, ended, is_take_over, terminate};
-use crate::harness::{AGREED, Backend, HttpBackend, OFFER, PATIENCE, Peer, frames, program::Program};
+use crate::harness::{Backend, HttpBackend, PATIENCE, frames, program::Program};
 
 /// A service manager that listens.
 struct Manager(UnixDatagram);
@@ -58,12 +58,7 @@ async fn the_service_manager_hears_of_readiness_health_and_the_end() {
     let program = Manager::runs(&site, "WATCHDOG_USEC=200000");
     assert_eq!(manager.next(), "READY=1\nSTATUS=Serving");
     // Who was told so can connect.
-    let mut tunnel = Peer::dial(site.address).await;
-    tunnel.send(OFFER).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send(AGREED).await;
-    tunnel.read_head().await;
+    let (mut tunnel, server) = site.open_tunnel(&backend).await;
     for _ in 0..3 {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }

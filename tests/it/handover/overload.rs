@@ -1,7 +1,7 @@
 //! The executable is swapped while all permits are out.
 
 use super::{Site, ended, free_address, is_take_over, terminate};
-use crate::harness::{AGREED, Backend, OFFER, Peer, frames, get, ok};
+use crate::harness::{Backend, Peer, frames, get, ok};
 
 #[tokio::test]
 async fn b9_whoever_waits_for_a_permit_is_answered_though_the_sockets_are_handed_over() {
@@ -12,12 +12,7 @@ async fn b9_whoever_waits_for_a_permit_is_answered_though_the_sockets_are_handed
     site.listeners =
         format!("[[listener]]\naddress = \"{unwanted}\"\n[[listener]]\naddress = \"unix:unwanted.sock\"\n");
     let old = site.run().await;
-    let mut tunnel = Peer::dial(site.address).await;
-    tunnel.send(OFFER).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
-    server.send(AGREED).await;
-    assert_eq!(tunnel.read_head().await.status(), 101);
+    let (mut tunnel, server) = site.open_tunnel(&backend).await;
     // It has the place for refusals for as long as it asks nothing.
     let silent = Peer::dial(site.address).await;
     let file = site.folder.path().join("unwanted.sock");
