@@ -3,19 +3,28 @@
 
 use std::{error::Error, process::ExitCode};
 
+mod arguments;
 mod backend;
 mod client;
+mod figures;
+mod gates;
+mod machine;
+mod plot;
+mod process;
+mod record;
 mod run;
 mod scenario;
+mod table;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
-    let role = arguments.next_if(|first| first == "backend" || first == "client");
+    let role = arguments.next_if(|first| ["backend", "client", process::LEASH].contains(&first.as_str()));
     let ended = match role.as_deref() {
         Some("backend") => backend::serve(),
-        Some(_) => client::run(arguments),
+        Some("client") => client::run(arguments),
+        Some(_) => process::become_leashed(arguments),
         None => run::run(arguments),
     };
     match ended {

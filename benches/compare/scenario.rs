@@ -53,6 +53,10 @@ impl Scenario {
         Self::ALL.iter().find(|(_, scenario)| *scenario == self).map_or("unnamed", |(name, _)| name)
     }
 
+    pub(crate) fn is_idle(self) -> bool {
+        matches!(self, Self::Idle { .. })
+    }
+
     /// What is counted, and what the figures are per.
     pub(crate) fn unit(self) -> &'static str {
         match self {
