@@ -133,7 +133,7 @@ impl Process {
 }
 
 /// The scheduler's clocks of the threads have nanoseconds; the kernel derives utime and stime, which have hundredths of a second,
-/// from them. Without CONFIG_SCHED_INFO the latter have to do.
+/// from them. Without `CONFIG_SCHED_INFO` the latter have to do.
 fn cpu_of(pid: u32) -> Fallible<Duration> {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
     let on_core = |thread: fs::DirEntry| {

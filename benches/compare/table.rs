@@ -140,7 +140,7 @@ fn thousands(digits: &str) -> String {
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
         let left = digits.len() - place;
-        if place > 0 && left % 3 == 0 && text != "-" {
+        if place > 0 && left.is_multiple_of(3) && text != "-" {
             text.push(',');
         }
         text.push(digit);
