@@ -5,8 +5,10 @@ use std::{error::Error, process::ExitCode};
 
 mod backend;
 mod client;
+mod latency;
 mod run;
 mod scenario;
+mod wire;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
