@@ -8,6 +8,7 @@ mod backend;
 mod client;
 mod figures;
 mod gates;
+mod latency;
 mod machine;
 mod plot;
 mod process;
@@ -15,6 +16,7 @@ mod record;
 mod run;
 mod scenario;
 mod table;
+mod wire;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 

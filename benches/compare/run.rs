@@ -152,6 +152,8 @@ impl Runner {
             gate.address(certificate).to_string().into(),
             "--connections".into(),
             case.connections.to_string().into(),
+            "--warm-up".into(),
+            self.scale.warm_up.to_string().into(),
             "--seconds".into(),
             self.scale.seconds.to_string().into(),
         ];
