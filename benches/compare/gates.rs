@@ -4,7 +4,9 @@ use std::{
     error::Error,
     ffi::OsString,
     fmt, fs,
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
@@ -160,12 +162,17 @@ impl Identities {
 
     fn write(&self, folder: &Path) -> Fallible<()> {
         for Identity { name, certificate, key } in &self.0 {
-            fs::write(folder.join(format!("{name}.crt")), certificate)?;
-            fs::write(folder.join(format!("{name}.key")), key)?;
-            fs::write(folder.join(format!("{name}.pem")), format!("{certificate}{key}"))?;
+            write_secret(&folder.join(format!("{name}.crt")), certificate)?;
+            write_secret(&folder.join(format!("{name}.key")), key)?;
+            write_secret(&folder.join(format!("{name}.pem")), &format!("{certificate}{key}"))?;
         }
         Ok(())
     }
+}
+
+/// Writes what others may not read.
+fn write_secret(file: &Path, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?.write_all(text.as_bytes())
 }
 
 /// What a gate's configuration depends on.

@@ -35,21 +35,21 @@ impl<'a> Column<'a> {
     }
 
     /// The median of a figure of the rounds.
-    fn of_load(title: &str, figure: fn(&Load) -> f64, form: fn(f64) -> String) -> Self {
-        Self::new(title, move |row| row.median(|load| Some(figure(load))).map(form).unwrap_or_default())
+    fn of_load(title: &str, figure: fn(&Load) -> Option<f64>, form: fn(f64) -> String) -> Self {
+        Self::new(title, move |row| row.median(figure).map(form).unwrap_or_default())
     }
 }
 
 fn busy_columns(comparison: &Comparison) -> Vec<Column<'_>> {
     let mut columns = common_columns(comparison, "CPU, µs");
     columns.extend([
-        Column::of_load("per second", |load| load.rate, brief),
+        Column::of_load("per second", |load| Some(load.rate), brief),
         Column::of_load("p50, µs", |load| load.said.p50_us, brief),
         Column::of_load("p99", |load| load.said.p99_us, brief),
         Column::of_load("p99.9", |load| load.said.p999_us, brief),
-        Column::of_load("gate's core", |load| load.gate, percent),
-        Column::of_load("client", |load| load.client, percent),
-        Column::of_load("backend", |load| load.backend, percent),
+        Column::of_load("gate's core", |load| Some(load.gate), percent),
+        Column::of_load("client", |load| Some(load.client), percent),
+        Column::of_load("backend", |load| Some(load.backend), percent),
         Column::new("target", |row| remarks(comparison, row)),
     ]);
     columns
