@@ -22,7 +22,7 @@ const LONGEST: f64 = 2.5;
 
 const STYLE: &str = "\
 text { font: 12px system-ui, sans-serif; fill: #24292f; } .title { font-size: 15px; font-weight: 600; } \
-.quiet { fill: #57606a; } .axis { stroke: #8c959f; stroke-dasharray: 3 3; } \
+.quiet { fill: #57606a; } \
 .b0 { fill: #1f6feb; } .b1 { fill: #7d8590; } .b2 { fill: #c69026; } .b3 { fill: #8957e5; } .b4 { fill: #2da44e; } \
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } .quiet { fill: #9198a1; } .b0 { fill: #4493f8; } }";
 
@@ -46,13 +46,6 @@ fn draw(comparison: &Comparison) -> String {
         name = escape(&reference.name),
     );
     drawing.push_str(&legend(comparison));
-    let one = x_of(1.0);
-    let _ = writeln!(
-        drawing,
-        "<line class=\"axis\" x1=\"{one}\" y1=\"{}\" x2=\"{one}\" y2=\"{}\"/>",
-        TOP - 6.0,
-        y - 4.0
-    );
     drawing.push_str(&groups);
     let about: Vec<String> = comparison
         .about

@@ -91,14 +91,14 @@ fn remarks(comparison: &Comparison, row: &Row) -> String {
     remarks.join("; ")
 }
 
-/// The cells of the table, its title first.
+/// The cells of the table, its title first, without the columns that say nothing.
 fn lines(comparison: &Comparison, cases: &[Case], columns: &[Column<'_>]) -> Vec<Vec<String>> {
-    let mut lines = vec![columns.iter().map(|column| column.title.clone()).collect()];
-    for &case in cases {
-        let rows = comparison.rows_of(case);
-        lines.extend(rows.map(|row| columns.iter().map(|column| (column.cell)(row)).collect()));
-    }
-    lines
+    let rows: Vec<&Row> = cases.iter().flat_map(|&case| comparison.rows_of(case)).collect();
+    let says = |column: &&Column<'_>| rows.iter().any(|row| !(column.cell)(row).is_empty());
+    let columns: Vec<&Column<'_>> = columns.iter().filter(says).collect();
+    let title = columns.iter().map(|column| column.title.clone()).collect();
+    let cells = |row: &&Row| columns.iter().map(|column| (column.cell)(row)).collect();
+    std::iter::once(title).chain(rows.iter().map(cells)).collect()
 }
 
 /// Figures to the right, words to the left.
@@ -106,7 +106,8 @@ fn align(lines: &[Vec<String>]) -> String {
     let Some((title, rows)) = lines.split_first() else { return String::new() };
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let is_figure = |column: usize| {
-        rows.iter().all(|row| row[column].is_empty() || row[column].starts_with(|c: char| c.is_ascii_digit()))
+        let begins_so = |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        rows.iter().all(|row| row[column].is_empty() || begins_so(&row[column]))
     };
     let columns: Vec<(usize, bool)> =
         (0..title.len()).map(|column| (width(column).max(3), is_figure(column))).collect();
