@@ -101,6 +101,9 @@ impl Backend {
             other => other?,
         }
         for index in std::mem::take(&mut self.waiting) {
+            if let Some(connection) = self.connections.get_mut(index) {
+                connection.is_waiting = false;
+            }
             self.go_on(index, |connection, shared| connection.write(shared));
         }
         for event in events.iter() {
@@ -126,7 +129,7 @@ impl Backend {
             let entry = self.connections.vacant_entry();
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(entry.key()), interest)?;
-            entry.insert(Connection { socket, service: Service::Requests(Vec::new()), unsent: Vec::new() });
+            entry.insert(Connection::new(socket));
         }
     }
 
@@ -135,7 +138,11 @@ impl Backend {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match step(connection, &mut self.shared) {
             Ok(Next::Rest) => (),
-            Ok(Next::Again) => self.waiting.push(index),
+            Ok(Next::Again) if connection.is_waiting => (),
+            Ok(Next::Again) => {
+                connection.is_waiting = true;
+                self.waiting.push(index);
+            }
             // What goes wrong here, the client sees too.
             Ok(Next::End) | Err(_) => drop(self.connections.remove(index)),
         }
@@ -156,6 +163,8 @@ struct Connection {
     service: Service,
     /// What the socket did not take.
     unsent: Vec<u8>,
+    /// Others were let go before it.
+    is_waiting: bool,
 }
 
 enum Service {
@@ -169,6 +178,10 @@ enum Service {
 }
 
 impl Connection {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, service: Service::Requests(Vec::new()), unsent: Vec::new(), is_waiting: false }
+    }
+
     fn serve(&mut self, event: &Event, shared: &mut Shared) -> Fallible<Next> {
         if event.is_writable() {
             match self.write(shared)? {
