@@ -101,6 +101,9 @@ impl Backend {
             other => other?,
         }
         for index in std::mem::take(&mut self.waiting) {
+            if let Some(connection) = self.connections.get_mut(index) {
+                connection.is_waiting = false;
+            }
             self.go_on(index, |connection, shared| connection.write(shared));
         }
         for event in events.iter() {
@@ -126,7 +129,7 @@ impl Backend {
             let entry = self.connections.vacant_entry();
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(entry.key()), interest)?;
-            entry.insert(Connection { socket, service: Service::Requests(Vec::new()), unsent: Vec::new() });
+            entry.insert(Connection::new(socket));
         }
     }
 
@@ -135,7 +138,11 @@ impl Backend {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match step(connection, &mut self.shared) {
             Ok(Next::Rest) => (),
-            Ok(Next::Again) => self.waiting.push(index),
+            Ok(Next::Again) if connection.is_waiting => (),
+            Ok(Next::Again) => {
+                connection.is_waiting = true;
+                self.waiting.push(index);
+            }
             // What goes wrong here, the client sees too.
             Ok(Next::End) | Err(_) => drop(self.connections.remove(index)),
         }
@@ -156,25 +163,35 @@ struct Connection {
     service: Service,
     /// What the socket did not take.
     unsent: Vec<u8>,
+    /// Others were let go before it.
+    is_waiting: bool,
 }
 
 enum Service {
     /// Requests, with what has come of the next one.
     Requests(Vec<u8>),
     Tunnel(Tunnel),
-    /// A download, with the bytes of the message that the socket has taken already.
-    Download(usize),
+    Download(Download),
     /// All has been said but for what is unsent.
     Over,
 }
 
+struct Download {
+    /// Bytes of the message that the socket has taken already.
+    taken: usize,
+    /// What the client says, of which a Close matters.
+    said: Tunnel,
+}
+
 impl Connection {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, service: Service::Requests(Vec::new()), unsent: Vec::new(), is_waiting: false }
+    }
+
     fn serve(&mut self, event: &Event, shared: &mut Shared) -> Fallible<Next> {
-        if event.is_writable() {
-            match self.write(shared)? {
-                Next::Rest => (),
-                other => return Ok(other),
-            }
+        let mut next = if event.is_writable() { self.write(shared)? } else { Next::Rest };
+        if matches!(next, Next::End) {
+            return Ok(next);
         }
         // Who does not take what it gets is not read; when it has taken it, it is.
         while self.unsent.is_empty() {
@@ -188,7 +205,7 @@ impl Connection {
             self.take(count, shared)?;
             self.send(&shared.output)?;
             if matches!(self.service, Service::Download(_)) {
-                return self.write(shared);
+                next = self.write(shared)?;
             }
             if matches!(self.service, Service::Over) && self.unsent.is_empty() {
                 return Ok(Next::End);
@@ -198,16 +215,19 @@ impl Connection {
                 break;
             }
         }
-        Ok(Next::Rest)
+        Ok(next)
     }
 
     /// Looks at the first bytes of the input, and puts into the output what answers them.
     fn take(&mut self, count: usize, shared: &mut Shared) -> Fallible<()> {
-        let Shared { input, output, answer, .. } = shared;
+        let Shared { input, output, answer, message } = shared;
         let next = match &mut self.service {
             Service::Requests(held) => answer_requests(held, &input[..count], answer, output)?,
             Service::Tunnel(tunnel) => tunnel.take(&input[..count], output)?.then_some(Service::Over),
-            Service::Download(_) | Service::Over => None,
+            Service::Download(download) => {
+                download.take(&input[..count], message, output)?.then_some(Service::Over)
+            }
+            Service::Over => None,
         };
         if let Some(next) = next {
             self.service = next;
@@ -225,7 +245,7 @@ impl Connection {
             }
         }
         match &mut self.service {
-            Service::Download(taken) => send_messages(&mut self.socket, &shared.message, taken),
+            Service::Download(download) => download.send(&mut self.socket, &shared.message),
             Service::Over => Ok(Next::End),
             Service::Requests(_) | Service::Tunnel(_) => Ok(Next::Rest),
         }
@@ -240,19 +260,34 @@ impl Connection {
     }
 }
 
-/// Sends messages until the socket takes no more or others should have their turn.
-fn send_messages(socket: &mut TcpStream, message: &[u8], taken: &mut usize) -> Fallible<Next> {
-    for _ in 0..WRITES {
-        let mut slices = [IoSlice::new(message); AT_ONCE];
-        slices[0] = IoSlice::new(&message[*taken..]);
-        let offered = AT_ONCE * message.len() - *taken;
-        let sent = take_blocked(socket.write_vectored(&slices))?;
-        *taken = (*taken + sent) % message.len();
-        if sent < offered {
-            return Ok(Next::Rest);
+impl Download {
+    /// Looks whether there is a Close, and puts the rest of the message and the answer into the output then.
+    fn take(&mut self, input: &[u8], message: &[u8], output: &mut Vec<u8>) -> Fallible<bool> {
+        let mut answers = Vec::new();
+        let is_over = self.said.take(input, &mut answers)?;
+        if is_over {
+            if self.taken > 0 {
+                output.extend_from_slice(&message[self.taken..]);
+            }
+            output.extend_from_slice(&answers);
         }
+        Ok(is_over)
     }
-    Ok(Next::Again)
+
+    /// Sends messages until the socket takes no more or others should have their turn.
+    fn send(&mut self, socket: &mut TcpStream, message: &[u8]) -> Fallible<Next> {
+        for _ in 0..WRITES {
+            let mut slices = [IoSlice::new(message); AT_ONCE];
+            slices[0] = IoSlice::new(&message[self.taken..]);
+            let offered = AT_ONCE * message.len() - self.taken;
+            let sent = take_blocked(socket.write_vectored(&slices))?;
+            self.taken = (self.taken + sent) % message.len();
+            if sent < offered {
+                return Ok(Next::Rest);
+            }
+        }
+        Ok(Next::Again)
+    }
 }
 
 /// How much a socket took: nothing, where it would have blocked.
@@ -305,7 +340,7 @@ fn tunnel_of(head: &[u8]) -> Option<(&str, Service)> {
     } else if target.starts_with(b"/upload") {
         Service::Tunnel(Tunnel::upload())
     } else if target.starts_with(b"/download") {
-        Service::Download(0)
+        Service::Download(Download { taken: 0, said: Tunnel::upload() })
     } else {
         return None;
     };

@@ -113,7 +113,7 @@ impl Connection {
             meter.late += 1;
             return self.end(meter);
         }
-        if still > LONGEST && !self.talk.traffic.is_at_rest() {
+        if still > LONGEST && !self.talk.is_at_rest() {
             return Err(format!("nothing has moved on a connection for {} s", LONGEST.as_secs()).into());
         }
         Ok(Next::Rest)
@@ -142,6 +142,11 @@ impl Talk {
         let tail = tail.to_vec();
         self.open(meter);
         if tail.is_empty() { Ok(()) } else { self.traffic.receive(&tail, meter) }
+    }
+
+    /// Whether nothing has to move until there is an order.
+    fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Open) && self.traffic.is_at_rest()
     }
 
     fn open(&mut self, meter: &mut Meter) {
