@@ -8,7 +8,14 @@ fn root() -> &'static Path {
 
 /// The documents that tell of the project.
 fn documents() -> Vec<String> {
-    let first = ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "tests/corpus/README.md"];
+    let first = [
+        "README.md",
+        "SECURITY.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "tests/corpus/README.md",
+        "benches/compare/README.md",
+    ];
     let entries = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     let more = entries.map(|name| format!("docs/{}", name.to_str().unwrap()));
     first.into_iter().map(Into::into).chain(more).collect()
