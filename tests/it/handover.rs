@@ -314,7 +314,7 @@ async fn b9_of_two_new_processes_the_second_waits_for_the_first() {
     let _silent = Taker::connect(&site);
     let first = Taker::takes(&site);
     let second = site.spawn();
-    old.says("that it is busy", |event| event["why"] == "Busy").await;
+    old.says("that it is busy", |event| event["why"] == "busy").await;
     drop(first);
     second.says("that it took over", is_take_over).await;
     let third = site.swap(&second).await;
