@@ -86,7 +86,7 @@ async fn count_all() -> Vec<Row> {
     let mut rows = Vec::new();
     let plain = Setup::to(backend.address());
     let mut gate = Gate::start(&plain, "off");
-    rows.push(gate.row("http exchange, kept alive", 0, Exchanges::open(gate.address, None).await).await);
+    rows.push(gate.row("http exchange, kept alive", 30, Exchanges::open(gate.address, None).await).await);
     rows.push(
         gate.row("ws message of 64 B, there and back", 0, Messages::open(gate.address, None, 64).await).await,
     );
@@ -94,12 +94,12 @@ async fn count_all() -> Vec<Row> {
         gate.row("ws message of 64 KiB, there and back", 0, Messages::open(gate.address, None, 65_536).await)
             .await,
     );
-    rows.push(gate.row("ws connection", 0, Tunnels { address: gate.address, tls: None }).await);
+    rows.push(gate.row("ws connection", 48, Tunnels { address: gate.address, tls: None }).await);
     drop(gate);
 
     let mut gate = Gate::start(&Setup::to(backend.address()), "access.log");
-    rows.push(gate.row("http exchange, access log", 0, Exchanges::open(gate.address, None).await).await);
-    rows.push(gate.row("ws connection, access log", 0, Tunnels { address: gate.address, tls: None }).await);
+    rows.push(gate.row("http exchange, access log", 44, Exchanges::open(gate.address, None).await).await);
+    rows.push(gate.row("ws connection, access log", 80, Tunnels { address: gate.address, tls: None }).await);
     drop(gate);
     rows.extend(count_tls(&backend, &pki).await);
     rows
@@ -115,18 +115,19 @@ async fn count_tls(backend: &Serving, pki: &Arc<Pki>) -> Vec<Row> {
     let resumed = Tls { pki: Arc::clone(pki), config };
     let address = gate.address;
     vec![
-        gate.row("https exchange, kept alive", 0, Exchanges::open(address, Some(&full)).await).await,
-        gate.row("wss message of 64 B, there and back", 0, Messages::open(address, Some(&full), 64).await)
+        gate.row("https exchange, kept alive", 32, Exchanges::open(address, Some(&full)).await).await,
+        gate.row("wss message of 64 B, there and back", 2, Messages::open(address, Some(&full), 64).await)
             .await,
         gate.row(
             "wss message of 64 KiB, there and back",
-            0,
+            16,
             Messages::open(address, Some(&full), 65_536).await,
         )
         .await,
-        gate.row("TLS handshake, connection without a request", 0, Connections { address, tls: &full }).await,
-        gate.row("wss connection", 0, Tunnels { address, tls: Some(&full) }).await,
-        gate.row("wss connection, resumed", 0, Tunnels { address, tls: Some(&resumed) }).await,
+        gate.row("TLS handshake, connection without a request", 132, Connections { address, tls: &full })
+            .await,
+        gate.row("wss connection", 176, Tunnels { address, tls: Some(&full) }).await,
+        gate.row("wss connection, resumed", 188, Tunnels { address, tls: Some(&resumed) }).await,
     ]
 }
 

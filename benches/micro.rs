@@ -4,12 +4,19 @@
 //! configuration or the input is measured at several sizes, which tells how it grows. Without `--bench`, as
 //! `cargo test --bench micro` runs it, each is done once as a check that it works.
 
+#[path = "micro/balancing.rs"]
 mod balancing;
+#[path = "micro/forwarding.rs"]
 mod forwarding;
+#[path = "micro/frames.rs"]
 mod frames;
+#[path = "micro/handshake.rs"]
 mod handshake;
+#[path = "micro/heads.rs"]
 mod heads;
+#[path = "micro/routes.rs"]
 mod routes;
+#[path = "micro/tls.rs"]
 mod tls;
 
 use divan::AllocProfiler;
