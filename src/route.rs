@@ -3,7 +3,7 @@
 //!
 //! Matching looks at a normal form of the path ([`NormalPath`]); what goes upstream is the path as it came.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Write as _};
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -443,8 +443,8 @@ pub enum Found {
 
 /// Routes in the order of the file, of which the first that matches wins.
 ///
-/// A look-up takes time by the labels of the host and the segments of the path, not by the number of routes:
-/// only routes with a host pattern and a path pattern in common are tried one after the other.
+/// A look-up takes time by the labels of the host and the different lengths of prefixes, not by the number of
+/// routes: only routes with a host pattern and a path pattern in common are tried one after the other.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     matchers: Vec<Matcher>,
@@ -530,8 +530,8 @@ impl Matcher {
 struct PathIndex {
     exact: HashMap<String, Vec<usize>>,
     prefixes: HashMap<String, Vec<usize>>,
-    /// Bytes of the longest prefix: a long path costs no more than this to look up.
-    longest_prefix: usize,
+    /// Lengths in bytes that prefixes have: no more than one look-up each, however many segments a path has.
+    prefix_lengths: BTreeSet<usize>,
 }
 
 impl PathIndex {
@@ -539,7 +539,7 @@ impl PathIndex {
         let (routes, path) = match path {
             PathPattern::Exact(path) => (&mut self.exact, path),
             PathPattern::Prefix(path) => {
-                self.longest_prefix = self.longest_prefix.max(path.len());
+                self.prefix_lengths.insert(path.len());
                 (&mut self.prefixes, path)
             }
         };
@@ -548,10 +548,13 @@ impl PathIndex {
 
     /// The routes under each path pattern that `path` matches.
     fn routes(&self, path: &str) -> impl Iterator<Item = &Vec<usize>> {
-        let ends = path.match_indices('/').map(|(slash, _)| slash).filter(|slash| *slash > 0);
-        let ancestors = [0].into_iter().chain(ends).take_while(|end| *end <= self.longest_prefix);
-        let whole = (!path.is_empty() && path.len() <= self.longest_prefix).then_some(path.len());
-        let prefixes = ancestors.chain(whole).filter_map(|end| self.prefixes.get(&path[..end]));
+        let ends_segment = |length| match path.as_bytes().get(length) {
+            None => length == path.len(),
+            // What `*` of OPTIONS begins with is nothing but the prefix of all paths.
+            Some(next) => *next == b'/' || length == 0,
+        };
+        let lengths = self.prefix_lengths.iter().copied().filter(move |&length| ends_segment(length));
+        let prefixes = lengths.filter_map(|length| self.prefixes.get(&path[..length]));
         self.exact.get(path).into_iter().chain(prefixes)
     }
 }

@@ -6,7 +6,7 @@ mod maglev;
 #[cfg(test)]
 mod tests;
 
-use std::{cmp::Ordering, sync::Mutex};
+use std::{cell::RefCell, cmp::Ordering, sync::Mutex};
 
 use self::maglev::Table;
 use super::lock;
@@ -17,12 +17,23 @@ pub(super) use self::{early::EarlyEnds, hash::hash, maglev::Member};
 /// So many early ends put as much load on a server as that has which has the most.
 const EARLY_ENDS_TO_THE_TOP: f64 = 8.0;
 
+/// What a weight is multiplied by, so that a part of it can count.
+pub(super) const WHOLE_SHARE: u32 = 1000;
+
+/// Draws by weight after which all are looked at: by then most are out, or one has nearly all the weight.
+const DRAWS: usize = 8;
+
+thread_local! {
+    /// Those of the choice that is being made, so that none allocates.
+    static CANDIDATES: RefCell<Vec<Candidate>> = const { RefCell::new(Vec::new()) };
+}
+
 /// An endpoint as the choice sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     /// Its place in the pool.
     pub(super) index: usize,
-    /// Its share relative to the others; at least 1.
+    /// Its share relative to the others; at least 1, and at most [`WHOLE_SHARE`] times its member's weight.
     pub(super) weight: u64,
     /// Its open leases.
     pub(super) open: usize,
@@ -30,94 +41,137 @@ pub(super) struct Candidate {
     pub(super) early_ends: f64,
 }
 
-/// How a pool chooses, with what it has to remember for that.
+/// How one of the members of a pool is chosen, with what has to be remembered for that.
 #[derive(Debug)]
-pub(super) enum Balancer {
+pub(super) struct Balancer {
+    /// Their places in the pool.
+    members: Vec<usize>,
+    method: Method,
+}
+
+#[derive(Debug)]
+enum Method {
     /// The fewest open leases for its weight.
     LeastConnections,
     /// In turn: the credit of each endpoint, by its place in the pool.
     RoundRobin(Mutex<Vec<i64>>),
-    /// The less loaded of two that are drawn by weight.
-    RandomTwo,
+    /// The less loaded of two that are drawn by weight: where the whole share of each member ends, one after the other.
+    RandomTwo(Vec<u64>),
     /// By what the request is hashed to, else the fewest open leases.
     ConsistentHash(Table),
 }
 
 impl Balancer {
     /// For a pool of `endpoints`, of which `members` are chosen from.
-    pub(super) fn new<'a>(
-        balance: &config::Balance,
-        endpoints: usize,
-        members: impl Iterator<Item = Member<'a>>,
-    ) -> Self {
-        match balance {
-            config::Balance::LeastConnections => Self::LeastConnections,
-            config::Balance::RoundRobin => Self::RoundRobin(Mutex::new(vec![0; endpoints])),
-            config::Balance::RandomTwo => Self::RandomTwo,
-            config::Balance::ConsistentHash(_) => Self::ConsistentHash(Table::new(members)),
+    pub(super) fn new(balance: &config::Balance, endpoints: usize, members: &[Member<'_>]) -> Self {
+        let method = match balance {
+            config::Balance::LeastConnections => Method::LeastConnections,
+            config::Balance::RoundRobin => Method::RoundRobin(Mutex::new(vec![0; endpoints])),
+            config::Balance::RandomTwo => Method::RandomTwo(ends_of_shares(members)),
+            config::Balance::ConsistentHash(_) => Method::ConsistentHash(Table::new(members)),
+        };
+        Self { members: members.iter().map(|member| member.index).collect(), method }
+    }
+
+    /// Chooses a member that is a candidate, by its place; `None` when none is. Hashing and drawing ask for few of them.
+    pub(super) fn pick(
+        &self,
+        hash: Option<u64>,
+        candidate: impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<usize> {
+        match (&self.method, hash) {
+            (Method::RandomTwo(ends), _) => self.less_loaded_of_two(ends, &candidate),
+            (Method::ConsistentHash(table), Some(key)) => table.pick(key, |index| candidate(index).is_some()),
+            (Method::RoundRobin(credits), _) => {
+                self.with_all(&candidate, |all| next_in_turn(&mut lock(credits), all))
+            }
+            (Method::LeastConnections | Method::ConsistentHash(_), _) => {
+                self.with_all(&candidate, least_loaded)
+            }
         }
     }
 
-    /// Chooses one of `candidates`; `None` when there is none.
-    pub(super) fn pick(&self, hash: Option<u64>, candidates: &[Candidate]) -> Option<usize> {
-        match self {
-            Self::LeastConnections => least_loaded(candidates),
-            Self::RoundRobin(credits) => next_in_turn(&mut lock(credits), candidates),
-            Self::RandomTwo => less_loaded_of_two(candidates),
-            Self::ConsistentHash(table) => match hash {
-                Some(key) => table.pick(key, candidates),
-                None => least_loaded(candidates),
-            },
+    fn with_all<R>(
+        &self,
+        candidate: &impl Fn(usize) -> Option<Candidate>,
+        with: impl FnOnce(&[Candidate]) -> R,
+    ) -> R {
+        CANDIDATES.with_borrow_mut(|all| {
+            all.clear();
+            all.extend(self.members.iter().filter_map(|&index| candidate(index)));
+            with(all)
+        })
+    }
+
+    /// Two that differ are drawn by weight, and the less loaded is chosen. Gates that know nothing of each other do not all
+    /// run to the same one so.
+    fn less_loaded_of_two(
+        &self,
+        ends: &[u64],
+        candidate: &impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<usize> {
+        let first = self.draw(ends, candidate)?;
+        let other = |index| candidate(index).filter(|_| index != first.index);
+        match self.draw(ends, &other) {
+            Some(second) => least_loaded(&[first, second]),
+            None => Some(first.index),
         }
     }
+
+    /// A candidate, drawn by weight. A draw that meets none, or that part of a member's share which does not count now, is
+    /// one in vain.
+    fn draw(&self, ends: &[u64], candidate: &impl Fn(usize) -> Option<Candidate>) -> Option<Candidate> {
+        let total = *ends.last()?;
+        let meets = |_| {
+            let ticket = rand::random_range(0..total);
+            let place = ends.partition_point(|&end| end <= ticket);
+            candidate(self.members[place]).filter(|candidate| ends[place] - ticket <= candidate.weight)
+        };
+        let drawn = (0..DRAWS).find_map(meets);
+        drawn.or_else(|| self.with_all(candidate, draw_among))
+    }
+}
+
+fn ends_of_shares(members: &[Member<'_>]) -> Vec<u64> {
+    let shares = members.iter().map(|member| u64::from(member.weight) * u64::from(WHOLE_SHARE));
+    shares
+        .scan(0, |end, share| {
+            *end += share;
+            Some(*end)
+        })
+        .collect()
 }
 
 /// Where several are equal, as all are on a quiet pool, one is drawn by weight: without that the first of the
 /// file would get every short exchange.
 fn least_loaded(candidates: &[Candidate]) -> Option<usize> {
     let field = Field::of(candidates);
-    let mut best: Option<(Candidate, f64)> = None;
-    let mut equal_weight = 0;
-    for &candidate in candidates {
+    let (mut least, mut equal_weight) = (f64::INFINITY, 0);
+    for candidate in candidates {
         let load = candidate.load(field);
-        match best.map_or(Ordering::Less, |(_, best)| load.total_cmp(&best)) {
+        match load.total_cmp(&least) {
             Ordering::Greater => {}
-            Ordering::Less => {
-                best = Some((candidate, load));
-                equal_weight = candidate.weight;
-            }
-            Ordering::Equal => {
-                equal_weight += candidate.weight;
-                if rand::random_range(0..equal_weight) < candidate.weight {
-                    best = Some((candidate, load));
-                }
-            }
+            Ordering::Less => (least, equal_weight) = (load, candidate.weight),
+            Ordering::Equal => equal_weight += candidate.weight,
         }
     }
-    best.map(|(best, _)| best.index)
+    let equal = candidates.iter().filter(|candidate| candidate.load(field).total_cmp(&least).is_eq());
+    draw_among_all(equal, equal_weight).map(|drawn| drawn.index)
 }
 
-/// Two that differ are drawn by weight, and the less loaded is chosen. Gates that know nothing of each other do not all
-/// run to the same one so.
-fn less_loaded_of_two(candidates: &[Candidate]) -> Option<usize> {
-    let first = draw(candidates, None)?;
-    match draw(candidates, Some(first)) {
-        Some(second) => least_loaded(&[candidates[first], candidates[second]]),
-        None => Some(candidates[first].index),
-    }
+fn draw_among(candidates: &[Candidate]) -> Option<Candidate> {
+    draw_among_all(candidates.iter(), candidates.iter().map(|candidate| candidate.weight).sum())
 }
 
-/// The place of one of `candidates`, by weight, but not of the one at `except`.
-fn draw(candidates: &[Candidate], except: Option<usize>) -> Option<usize> {
-    let left = || (0..candidates.len()).filter(|&place| Some(place) != except);
-    let total: u64 = left().map(|place| candidates[place].weight).sum();
+/// One of `candidates`, whose weights are `total` in all, by weight.
+fn draw_among_all<'c>(mut candidates: impl Iterator<Item = &'c Candidate>, total: u64) -> Option<Candidate> {
     let mut ticket = if total == 0 { return None } else { rand::random_range(0..total) };
-    left().find(|&place| {
-        let weight = candidates[place].weight;
-        let wins = ticket < weight;
-        ticket = ticket.saturating_sub(weight);
+    let wins = |candidate: &&Candidate| {
+        let wins = ticket < candidate.weight;
+        ticket = ticket.saturating_sub(candidate.weight);
         wins
-    })
+    };
+    candidates.find(wins).copied()
 }
 
 /// Every candidate earns its weight, the richest is chosen and pays what all have earned; so a heavy one is

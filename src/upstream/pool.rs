@@ -190,6 +190,12 @@ impl Pool {
         Arc::clone(&self.inner().set.load().endpoints[place])
     }
 
+    /// The place of the endpoint that a request would go to now, as far as it is told of by a benchmark: it takes no place there.
+    #[doc(hidden)]
+    pub fn choose(&self, caller: &Caller) -> Option<usize> {
+        self.inner().set.load().pick(caller, &[])
+    }
+
     /// The tries of a request that came at `now`.
     pub fn attempt(&self, caller: Caller, now: Instant) -> Attempt {
         let Inner { config, set, budget, .. } = &**self.inner();

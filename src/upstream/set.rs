@@ -1,9 +1,9 @@
 //! The servers of a pool at one time, and the choice among them.
 
-use std::{cell::RefCell, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    balance::{self, Balancer, Candidate, Member},
+    balance::{self, Balancer, Candidate, Member, WHOLE_SHARE},
     endpoint::Endpoint,
     sticky::StickyId,
 };
@@ -14,13 +14,6 @@ use crate::{
 
 /// The part of its weight that a server has at once when it came back, in thousandths.
 const FIRST_SHARE: u32 = 100;
-/// A whole share.
-const WHOLE_SHARE: u32 = 1000;
-
-thread_local! {
-    /// Those of the choice that is being made, so that none allocates.
-    static CANDIDATES: RefCell<Vec<Candidate>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The endpoints of a pool at one time. Places in it are stable.
 #[derive(Debug)]
@@ -28,8 +21,8 @@ pub(super) struct Set {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     /// Of each endpoint, by its place.
     ranks: Vec<Rank>,
-    /// By their place in the order, the first ones first.
-    groups: Vec<Group>,
+    /// How one of each group is chosen, the group that comes first at the front.
+    groups: Vec<Balancer>,
     sticky: Option<Stickiness>,
     slow_start: Option<Duration>,
 }
@@ -40,13 +33,6 @@ pub(super) struct Rank {
     pub(super) weight: u32,
     /// Servers of a higher one are used while none of a lower one can be.
     pub(super) group: u32,
-}
-
-/// The servers of one group, and how one of them is chosen.
-#[derive(Debug)]
-struct Group {
-    number: u32,
-    balancer: Balancer,
 }
 
 impl Rank {
@@ -93,7 +79,7 @@ impl Set {
                 name: endpoint.name(),
                 weight: rank.weight,
             });
-            Group { number, balancer: Balancer::new(&config.balance, endpoints.len(), members) }
+            Balancer::new(&config.balance, endpoints.len(), &members.collect::<Vec<_>>())
         };
         let numbers: BTreeSet<_> = ranks.iter().map(|rank| rank.group).collect();
         let groups = numbers.into_iter().map(group).collect();
@@ -120,16 +106,8 @@ impl Set {
         if let Some(index) = self.stuck_to(caller).filter(usable) {
             return Some(index);
         }
-        let pick_of = |group: &Group| {
-            CANDIDATES.with_borrow_mut(|candidates| {
-                candidates.clear();
-                let of_group = |index: &usize| self.ranks[*index].group == group.number;
-                let eligible = (0..self.endpoints.len()).filter(of_group).filter(usable);
-                candidates.extend(eligible.map(|index| self.candidate(index)));
-                group.balancer.pick(caller.hash, candidates)
-            })
-        };
-        self.groups.iter().find_map(pick_of)
+        let candidate = |index| usable(&index).then(|| self.candidate(index));
+        self.groups.iter().find_map(|group| group.pick(caller.hash, candidate))
     }
 
     /// Counts a failure of `endpoint`, which may take it out while others are in.

@@ -187,7 +187,10 @@ impl Headers {
         let mut end = 0;
         self.lines.retain_mut(|line| {
             let kept = keep(name_text(line.name(text)), line.value(text));
-            if kept {
+            // Up to the first line that goes, nothing moves; and mostly none goes.
+            if kept && line.start == end {
+                end = line.end;
+            } else if kept {
                 text.copy_within(line.start..line.end, end);
                 *line = Line { start: end, name: line.name, end: end + (line.end - line.start) };
                 end = line.end;

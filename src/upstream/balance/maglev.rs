@@ -5,10 +5,7 @@
 //! comes or goes moves few keys beside its own. Nothing but the names and weights goes in: neither the order of the list
 //! nor anything random, so that all replicas with the same list have the same table.
 
-use super::{
-    Candidate,
-    hash::{hash, mix},
-};
+use super::hash::{hash, mix};
 
 /// A prime, as every step through the table has to reach every slot. It is fixed: with another size each key would
 /// move.
@@ -52,8 +49,8 @@ struct Filling {
 }
 
 impl Table {
-    pub(super) fn new<'a>(members: impl Iterator<Item = Member<'a>>) -> Self {
-        let mut members: Vec<_> = members.collect();
+    pub(super) fn new(members: &[Member<'_>]) -> Self {
+        let mut members = members.to_vec();
         members.sort_unstable_by_key(|member| (member.name, member.index));
         // More than 65,535 can't have slots of their own anyway.
         members.truncate(usize::from(u16::MAX));
@@ -67,11 +64,10 @@ impl Table {
     }
 
     /// The first of the key's servers, in an order that every replica has, that is a candidate.
-    pub(super) fn pick(&self, key: u64, candidates: &[Candidate]) -> Option<usize> {
+    pub(super) fn pick(&self, key: u64, is_candidate: impl Fn(usize) -> bool) -> Option<usize> {
         if self.slots.is_empty() {
             return None;
         }
-        let is_candidate = |index: usize| candidates.iter().any(|candidate| candidate.index == index);
         for probe in 0..PROBES {
             // The first is the key's own; the others go by weight as well, and lead the keys of one server to all others.
             let at = mix(key.wrapping_add(probe.wrapping_mul(STRIDE))) % u64::from(SLOTS);

@@ -1,18 +1,27 @@
+use std::cell::Cell;
+
 use super::*;
 
 const WEIGHTS: [u32; 4] = [1, 2, 3, 4];
 const PICKS: usize = 10_000;
 
 fn candidates(open: [usize; 4]) -> Vec<Candidate> {
-    let candidate =
-        |index| Candidate { index, weight: WEIGHTS[index].into(), open: open[index], early_ends: 0.0 };
+    let weight = |index| u64::from(WEIGHTS[index]) * u64::from(WHOLE_SHARE);
+    let candidate = |index| Candidate { index, weight: weight(index), open: open[index], early_ends: 0.0 };
     (0..4).map(candidate).collect()
+}
+
+impl Balancer {
+    fn pick_of(&self, hash: Option<u64>, candidates: &[Candidate]) -> Option<usize> {
+        let is_named = |index| move |candidate: &&Candidate| candidate.index == index;
+        self.pick(hash, |index| candidates.iter().find(is_named(index)).copied())
+    }
 }
 
 fn balancer(balance: &config::Balance) -> Balancer {
     let names = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"];
     let member = |index: usize| Member { index, name: names[index], weight: WEIGHTS[index] };
-    Balancer::new(balance, 4, (0..4).map(member))
+    Balancer::new(balance, 4, &[0, 1, 2, 3].map(member))
 }
 
 fn assert_shares(counts: [usize; 4], tolerance: usize) {
@@ -26,7 +35,7 @@ fn least_connections_fills_open_leases_by_weight() {
     let balancer = balancer(&config::Balance::LeastConnections);
     let mut open = [0; 4];
     for _ in 0..PICKS {
-        open[balancer.pick(None, &candidates(open)).unwrap()] += 1;
+        open[balancer.pick_of(None, &candidates(open)).unwrap()] += 1;
     }
     assert_shares(open, 4);
 }
@@ -36,7 +45,7 @@ fn least_connections_draws_by_weight_on_a_quiet_pool() {
     let balancer = balancer(&config::Balance::LeastConnections);
     let mut counts = [0; 4];
     for _ in 0..PICKS {
-        counts[balancer.pick(None, &candidates([0; 4])).unwrap()] += 1;
+        counts[balancer.pick_of(None, &candidates([0; 4])).unwrap()] += 1;
     }
     // Six standard deviations of the widest of the four.
     assert_shares(counts, 300);
@@ -45,9 +54,9 @@ fn least_connections_draws_by_weight_on_a_quiet_pool() {
 #[test]
 fn least_connections_prefers_who_lost_its_tunnels() {
     let balancer = balancer(&config::Balance::LeastConnections);
-    assert_eq!(balancer.pick(None, &candidates([5, 0, 15, 20])), Some(1));
-    assert_eq!(balancer.pick(None, &candidates([5, 9, 15, 20])), Some(1));
-    assert_eq!(balancer.pick(None, &candidates([4, 10, 15, 20])), Some(0));
+    assert_eq!(balancer.pick_of(None, &candidates([5, 0, 15, 20])), Some(1));
+    assert_eq!(balancer.pick_of(None, &candidates([5, 9, 15, 20])), Some(1));
+    assert_eq!(balancer.pick_of(None, &candidates([4, 10, 15, 20])), Some(0));
 }
 
 #[test]
@@ -55,10 +64,10 @@ fn early_ends_keep_least_connections_away_however_many_tunnels_the_others_have()
     let balancer = balancer(&config::Balance::LeastConnections);
     for tunnels in [1, 10, 1_000, 1_000_000] {
         let mut candidates = candidates([tunnels, 0, 3 * tunnels, 4 * tunnels]);
-        assert_eq!(balancer.pick(None, &candidates), Some(1));
+        assert_eq!(balancer.pick_of(None, &candidates), Some(1));
         let ends = (0..20).find(|&ends| {
             candidates[1].early_ends = ends.into();
-            balancer.pick(None, &candidates) != Some(1)
+            balancer.pick_of(None, &candidates) != Some(1)
         });
         assert!(ends.is_some_and(|ends| ends <= 9), "{tunnels}: {ends:?}");
     }
@@ -75,7 +84,7 @@ fn early_ends_at_all_servers_change_nothing() {
             let more = if candidate.index % 2 == 0 { 1.0 } else { 1.8 };
             candidate.early_ends = 5.0 * more * as_f64(candidate.weight);
         }
-        open[balancer.pick(None, &candidates).unwrap()] += 1;
+        open[balancer.pick_of(None, &candidates).unwrap()] += 1;
     }
     assert_shares(open, 4);
 }
@@ -85,7 +94,7 @@ fn random_two_draws_by_weight_and_takes_the_less_loaded() {
     let balancer = balancer(&config::Balance::RandomTwo);
     let mut open = [0; 4];
     for _ in 0..PICKS {
-        open[balancer.pick(None, &candidates(open)).unwrap()] += 1;
+        open[balancer.pick_of(None, &candidates(open)).unwrap()] += 1;
     }
     assert_shares(open, 100);
 }
@@ -95,11 +104,52 @@ fn random_two_never_takes_the_most_loaded_and_always_two_that_differ() {
     let balancer = balancer(&config::Balance::RandomTwo);
     let mut counts = [0_usize; 4];
     for _ in 0..PICKS {
-        counts[balancer.pick(None, &candidates([10, 10, 0, 1000])).unwrap()] += 1;
+        counts[balancer.pick_of(None, &candidates([10, 10, 0, 1000])).unwrap()] += 1;
     }
     // The last one is the heaviest, and loses to whoever is drawn with it.
     assert_eq!(counts[3], 0);
     assert!(counts[..3].iter().all(|&count| count > 0), "{counts:?}");
+}
+
+#[test]
+fn a_draw_goes_by_the_part_of_the_weight_that_counts() {
+    let balancer = balancer(&config::Balance::RandomTwo);
+    let Method::RandomTwo(ends) = &balancer.method else { panic!("it draws") };
+    // The first is out, and half of the last one's share counts.
+    let mut left = candidates([0; 4]);
+    left[3].weight /= 2;
+    let candidate = |index: usize| left[1..].iter().find(|candidate| candidate.index == index).copied();
+    let mut counts = [0_usize; 4];
+    for _ in 0..7_000 {
+        counts[balancer.draw(ends, &candidate).unwrap().index] += 1;
+    }
+    // Six standard deviations of the widest.
+    let expected = [0, 2_000, 3_000, 2_000];
+    assert!((0..4).all(|index| counts[index].abs_diff(expected[index]) <= 250), "{counts:?}");
+}
+
+#[test]
+fn of_a_thousand_servers_hashing_and_drawing_ask_for_few() {
+    let members: Vec<_> = (0..1_000).map(|index| Member { index, name: "", weight: 1 }).collect();
+    let asked = |balance: &config::Balance, hash: Option<u64>, is_in: fn(usize) -> bool| {
+        let asked = Cell::new(0);
+        let candidate = |index: usize| {
+            asked.set(asked.get() + 1);
+            let weight = u64::from(WHOLE_SHARE);
+            is_in(index).then_some(Candidate { index, weight, open: 0, early_ends: 0.0 })
+        };
+        let picked = Balancer::new(balance, 1_000, &members).pick(hash, candidate);
+        assert!(picked.is_some_and(is_in), "{balance:?}");
+        asked.get()
+    };
+    let hashed = config::Balance::ConsistentHash(config::HashKey::ClientIp);
+    for key in 0..20 {
+        assert!(asked(&config::Balance::RandomTwo, None, |_| true) <= 2 * DRAWS);
+        assert_eq!(asked(&hashed, Some(hash(&[key])), |_| true), 1);
+        // One that is left is found all the same.
+        assert!(asked(&config::Balance::RandomTwo, None, |index| index == 777) <= 2 * (DRAWS + 1_000));
+        assert!(asked(&hashed, Some(hash(&[key])), |index| index == 777) <= 1_032);
+    }
 }
 
 #[test]
@@ -108,7 +158,7 @@ fn round_robin_is_exact_and_smooth() {
     let mut counts = [0; 4];
     let mut order = Vec::new();
     for _ in 0..PICKS {
-        let index = balancer.pick(None, &candidates([0; 4])).unwrap();
+        let index = balancer.pick_of(None, &candidates([0; 4])).unwrap();
         counts[index] += 1;
         order.push(index);
     }
@@ -121,7 +171,7 @@ fn round_robin_keeps_the_shares_of_those_that_are_left() {
     let balancer = balancer(&config::Balance::RoundRobin);
     let mut counts = [0_usize; 4];
     for _ in 0..6_000 {
-        counts[balancer.pick(None, &candidates([0; 4])[..3]).unwrap()] += 1;
+        counts[balancer.pick_of(None, &candidates([0; 4])[..3]).unwrap()] += 1;
     }
     assert_eq!(counts, [1000, 2000, 3000, 0]);
 }
@@ -139,8 +189,8 @@ fn all_balances() -> [config::Balance; 4] {
 fn nothing_to_choose_from() {
     for balance in all_balances() {
         for hash in [None, Some(7)] {
-            assert_eq!(balancer(&balance).pick(hash, &[]), None);
-            assert_eq!(Balancer::new(&balance, 0, std::iter::empty()).pick(hash, &[]), None);
+            assert_eq!(balancer(&balance).pick_of(hash, &[]), None);
+            assert_eq!(Balancer::new(&balance, 0, &[]).pick_of(hash, &[]), None);
         }
     }
 }
@@ -149,7 +199,7 @@ fn nothing_to_choose_from() {
 fn one_to_choose_from_is_chosen() {
     for balance in all_balances() {
         for hash in [None, Some(7)] {
-            assert_eq!(balancer(&balance).pick(hash, &candidates([9; 4])[2..3]), Some(2));
+            assert_eq!(balancer(&balance).pick_of(hash, &candidates([9; 4])[2..3]), Some(2));
         }
     }
 }
@@ -157,7 +207,7 @@ fn one_to_choose_from_is_chosen() {
 #[test]
 fn without_a_key_consistent_hash_goes_by_load() {
     let balancer = balancer(&config::Balance::ConsistentHash(config::HashKey::Path));
-    assert_eq!(balancer.pick(None, &candidates([5, 0, 15, 20])), Some(1));
+    assert_eq!(balancer.pick_of(None, &candidates([5, 0, 15, 20])), Some(1));
 }
 
 /// Tables, by names alone.
@@ -170,11 +220,16 @@ mod consistent_hash {
     }
 
     fn table(names: &[String]) -> Table {
-        Table::new(names.iter().enumerate().map(|(index, name)| Member { index, name, weight: 1 }))
+        let members = names.iter().enumerate().map(|(index, name)| Member { index, name, weight: 1 });
+        Table::new(&members.collect::<Vec<_>>())
     }
 
     fn all(count: usize) -> Vec<Candidate> {
         (0..count).map(|index| Candidate { index, weight: 1, open: 0, early_ends: 0.0 }).collect()
+    }
+
+    fn pick(table: &Table, key: u64, candidates: &[Candidate]) -> Option<usize> {
+        table.pick(key, |index| candidates.iter().any(|candidate| candidate.index == index))
     }
 
     fn keys() -> impl Iterator<Item = u64> {
@@ -184,7 +239,7 @@ mod consistent_hash {
     /// The name that each key belongs to.
     fn owners<'n>(names: &'n [String], candidates: &[Candidate]) -> Vec<&'n str> {
         let table = table(names);
-        keys().map(|key| names[table.pick(key, candidates).unwrap()].as_str()).collect()
+        keys().map(|key| names[pick(&table, key, candidates).unwrap()].as_str()).collect()
     }
 
     #[test]
@@ -203,7 +258,7 @@ mod consistent_hash {
         let balancer = balancer(&config::Balance::ConsistentHash(config::HashKey::ClientIp));
         let mut counts = [0; 4];
         for key in keys() {
-            counts[balancer.pick(Some(key), &candidates([0; 4])).unwrap()] += 1;
+            counts[balancer.pick_of(Some(key), &candidates([0; 4])).unwrap()] += 1;
         }
         assert_shares(counts, 300);
     }
@@ -285,7 +340,7 @@ mod consistent_hash {
         let names = names(200);
         let table = table(&names);
         for key in keys().take(500) {
-            assert_eq!(table.pick(key, &all(200)[77..78]), Some(77));
+            assert_eq!(pick(&table, key, &all(200)[77..78]), Some(77));
         }
     }
 
@@ -294,7 +349,8 @@ mod consistent_hash {
         let names = names(3);
         let weights = [1, u32::MAX, 7];
         let members = names.iter().zip(weights).enumerate();
-        let table = Table::new(members.map(|(index, (name, weight))| Member { index, name, weight }));
-        assert!(keys().all(|key| table.pick(key, &all(3)) == Some(1)));
+        let members = members.map(|(index, (name, weight))| Member { index, name, weight });
+        let table = Table::new(&members.collect::<Vec<_>>());
+        assert!(keys().all(|key| pick(&table, key, &all(3)) == Some(1)));
     }
 }
