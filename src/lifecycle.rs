@@ -9,7 +9,7 @@ mod tracker;
 
 pub use self::{
     clients::{ClientPlace, Clients, Entrance},
-    drain::{Drain, DrainHandle},
+    drain::{Drain, DrainHandle, Wait},
     permits::{Permit, Permits, Places, TlsPermit, TlsPermits, raise_fd_limit},
     rates::ClientRates,
     tracker::{Tracked, Tracker},

@@ -8,6 +8,8 @@ use std::fmt::{self, Write as _};
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use memchr::memchr;
+
 use crate::proto::handshake::Offer;
 use crate::proto::head::{RequestHead, Version};
 
@@ -60,7 +62,7 @@ impl Target {
             (None, Some((_, target))) => Some(target.clone()),
             (None, None) => None,
         };
-        let path_length = origin_form.find('?').unwrap_or(origin_form.len());
+        let path_length = memchr(b'?', origin_form.as_bytes()).unwrap_or(origin_form.len());
         let normal_path = NormalPath::parse(&origin_form[..path_length]).map_err(TargetError::BadPath)?;
         let Authority { host, text, .. } = authority.unwrap_or_default();
         Ok(Self { host, authority: text, origin_form, path_length, normal_path })
@@ -178,8 +180,10 @@ struct Authority {
 impl Authority {
     fn parse(text: &str) -> Result<Self, &'static str> {
         // The colon of a port is the first that is outside of an IPv6 address.
-        let bracket = text.rfind(']').map_or(0, |bracket| bracket + 1);
-        let port_at = text[bracket..].find(':').map_or(text.len(), |colon| bracket + colon);
+        let bytes = text.as_bytes();
+        let bracket = bytes.iter().rposition(|&byte| byte == b']').map_or(0, |bracket| bracket + 1);
+        let colon = bytes[bracket..].iter().position(|&byte| byte == b':');
+        let port_at = colon.map_or(text.len(), |colon| bracket + colon);
         let host = normal_host(&text[..port_at])?;
         let port = match text[port_at..].strip_prefix(':') {
             None | Some("") => None,
@@ -219,7 +223,7 @@ fn normal_host(host: &str) -> Result<String, &'static str> {
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
         return Err("it has a character that no host name has");
     }
-    if name.split('.').any(str::is_empty) {
+    if name.starts_with('.') || name.ends_with('.') || name.as_bytes().windows(2).any(|pair| pair == b"..") {
         return Err("it has an empty label");
     }
     Ok(name.to_ascii_lowercase())
@@ -236,6 +240,9 @@ impl NormalPath {
     /// Brings a path into its form, unless it is one that servers are at odds over (rule H9); the error says
     /// why.
     pub fn parse(raw: &str) -> Result<Self, &'static str> {
+        if is_normal(raw.as_bytes()) {
+            return Ok(Self(raw.to_owned()));
+        }
         let mut normal = String::with_capacity(raw.len());
         let mut rest = raw.as_bytes();
         while let Some((octet, after)) = split_octet(rest)? {
@@ -259,6 +266,13 @@ impl NormalPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a path has the normal form and nothing that would have to be looked at closely; most have.
+fn is_normal(raw: &[u8]) -> bool {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'%' | b'\\');
+    let is_odd = |pair: &[u8]| pair == b"//" || pair == b"/.";
+    raw.first() == Some(&b'/') && raw.iter().all(is_plain) && !raw.windows(2).any(is_odd)
 }
 
 /// Whether any server could see a `.` or `..` in a normal path: behind a decoded slash, or before parameters.
@@ -498,8 +512,9 @@ impl RouteTable {
 
     /// The paths under each host pattern that `host` matches.
     fn hosts(&self, host: &str) -> impl Iterator<Item = &PathIndex> {
-        let parents = host.match_indices('.').map(|(dot, _)| &host[dot + 1..]);
-        let suffixes = parents.filter_map(|parent| self.host_suffixes.get(parent));
+        let dots = host.bytes().enumerate().filter(|(_, byte)| *byte == b'.');
+        let dots = dots.take(if self.host_suffixes.is_empty() { 0 } else { usize::MAX });
+        let suffixes = dots.filter_map(|(dot, _)| self.host_suffixes.get(&host[dot + 1..]));
         self.exact_hosts.get(host).into_iter().chain(suffixes).chain([&self.any_host])
     }
 }
@@ -528,7 +543,10 @@ impl Matcher {
 /// Routes by path pattern; every list is in the order of the file.
 #[derive(Debug, Default)]
 struct PathIndex {
+    /// Those for every path.
+    everywhere: Vec<usize>,
     exact: HashMap<String, Vec<usize>>,
+    /// The others, for some path and all below it.
     prefixes: HashMap<String, Vec<usize>>,
     /// Lengths in bytes that prefixes have: no more than one look-up each, however many segments a path has.
     prefix_lengths: BTreeSet<usize>,
@@ -537,6 +555,7 @@ struct PathIndex {
 impl PathIndex {
     fn insert(&mut self, path: &PathPattern, route: usize) {
         let (routes, path) = match path {
+            PathPattern::Prefix(path) if path.is_empty() => return self.everywhere.push(route),
             PathPattern::Exact(path) => (&mut self.exact, path),
             PathPattern::Prefix(path) => {
                 self.prefix_lengths.insert(path.len());
@@ -550,11 +569,10 @@ impl PathIndex {
     fn routes(&self, path: &str) -> impl Iterator<Item = &Vec<usize>> {
         let ends_segment = |length| match path.as_bytes().get(length) {
             None => length == path.len(),
-            // What `*` of OPTIONS begins with is nothing but the prefix of all paths.
-            Some(next) => *next == b'/' || length == 0,
+            Some(next) => *next == b'/',
         };
         let lengths = self.prefix_lengths.iter().copied().filter(move |&length| ends_segment(length));
         let prefixes = lengths.filter_map(|length| self.prefixes.get(&path[..length]));
-        self.exact.get(path).into_iter().chain(prefixes)
+        [&self.everywhere].into_iter().chain(self.exact.get(path)).chain(prefixes)
     }
 }

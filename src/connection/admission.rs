@@ -50,8 +50,8 @@ impl Request<'_> {
             route,
             pool: &snapshot.pools[server.upstream],
             asked: &ask.target,
-            target: server.path.clone(),
-            metrics: self.connection.gate.metrics.upstream(snapshot.pools[server.upstream].name()),
+            target: server.path.as_str().into(),
+            metrics: snapshot.answering(server.upstream, &self.connection.gate.metrics),
         };
         self.record.begin_to_ask();
         let answer = forward_auth::ask(self, &way).await?;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use tokio::time::Instant;
 
 use super::{
-    h1::Next,
+    h1::{Http1, Next},
     request::{Request, Way, bad_request_header, note_failure},
 };
 use crate::{
@@ -51,7 +51,8 @@ pub(super) async fn ask(request: &mut Request<'_>, way: &Way<'_>) -> Result<Cont
         };
         // A body that is not read can't be told from another request.
         let keeps = !request.is_offer && request.connection.may_keep(&request.head, request.body);
-        let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
+        let Http1 { down, timer, .. } = &mut *request.connection;
+        let mut exchange = Exchange::new(down, &mut connected.stream, plan, timer, Instant::now());
         let answer = way.response_head(&mut exchange, QUESTION).await;
         note_failure(&connected.lease, connected.reused, &answer);
         let head = match answer {
@@ -77,7 +78,7 @@ pub(super) async fn ask(request: &mut Request<'_>, way: &Way<'_>) -> Result<Cont
             return Ok(ControlFlow::Continue(()));
         }
         request.record.enter(Phase::Exchange);
-        let relayed = exchange.relay(&head, keeps && !request.connection.listener.is_draining()).await;
+        let relayed = exchange.relay(&head, keeps && !facts.listener.is_draining()).await;
         let (status, may_answer) = (exchange.answered_status(), exchange.may_answer());
         request.record.traffic(exchange.traffic());
         drop(exchange);

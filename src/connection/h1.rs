@@ -14,7 +14,8 @@ use super::{
 use crate::{
     buffered::{Buffered, Stream},
     ending::{Phase, Refusal},
-    lifecycle::{ClientPlace, Drain},
+    exchange::Timer,
+    lifecycle::{ClientPlace, Wait},
     proto::{
         framing::BodyFraming,
         head::{HeadError, HeadLimits, HeadProgress, Method, RequestHead, Version},
@@ -42,6 +43,12 @@ pub(super) struct Http1 {
     served: u64,
     /// Its place among those of its client; given back after the socket.
     pub(super) place: Option<ClientPlace>,
+    /// Of all that is due on it, one after the other.
+    pub(super) timer: Timer,
+    /// The wait for the order to leave, which goes on from request to request. Listeners that succeed one another share the order.
+    leaves: Wait,
+    /// When the last answer was given.
+    pub(super) quiet_since: Option<Instant>,
 }
 
 /// What follows a request.
@@ -72,7 +79,11 @@ impl Http1 {
         gate: Arc<Gate>,
         place: Option<ClientPlace>,
     ) -> Self {
+        let leaves = listener.drain().until_draining();
         Self {
+            timer: Timer::default(),
+            leaves,
+            quiet_since: None,
             down,
             client: Arc::new(client),
             listener,
@@ -149,7 +160,8 @@ impl Http1 {
         self.head_began = Instant::now();
         let due = self.time_for_head(is_turned_away).map(|period| self.head_began + period);
         self.served += 1;
-        match within(due, read_head(&mut self.down, &self.listener.head_limits)).await {
+        let read = read_head(&mut self.down, &self.listener.head_limits);
+        match self.timer.bound(due, read).await {
             Some(arrival) => arrival,
             None if is_blank(self.down.tail()) => Arrival::Quiet,
             None => Arrival::Refused(Refusal::HeadTimeout),
@@ -167,8 +179,9 @@ impl Http1 {
         let keep_alive = self.listener.config.timeout.keep_alive;
         // Whoever is only to be told that there is no room must not keep the place for that long.
         let idle = if is_turned_away { self.time_for_head(true) } else { keep_alive };
-        let idle_until = idle.map(|period| Instant::now() + period);
-        let patience = patience(self.listener.drain(), self.served == 0);
+        let since = self.quiet_since.take().unwrap_or_else(Instant::now);
+        let idle_until = idle.map(|period| since + period);
+        let patience = patience(&mut self.leaves, self.served == 0);
         let begins = async {
             loop {
                 while self.down.tail().starts_with(b"\r\n") {
@@ -182,7 +195,7 @@ impl Http1 {
         };
         tokio::select! {
             biased;
-            begins = within(idle_until, begins) => begins.unwrap_or(false),
+            begins = self.timer.bound(idle_until, begins) => begins.unwrap_or(false),
             () = patience => false,
         }
     }
@@ -338,8 +351,8 @@ async fn linger(down: &mut Buffered<impl Stream>) {
 
 /// Ends when a drain need not wait for a request any more: at once where the client had its answers, a little later where it
 /// has only just come.
-async fn patience(drain: Drain, is_first: bool) {
-    drain.draining().await;
+async fn patience(leaves: &mut Wait, is_first: bool) {
+    leaves.await;
     if is_first {
         tokio::time::sleep(FIRST_REQUEST).await;
     }

@@ -138,10 +138,10 @@ impl Connection {
     ) -> Self {
         let is_overload = permit.is_overload();
         let set_up = async move {
-            let drain = gate.drain.clone();
+            let cut = gate.drain.until_shutdown();
             tokio::select! {
                 biased;
-                () = drain.shutdown() => None,
+                () = cut => None,
                 tunnel = set_up(socket, listener, gate, is_overload, entrance) => tunnel,
             }
         };

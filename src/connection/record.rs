@@ -13,19 +13,20 @@ use tokio::time::Instant;
 use tracing::Level;
 
 pub(super) use self::tunnel::{TunnelRecord, direction, pings};
-use super::{Client, Gate, Listener, client::name_of, sender::Sender};
+use super::{Client, Gate, Listener, client::name_of, sender::Sender, snapshot::Route};
 use crate::{
     ending::{Phase, Refusal, Side, TlsFailure, chain},
     exchange::Traffic,
     proto::{
         forward::ForwardedRequest,
         head::{RequestHead, ResponseHead},
+        numerals::write_hex,
         trace::Trace,
     },
     route::Target,
     telemetry::{
-        AccessRecord, AccessSink, Ending, Exchanged, Handshake, Kind, Metrics, RateLimited, RouteMetrics,
-        TlsFields, mask_subprotocol, mask_target,
+        AccessRecord, Ending, Exchanged, Handshake, Kind, RateLimited, RouteMetrics, TlsFields,
+        mask_subprotocol, mask_target,
     },
     tls,
     upstream::ConnectFailure,
@@ -34,9 +35,8 @@ use crate::{
 /// The record of one exchange. It is counted, and written if there is a log, by [`Self::finish`], or on drop if the connection
 /// was cut before.
 pub(super) struct ExchangeRecord {
-    access: AccessSink,
+    gate: Arc<Gate>,
     record: Option<Box<AccessRecord>>,
-    metrics: Arc<Metrics>,
     route: Option<Arc<RouteMetrics>>,
     ending: Option<Ending>,
     status: Option<u16>,
@@ -48,7 +48,6 @@ pub(super) struct ExchangeRecord {
     is_finished: bool,
     request_id: Arc<str>,
     trace: Trace,
-    redact: Arc<[String]>,
     began: Instant,
     phase: Phase,
     /// What goes wrong now does so at the server that is asked about the request.
@@ -58,16 +57,14 @@ pub(super) struct ExchangeRecord {
 impl ExchangeRecord {
     /// A record that begins now. Without a request, it is of bytes that were none.
     pub(super) fn new(
-        gate: &Gate,
+        gate: &Arc<Gate>,
         listener: &Listener,
         client: &Client,
         request: Option<(&RequestHead, &Sender)>,
         began: Instant,
     ) -> Self {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
-        let request_id: Arc<str> =
-            told.map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into);
-        let redact = gate.redact();
+        let request_id: Arc<str> = told.map_or_else(fresh_id, Into::into);
         let trace = request.and_then(|(head, _)| Trace::told(&head.headers));
         let trace = trace.unwrap_or_else(|| Trace::begin(rand::random(), rand::random()));
         let is_kept = gate.access.is_on() || gate.lists_tunnels.load(Ordering::Relaxed);
@@ -79,16 +76,15 @@ impl ExchangeRecord {
                 record.request_id = (&*request_id).into();
                 record.trace_id = Some(trace.id());
                 record.method = head.method.as_str().into();
-                record.target = mask_target(&head.target, &redact).into();
+                record.target = mask_target(&head.target, &gate.redact()).into();
             }
             record.tls = tls_fields(client);
             Box::new(record)
         });
         let phase = if request.is_some() { Phase::Route } else { Phase::Head };
         Self {
-            access: gate.access.clone(),
+            gate: Arc::clone(gate),
             record,
-            metrics: Arc::clone(&gate.metrics),
             route: None,
             ending: None,
             status: None,
@@ -98,7 +94,6 @@ impl ExchangeRecord {
             is_finished: false,
             request_id,
             trace,
-            redact,
             began,
             phase,
             asks: false,
@@ -129,7 +124,7 @@ impl ExchangeRecord {
 
     /// What a peer wrote, without the secrets that an address can carry.
     pub(super) fn mask(&self, text: &str) -> String {
-        mask_target(text, &self.redact).into_owned()
+        mask_target(text, &self.gate.redact()).into_owned()
     }
 
     fn set(&mut self, set: impl FnOnce(&mut AccessRecord)) {
@@ -141,7 +136,7 @@ impl ExchangeRecord {
     pub(super) fn target(&mut self, target: &Target) {
         let Some(record) = &mut self.record else { return };
         record.host = target.host().into();
-        record.target = mask_target(target.origin_form(), &self.redact).into();
+        record.target = mask_target(target.origin_form(), &self.gate.redact()).into();
     }
 
     /// Who the client has proven to be.
@@ -161,9 +156,9 @@ impl ExchangeRecord {
         self.set(|record| record.endpoint = None);
     }
 
-    pub(super) fn route(&mut self, name: &Arc<str>) {
-        self.route = Some(self.metrics.route(Some(name)));
-        self.set(|record| record.route = Some(Arc::clone(name)));
+    pub(super) fn route(&mut self, route: &Route) {
+        self.route = Some(Arc::clone(route.metrics(&self.gate.metrics)));
+        self.set(|record| record.route = Some(Arc::clone(&route.name)));
     }
 
     /// It is about a tunnel.
@@ -218,10 +213,12 @@ impl ExchangeRecord {
         self.finish();
     }
 
-    /// The upstream's own answer went through.
-    pub(super) fn answered(&mut self, status: u16) {
+    /// The upstream's own answer went through, at the moment that is returned.
+    pub(super) fn answered(&mut self, status: u16) -> Instant {
+        let now = Instant::now();
         self.status(status);
-        self.finish();
+        self.finish_at(now);
+        now
     }
 
     /// An offer was answered by something else than a 101 (rule W10).
@@ -271,18 +268,22 @@ impl ExchangeRecord {
 
     /// Counts it and writes the record, once.
     pub(super) fn finish(&mut self) {
-        if let Some(record) = self.close() {
-            self.access.record(&record);
+        self.finish_at(Instant::now());
+    }
+
+    fn finish_at(&mut self, now: Instant) {
+        if let Some(record) = self.close(now) {
+            self.gate.access.record(&record);
         }
     }
 
     /// Counts it, once. Returns its record as it stands now, if there is to be one.
-    fn close(&mut self) -> Option<Box<AccessRecord>> {
+    fn close(&mut self, now: Instant) -> Option<Box<AccessRecord>> {
         if std::mem::replace(&mut self.is_finished, true) {
             return None;
         }
-        let duration = self.began.elapsed();
-        let route = self.route.take().unwrap_or_else(|| self.metrics.route(None));
+        let duration = now.saturating_duration_since(self.began);
+        let route = self.route.take().unwrap_or_else(|| self.gate.metrics.route(None));
         let exchanged = Exchanged {
             status: self.status,
             ending: self.ending,
@@ -291,7 +292,7 @@ impl ExchangeRecord {
             received: self.received.unwrap_or(0),
             duration,
         };
-        self.metrics.exchanged(&route, &exchanged);
+        self.gate.metrics.exchanged(&route, &exchanged);
         let mut record = self.record.take()?;
         record.time = OffsetDateTime::now_utc();
         record.duration = Some(duration);
@@ -310,13 +311,20 @@ impl ExchangeRecord {
         client: &Arc<Client>,
     ) -> Option<Box<TunnelRecord>> {
         self.status(answer.status);
-        let mut record = self.close()?;
+        let mut record = self.close(Instant::now())?;
         record.kind = Kind::TunnelOpen;
         let subprotocol = answer.headers.get("sec-websocket-protocol").map(String::from_utf8_lossy);
         record.subprotocol = subprotocol.map(|name| mask_subprotocol(&name).into());
-        self.access.record(&record);
-        Some(Box::new(TunnelRecord::new(self.access.clone(), client, *record, self.trace.id())))
+        self.gate.access.record(&record);
+        Some(Box::new(TunnelRecord::new(self.gate.access.clone(), client, *record, self.trace.id())))
     }
+}
+
+/// A new value of X-Request-Id.
+fn fresh_id() -> Arc<str> {
+    let mut digits = [0; 32];
+    write_hex(&mut digits, &rand::random::<[u8; 16]>());
+    str::from_utf8(&digits).unwrap_or_default().into()
 }
 
 impl Drop for ExchangeRecord {

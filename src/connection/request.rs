@@ -1,6 +1,6 @@
 //! One request: what it asks for, and who answers it.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{borrow::Cow, ops::ControlFlow, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -61,8 +61,8 @@ pub(super) struct Way<'a> {
     /// What the request is about, as it came.
     pub(super) asked: &'a Target,
     /// What goes upstream.
-    pub(super) target: String,
-    pub(super) metrics: Arc<UpstreamMetrics>,
+    pub(super) target: Cow<'a, str>,
+    pub(super) metrics: &'a UpstreamMetrics,
 }
 
 impl<'a> Request<'a> {
@@ -111,7 +111,7 @@ impl<'a> Request<'a> {
             Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
             Found::None => return Err(Refusal::NoRoute),
         };
-        self.record.route(&route.name);
+        self.record.route(route);
         if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
             return Ok(next);
         }
@@ -134,7 +134,7 @@ impl<'a> Request<'a> {
                     pool: &snapshot.pools[*place],
                     asked: &ask.target,
                     target: upstream_target(&ask.target, route),
-                    metrics: self.connection.gate.metrics.upstream(snapshot.pools[*place].name()),
+                    metrics: snapshot.answering(*place, &self.connection.gate.metrics),
                 };
                 match &ask.offer {
                     Some(offer) => upgrade::establish(self, &way, offer).await,
@@ -229,7 +229,8 @@ impl<'a> Request<'a> {
 
     /// A plain exchange with the pool.
     async fn exchange(&mut self, way: &Way<'_>) -> Result<Next, Refusal> {
-        let mut attempt = way.pool.attempt(self.caller(way), Instant::now());
+        let mut now = Instant::now();
+        let mut attempt = way.pool.attempt(self.caller(way), now);
         let secure = self.sender.https;
         let mut want = Want::Reuse;
         let mut stale = None;
@@ -249,13 +250,18 @@ impl<'a> Request<'a> {
             let set_cookie = attempt.set_cookie(secure);
             let plan = way.plan(&facts.listener, &self.head, kind, head, set_cookie.as_deref(), values);
             let persists = framing::persists(self.head.version, &self.head.headers);
-            let mut exchange = Exchange::new(&mut self.connection.down, &mut connected.stream, plan);
+            if !connected.reused {
+                // It took a while.
+                now = Instant::now();
+            }
+            let Http1 { down, timer, .. } = &mut *self.connection;
+            let mut exchange = Exchange::new(down, &mut connected.stream, plan, timer, now);
             let answer = way.response_head(&mut exchange, kind).await;
             note_failure(&connected.lease, connected.reused, &answer);
             let result = match answer {
                 Ok(head) if head.status == 101 => Err(Refusal::UnaskedUpgrade),
                 // Asked when the answer comes: a drain that began meanwhile is announced in it.
-                Ok(head) => exchange.relay(&head, persists && !self.connection.listener.is_draining()).await,
+                Ok(head) => exchange.relay(&head, persists && !facts.listener.is_draining()).await,
                 Err(refusal)
                     if connected.reused
                         && exchange.may_send_again(&refusal)
@@ -281,7 +287,7 @@ impl<'a> Request<'a> {
             if answered.keeps_upstream {
                 connected.lease.park(connected.stream, answered.max_idle);
             }
-            self.record.answered(answered.status);
+            self.connection.quiet_since = Some(self.record.answered(answered.status));
             return Ok(if answered.keeps_downstream { Next::Request } else { Next::Close });
         }
     }
@@ -416,9 +422,8 @@ impl Way<'_> {
         exchange: &mut Exchange<'_, Downstream, Transport>,
         kind: Kind,
     ) -> Result<ResponseHead, Refusal> {
-        let began = Instant::now();
         let head = exchange.response_head().await?;
-        self.metrics.answered(kind == Kind::Handshake, began.elapsed());
+        self.metrics.answered(kind == Kind::Handshake, exchange.heard_after());
         Ok(head)
     }
 
@@ -470,10 +475,10 @@ impl Way<'_> {
 }
 
 /// The target that goes upstream: as it came, without the route's prefix (rule H9).
-fn upstream_target(target: &Target, route: &Route) -> String {
+fn upstream_target<'t>(target: &'t Target, route: &Route) -> Cow<'t, str> {
     let stripped =
         route.config.strip_prefix.as_deref().and_then(|prefix| strip_prefix(target.origin_form(), prefix));
-    stripped.unwrap_or_else(|| target.origin_form().to_owned())
+    stripped.map_or(Cow::Borrowed(target.origin_form()), Cow::Owned)
 }
 
 /// Where the same resource is over https.

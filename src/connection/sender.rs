@@ -101,7 +101,7 @@ impl Sender {
 
     /// The id that a trusted proxy gave to its request.
     pub(super) fn request_id<'h>(&self, head: &'h RequestHead) -> Option<&'h str> {
-        told_request_id(&head.headers).filter(|_| self.is_proxied())
+        self.is_proxied().then(|| told_request_id(&head.headers)).flatten()
     }
 
     /// The proxy that sent the request, if its word counts.

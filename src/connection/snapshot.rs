@@ -1,6 +1,9 @@
 //! What a connection is served by: all that a reload will swap, built whole from a [`Config`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use super::{
     Gate,
@@ -14,7 +17,7 @@ use crate::{
     lifecycle::{DrainHandle, Permit, Places},
     proto::forward::HeaderEdits,
     route::{Matcher, RouteKind, RouteTable},
-    telemetry::{Metrics, Permitted, RouteGauges},
+    telemetry::{Metrics, Permitted, RouteGauges, RouteMetrics, UpstreamMetrics},
     tls,
     tunnel::{self, Terms, Totals},
     upstream::{Pool, Surroundings},
@@ -46,6 +49,8 @@ pub struct Snapshot {
     pub(super) table: RouteTable,
     pub(super) routes: Vec<Route>,
     pub(super) pools: Vec<Pool>,
+    /// What is counted of each pool, from its first request on.
+    answering: Vec<OnceLock<Arc<UpstreamMetrics>>>,
 }
 
 /// A route with what is worked out once.
@@ -65,6 +70,8 @@ pub(super) struct Route {
     leave: Arc<DrainHandle>,
     /// Room for its tunnels, and for handshakes that may become one; `None` is without bound.
     tunnels: Option<Arc<Places>>,
+    /// What is counted of it, from its first request on.
+    counted: OnceLock<Arc<RouteMetrics>>,
 }
 
 impl Route {
@@ -101,7 +108,13 @@ impl Route {
             leave,
             tunnels: config.max_tunnels.map(|most| tunnels.unwrap_or_else(|| Places::new(most.get()))),
             config: config.clone(),
+            counted: OnceLock::new(),
         }
+    }
+
+    /// What is counted of it.
+    pub(super) fn metrics(&self, all: &Metrics) -> &Arc<RouteMetrics> {
+        self.counted.get_or_init(|| all.route(Some(&self.name)))
     }
 
     /// Gives way to the route of the same name in the configuration that is in force now; to none if there is none.
@@ -194,11 +207,17 @@ impl Snapshot {
             generation: before.map_or(1, |before| before.generation + 1),
             table: RouteTable::new(matchers.collect()),
             routes: config.routes.iter().map(route).collect(),
+            answering: config.upstreams.iter().map(|_| OnceLock::new()).collect(),
             pools: pools.collect::<Result<_, _>>()?,
             listeners: listeners.collect::<Result<_, _>>()?,
             redact: config.log.redact.clone().into(),
             config,
         })
+    }
+
+    /// What is counted of the answers of the pool at this place.
+    pub(super) fn answering(&self, place: usize, all: &Metrics) -> &UpstreamMetrics {
+        self.answering[place].get_or_init(|| all.upstream(self.pools[place].name()))
     }
 
     /// Takes over from the snapshot `before`, now that this one is in force: bounds change, what left is told so, and tunnels go

@@ -95,7 +95,8 @@ async fn offer_to(
     let head = request.forwarded(way, &connected, Kind::Handshake, values)?;
     let plan = way.plan(&facts.listener, &request.head, Kind::Handshake, head, set_cookie.as_deref(), values);
     let response = plan.response;
-    let mut exchange = Exchange::new(&mut request.connection.down, &mut connected.stream, plan);
+    let Http1 { down, timer, .. } = &mut *request.connection;
+    let mut exchange = Exchange::new(down, &mut connected.stream, plan, timer, Instant::now());
     let answer = way.response_head(&mut exchange, Kind::Handshake).await;
     note_failure(&connected.lease, connected.reused, &answer);
     let head = match answer {

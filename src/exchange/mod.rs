@@ -24,7 +24,7 @@ use tokio::{
 
 use self::{
     body::{Body, BodyError, WaitsFor},
-    deadline::{Progress, Timer},
+    deadline::{Now, Progress},
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -35,6 +35,8 @@ use crate::{
         head::{HeadLimits, HeadProgress, InvalidHeader, Method, ResponseHead, Version},
     },
 };
+
+pub use self::deadline::Timer;
 
 /// Interim responses that are passed on before the final one.
 const MAX_INTERIM: usize = 16;
@@ -137,7 +139,12 @@ pub struct Exchange<'a, D: Stream, U: Stream> {
     progress: HeadProgress,
     upload: Progress,
     download: Progress,
-    timer: Timer,
+    timer: &'a mut Timer,
+    /// Known when the first poll comes.
+    now: Now,
+    began: Instant,
+    /// When the final head came.
+    heard: Option<Instant>,
     /// When the upstream last took or gave something.
     upstream_moved: Instant,
     upstream_given: u64,
@@ -159,8 +166,14 @@ impl<D: Stream, U: Stream> Drop for Exchange<'_, D, U> {
 }
 
 impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
-    /// An exchange of which nothing has been sent.
-    pub fn new(down: &'a mut Buffered<D>, up: &'a mut Buffered<U>, mut plan: Plan<'a>) -> Self {
+    /// An exchange of which nothing has been sent, at `now`. `timer` is the connection's.
+    pub fn new(
+        down: &'a mut Buffered<D>,
+        up: &'a mut Buffered<U>,
+        mut plan: Plan<'a>,
+        timer: &'a mut Timer,
+        now: Instant,
+    ) -> Self {
         let (head, framing) = (std::mem::take(&mut plan.head), plan.kind.framing());
         let body =
             Body::new(head, framing, framing).limit(plan.body_limit).with_trailers(plan.request_trailers);
@@ -176,8 +189,11 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
             interims: 0,
             interim_begun: false,
             progress: HeadProgress::default(),
-            timer: Timer::default(),
-            upstream_moved: Instant::now(),
+            timer,
+            now: Now(Some(now)),
+            began: now,
+            heard: None,
+            upstream_moved: now,
             upstream_given: 0,
             answered: 0,
             received: 0,
@@ -220,9 +236,15 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         std::mem::take(&mut self.interim)
     }
 
+    /// From the beginning to the final response head; nothing before that has come.
+    pub fn heard_after(&self) -> Duration {
+        self.heard.map_or(Duration::ZERO, |heard| heard.saturating_duration_since(self.began))
+    }
+
     /// Sends the request and waits for the final response head. A 101 counts as one.
     pub async fn response_head(&mut self) -> Result<ResponseHead, Refusal> {
         let head = poll_fn(|cx| self.poll_response_head(cx)).await?;
+        self.heard = Some(Instant::now());
         if head.status == 101 {
             // The backend may answer before it has read the whole head (rule W12); it must get the rest before any frame.
             poll_fn(|cx| self.poll_finish_request(cx)).await?;
@@ -231,24 +253,25 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     }
 
     fn poll_finish_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        let mut now = Now::default();
         loop {
-            let now = Instant::now();
-            self.poll_request(cx, now)?;
+            self.poll_request(cx, &mut now)?;
             match self.request {
                 Request::Sent(_) => return Poll::Ready(Ok(())),
                 Request::Refused => return Poll::Ready(Err(Refusal::UpstreamClosed(None))),
                 Request::Sending => {
-                    let due = self.due_before_response(now)?;
+                    let due = self.due_before_response(now.get())?;
                     ready!(self.timer.poll(cx, due));
+                    now = Now::default();
                 }
             }
         }
     }
 
     fn poll_response_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Refusal>> {
+        let mut now = std::mem::take(&mut self.now);
         loop {
-            let now = Instant::now();
-            self.poll_request(cx, now)?;
+            self.poll_request(cx, &mut now)?;
             self.poll_downstream_gone(cx, Phase::Response)?;
             if let Some(head) = self.take_response_head()? {
                 return Poll::Ready(Ok(head));
@@ -262,8 +285,9 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
                 Poll::Ready(Ok(count)) => self.answered += count as u64,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.upstream_closed(Some(error)))),
                 Poll::Pending => {
-                    let due = self.due_before_response(now)?;
+                    let due = self.due_before_response(now.get())?;
                     ready!(self.timer.poll(cx, due));
+                    now = Now::default();
                 }
             }
         }
@@ -279,16 +303,16 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
     }
 
     /// Moves the request's body on; when it is through, watches for a client that leaves.
-    fn poll_request(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Refusal> {
+    fn poll_request(&mut self, cx: &mut Context<'_>, now: &mut Now) -> Result<(), Refusal> {
         if self.request == Request::Sending {
             let result = self.body.poll_relay(cx, self.down, self.up);
             if self.body.given != self.upstream_given {
                 self.upstream_given = self.body.given;
-                self.upstream_moved = now;
+                self.upstream_moved = now.get();
             }
             match result {
                 Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.request = Request::Sent(now),
+                Poll::Ready(Ok(())) => self.request = Request::Sent(now.get()),
                 Poll::Ready(Err(BodyError::Write(_))) => self.request = Request::Refused,
                 Poll::Ready(Err(error)) => return Err(refusal_of_request(error)),
             }
@@ -420,6 +444,8 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
         let begun = std::mem::take(&mut self.interim_begun);
         let mut out = self.take_interim();
+        // What came of the body with the head goes out with it.
+        out.reserve(passed.encoded_len() + self.up.tail().len());
         passed.encode(&mut out);
         let mut body = Body::new(out, passed_framing, to_client);
         if self.plan.takes_trailers {
@@ -429,7 +455,7 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let quiet = body_timeout(head, self.plan.timeouts.response_body);
         let before = self.received;
         self.until_close = to_client == BodyFraming::UntilClose;
-        self.upstream_moved = Instant::now();
+        self.upstream_moved = self.heard.unwrap_or_else(Instant::now);
         let result = poll_fn(|cx| self.poll_response_body(cx, &mut body, quiet)).await;
         self.received = before + body.given;
         // A body that fails before a byte of its head has gone out can still be refused.
@@ -475,22 +501,24 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         body: &mut Body<'_>,
         quiet: Option<Duration>,
     ) -> Poll<Result<(), Refusal>> {
+        let mut now = Now::default();
         loop {
-            let now = Instant::now();
             let taken = body.taken;
             if let Poll::Ready(result) = body.poll_relay(cx, self.up, self.down) {
                 return Poll::Ready(result.map_err(refusal_of_response));
             }
             if body.taken != taken {
-                self.upstream_moved = now;
+                self.upstream_moved = now.get();
             }
-            self.poll_request(cx, now)?;
+            self.poll_request(cx, &mut now)?;
             if body.waits_for == WaitsFor::Sender {
                 self.poll_downstream_gone(cx, Phase::Exchange)?;
             }
-            let due = [self.due_in_request(now)?, self.due_in_response(body, quiet, now)?];
+            let at = now.get();
+            let due = [self.due_in_request(at)?, self.due_in_response(body, quiet, at)?];
             let due = due.into_iter().flatten().min();
             ready!(self.timer.poll(cx, due));
+            now = Now::default();
         }
     }
 

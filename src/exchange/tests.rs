@@ -139,7 +139,8 @@ impl SetUp {
             response_limits: self.response_limits,
             timeouts: self.timeouts,
         };
-        let mut exchange = Exchange::new(down, up, plan);
+        let mut timer = Timer::default();
+        let mut exchange = Exchange::new(down, up, plan, &mut timer, Instant::now());
         let (head, result) = match exchange.response_head().await {
             Ok(head) if head.status == 101 => (Some(head), Ok(None)),
             Ok(head) if self.about.is_some() && head.status < 300 => {

@@ -1,10 +1,12 @@
 //! The order to end.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -114,6 +116,16 @@ impl Drain {
         self.reach(DRAINING).await;
     }
 
+    /// [`Self::draining`] to be kept and polled again and again.
+    pub fn until_draining(&self) -> Wait {
+        Wait::new(self, DRAINING)
+    }
+
+    /// [`Self::shutdown`] to be kept and polled again and again.
+    pub fn until_shutdown(&self) -> Wait {
+        Wait::new(self, SHUTDOWN)
+    }
+
     /// Waits until the drain is to be cut short, or is over.
     pub async fn hurried(&self) {
         self.reach(HURRIED).await;
@@ -134,13 +146,59 @@ impl Drain {
         }
     }
 
-    /// Waits for an order to the part or to the whole. The whole hears of each order to a part, so one wait is enough.
+    /// Hears of each order to the part or to the whole: the whole hears of those to a part, so one wait is enough.
+    fn subscribe(&self) -> watch::Receiver<()> {
+        self.order.whole.as_ref().unwrap_or(self).order.changed.subscribe()
+    }
+
     async fn reach(&self, stage: u8) {
-        let mut changed = self.order.whole.as_ref().unwrap_or(self).order.changed.subscribe();
+        let mut changed = self.subscribe();
         while self.stage() < stage {
             // The sender lives as long as this signal, so it can't be closed.
             let _ = changed.changed().await;
         }
+    }
+}
+
+/// A wait that goes on while what it is to end is polled, thousands of times perhaps: nothing but an order makes it look for more
+/// than whether there was one. It may be polled on when it has ended.
+pub struct Wait {
+    drain: Drain,
+    stage: u8,
+    orders: watch::Receiver<()>,
+    reached: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whom the next order wakes.
+    wakes: Option<Waker>,
+}
+
+impl Wait {
+    fn new(drain: &Drain, stage: u8) -> Self {
+        let signal = drain.clone();
+        Self {
+            drain: drain.clone(),
+            stage,
+            orders: drain.subscribe(),
+            reached: Box::pin(async move { signal.reach(stage).await }),
+            wakes: None,
+        }
+    }
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain.stage() >= self.stage {
+            return Poll::Ready(());
+        }
+        let waits = self.wakes.as_ref().is_some_and(|wakes| wakes.will_wake(cx.waker()));
+        if waits && self.orders.has_changed().is_ok_and(|was_order| !was_order) {
+            return Poll::Pending;
+        }
+        // Before the look at the stage: an order in between is found by the next poll.
+        self.orders.mark_unchanged();
+        self.wakes = Some(cx.waker().clone());
+        self.reached.as_mut().poll(cx)
     }
 }
 
@@ -200,7 +258,7 @@ impl DrainHandle {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{future::poll_fn, sync::atomic::AtomicUsize};
 
     use super::*;
 
@@ -250,6 +308,34 @@ mod tests {
         assert!(!of_other.is_finished());
         handle.drain();
         of_other.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_kept_hears_the_order_that_it_is_for() {
+        let (handle, whole) = Drain::new(Duration::ZERO);
+        let (part, other) = (whole.part(Duration::ZERO), whole.part(Duration::ZERO));
+        let (mut drains, mut ends) = (part.signal().until_draining(), part.signal().until_shutdown());
+        let waits = tokio::spawn(async move {
+            let polled_before = poll_fn(|cx| Poll::Ready(Pin::new(&mut drains).poll(cx).is_pending()));
+            assert!(polled_before.await);
+            (&mut drains).await;
+            (&mut drains).await;
+            drains.drain.stage()
+        });
+        let ended = tokio::spawn(async move {
+            poll_fn(|cx| Pin::new(&mut ends).poll(cx)).await;
+            ends.drain.stage()
+        });
+        tokio::task::yield_now().await;
+        other.drain();
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished() && !ended.is_finished());
+        part.drain();
+        assert_eq!(waits.await.expect("no panic"), DRAINING);
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished());
+        handle.shutdown();
+        assert_eq!(ended.await.expect("no panic"), SHUTDOWN);
     }
 
     #[tokio::test]

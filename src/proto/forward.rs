@@ -13,9 +13,10 @@ mod tests;
 
 use std::net::IpAddr;
 
-use self::forwarding::{append_display, is_forwarding, is_rebuilt};
+use self::forwarding::{is_forwarding, is_rebuilt};
 use super::framing::{BodyFraming, content_length, may_pass_trailer, never_has_body};
 use super::head::{Headers, InvalidHeader, Method, RequestHead, ResponseHead, Version};
+use super::numerals::write_decimal;
 use super::trace::{TRACEPARENT, TRACESTATE, Trace};
 
 pub use self::{
@@ -165,8 +166,8 @@ pub fn request(
             Fate::Forwarding => dropped_forwarded += 1,
             Fate::Drop => {}
             Fate::Keep if is_nominated(name, &nominated) => {}
-            Fate::Keep if kind == Kind::Handshake => headers.push(usual_case(name), value),
-            Fate::Keep => headers.push(name, value),
+            Fate::Keep if kind == Kind::Handshake => headers.push(usual_case(name).as_bytes(), value),
+            Fate::Keep => headers.push(name.as_bytes(), value),
         }
     }
     forwarding::append(&mut headers, &head.headers, cx)?;
@@ -300,6 +301,9 @@ const MOST_NOMINATED: usize = 64;
 
 /// The headers that Connection names beside the ones that never go on anyway.
 fn nominated(headers: &Headers) -> Result<Vec<&[u8]>, InvalidHeader> {
+    if !headers.contains("connection") {
+        return Ok(Vec::new());
+    }
     let options = headers.tokens("connection").filter(|option| {
         let usual = ["close", "keep-alive", "upgrade", "te", "http2-settings"];
         !usual.iter().any(|usual| option.eq_ignore_ascii_case(usual.as_bytes()))
@@ -331,24 +335,27 @@ fn append_host(out: &mut Headers, head: &RequestHead, cx: &RequestContext<'_>) -
         HostHeader::Upstream => upstream,
         HostHeader::Literal(host) => host.as_bytes(),
     };
-    out.append("Host", host)
+    out.append_own("Host", host)
 }
 
 /// A line of our own after those that came (RFC 9110 §7.6.3), with the version in which the message came.
 fn append_via(out: &mut Headers, received: Version, pseudonym: Option<&str>) -> Result<(), InvalidHeader> {
     let Some(pseudonym) = pseudonym else { return Ok(()) };
     let version = match received {
-        Version::Http10 => "1.0",
-        Version::Http11 => "1.1",
+        Version::Http10 => b"1.0 ",
+        Version::Http11 => b"1.1 ",
     };
-    append_display(out, "Via", &format_args!("{version} {pseudonym}"))
+    out.append_with("Via", |text| {
+        text.extend_from_slice(version);
+        text.extend_from_slice(pseudonym.as_bytes());
+    })
 }
 
 fn append_framing(out: &mut Headers, framing: BodyFraming) -> Result<(), InvalidHeader> {
     match framing {
         BodyFraming::Empty | BodyFraming::UntilClose => Ok(()),
-        BodyFraming::Length(length) => append_display(out, "Content-Length", &length),
-        BodyFraming::Chunked => out.append("Transfer-Encoding", b"chunked"),
+        BodyFraming::Length(length) => out.append_with("Content-Length", |text| write_decimal(text, length)),
+        BodyFraming::Chunked => out.append_own("Transfer-Encoding", b"chunked"),
     }
 }
 
@@ -356,15 +363,15 @@ fn append_framing(out: &mut Headers, framing: BodyFraming) -> Result<(), Invalid
 /// §10.1.4).
 fn append_te(out: &mut Headers, head: &RequestHead) -> Result<(), InvalidHeader> {
     if head.version == Version::Http11 && head.headers.has_token("te", "trailers") {
-        out.append("TE", b"trailers")?;
-        out.append("Connection", b"TE")?;
+        out.append_own("TE", b"trailers")?;
+        out.append_own("Connection", b"TE")?;
     }
     Ok(())
 }
 
 fn append_upgrade(out: &mut Headers) -> Result<(), InvalidHeader> {
-    out.append("Upgrade", b"websocket")?;
-    out.append("Connection", b"Upgrade")
+    out.append_own("Upgrade", b"websocket")?;
+    out.append_own("Connection", b"Upgrade")
 }
 
 /// The handshake's names as RFC 6455 writes them: some backends compare them with case (B5).
@@ -430,7 +437,7 @@ pub fn response(
             continue;
         }
         let name = if kind == ResponseKind::Upgraded { usual_case(name) } else { name };
-        headers.push(name, value);
+        headers.push(name.as_bytes(), value);
     }
     if kind == ResponseKind::Interim {
         for name in cx.edits.removed() {
@@ -443,7 +450,7 @@ pub fn response(
         }
         cx.edits.apply(&mut headers, &cx.values)?;
         if let Some(cookie) = cx.set_cookie {
-            headers.append("Set-Cookie", cookie.as_bytes())?;
+            headers.append_own("Set-Cookie", cookie.as_bytes())?;
         }
     }
     match kind {
@@ -460,10 +467,11 @@ pub fn response(
 /// What the head says of the body. An answer to HEAD and a 304 have none, and tell the length that another
 /// answer would have (RFC 9110 §8.6).
 fn told_framing(head: &ResponseHead, body: BodyFraming) -> BodyFraming {
+    if body != BodyFraming::Empty || never_has_body(head.status) {
+        return body;
+    }
     match content_length(&head.headers) {
-        Ok(Some(length)) if body == BodyFraming::Empty && !never_has_body(head.status) => {
-            BodyFraming::Length(length)
-        }
+        Ok(Some(length)) => BodyFraming::Length(length),
         _ => body,
     }
 }
@@ -478,7 +486,7 @@ fn append_connection(
 ) -> Result<(), InvalidHeader> {
     let upgrade = head.status == 426 && head.headers.has_token("upgrade", "websocket");
     if upgrade {
-        out.append("Upgrade", b"websocket")?;
+        out.append_own("Upgrade", b"websocket")?;
     }
     let options: &[u8] = match (upgrade, close, client) {
         (true, true, _) => b"Upgrade, close",
@@ -488,7 +496,7 @@ fn append_connection(
         (false, false, Version::Http10) => b"keep-alive",
         (false, false, Version::Http11) => return Ok(()),
     };
-    out.append("Connection", options)
+    out.append_own("Connection", options)
 }
 
 /// What decides about trailers, beside [`may_pass_trailer`]: whoever merges them into headers would have them for such.

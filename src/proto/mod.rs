@@ -12,6 +12,7 @@ pub mod head;
 #[doc(hidden)]
 pub mod laws;
 pub mod network;
+pub(crate) mod numerals;
 pub mod origin;
 pub mod proxy_protocol;
 pub mod query;

@@ -1,8 +1,8 @@
 //! W3C Trace Context: the id that all share who take part in a request (<https://www.w3.org/TR/trace-context/>).
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
-use super::head::Headers;
+use super::{head::Headers, numerals::write_hex};
 
 /// The header that carries it.
 pub const TRACEPARENT: &str = "traceparent";
@@ -11,6 +11,9 @@ pub const TRACESTATE: &str = "tracestate";
 
 /// Version, trace-id, parent-id and flags with the hyphens between them (§3.2.2).
 const LENGTH: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
+/// Where the two ids stand.
+const ID: Range<usize> = 3..35;
+const PARENT: Range<usize> = 36..52;
 
 /// The id of everything that one request brought about; never zero. Shown as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,9 +43,11 @@ impl Trace {
     /// Its flags are 00: nobody asked for a sample, and a gate that asked for one of each request would have every service
     /// behind it record them all. Who samples by a rule of its own still does.
     pub fn begin(id: u128, parent: u64) -> Self {
-        let id = TraceId(id.max(1).to_be_bytes());
-        let parent = parent.max(1);
-        Self { id, parent: format!("00-{id}-{parent:016x}-00").into(), is_told: false }
+        let (id, parent) = (TraceId(id.max(1).to_be_bytes()), parent.max(1));
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut text[ID], &id.0);
+        write_hex(&mut text[PARENT], &parent.to_be_bytes());
+        Self { id, parent: str::from_utf8(&text).unwrap_or_default().into(), is_told: false }
     }
 
     /// The id by which logs find it.
@@ -83,7 +88,9 @@ pub fn parse(value: &[u8]) -> Option<TraceId> {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+        let mut digits = [0; 32];
+        write_hex(&mut digits, &self.0);
+        f.write_str(str::from_utf8(&digits).unwrap_or_default())
     }
 }
 

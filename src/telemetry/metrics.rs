@@ -29,7 +29,7 @@ use self::{
     process::Process,
     series::{
         Answered, Answering, Counters, Ended, FirstClose, Histograms, OfListener, OfRoute, RefusedHandshake,
-        Reload, Shaken, TurnedAway,
+        Reload, Shaken, Status, TurnedAway,
     },
 };
 pub use self::{
@@ -100,6 +100,8 @@ struct OfRoutes {
 #[derive(Debug)]
 pub struct RouteMetrics {
     name: Arc<str>,
+    /// Its counters of answers by status, so far: few, and found sooner than by a hash.
+    answered: RwLock<Vec<(Status, Counter)>>,
     duration: Histogram,
     request_bytes: Counter,
     response_bytes: Counter,
@@ -291,8 +293,7 @@ impl Metrics {
     /// An exchange has ended, or become a tunnel.
     pub fn exchanged(&self, route: &RouteMetrics, exchanged: &Exchanged) {
         let Exchanged { status, ending, is_offer, sent, received, duration } = *exchanged;
-        let answered = Answered { route: Arc::clone(&route.name), status: status.into() };
-        self.answered.get_or_create(&answered).inc();
+        route.answered(status.into(), &self.answered);
         route.duration.observe(duration.as_secs_f64());
         route.request_bytes.inc_by(sent);
         route.response_bytes.inc_by(received);
@@ -403,6 +404,19 @@ impl RouteMetrics {
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
+
+    /// Counts an answer among `all`.
+    fn answered(&self, status: Status, all: &Counters<Answered>) {
+        let known = self.answered.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = known.iter().find(|(known, _)| *known == status) {
+            counter.inc();
+            return;
+        }
+        drop(known);
+        let counter = all.get_or_create_owned(&Answered { route: Arc::clone(&self.name), status });
+        counter.inc();
+        self.answered.write().unwrap_or_else(PoisonError::into_inner).push((status, counter));
+    }
 }
 
 impl UpstreamMetrics {
@@ -418,6 +432,7 @@ impl OfRoutes {
         let of = OfRoute { route: Arc::clone(&name) };
         RouteMetrics {
             name,
+            answered: RwLock::default(),
             duration: self.duration.get_or_create_owned(&of),
             request_bytes: self.request_bytes.get_or_create_owned(&of),
             response_bytes: self.response_bytes.get_or_create_owned(&of),

@@ -286,7 +286,11 @@ impl Fault {
 impl Bounds {
     /// Whether the deadline leaves no time.
     pub(super) fn have_passed(self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.have_passed_at(Instant::now())
+    }
+
+    pub(super) fn have_passed_at(self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     /// When a try that begins now must have a connection.

@@ -97,8 +97,7 @@ impl Idle {
 
     /// The one that was used last, as it is the least likely to be closed by the server next, and where it leads. Those that are
     /// found to be of no use are closed.
-    pub(super) fn take(&self, worker: usize) -> Option<(Transport, Arc<Site>)> {
-        let now = Instant::now();
+    pub(super) fn take(&self, worker: usize, now: Instant) -> Option<(Transport, Arc<Site>)> {
         self.change(worker, |List { parked, .. }| {
             let before = parked.len();
             let found = std::iter::from_fn(|| parked.pop()).find_map(|mut parked| {

@@ -99,6 +99,8 @@ pub struct Attempt {
     /// The next try may go there again.
     stays: bool,
     tried: Vec<Arc<Endpoint>>,
+    /// When it came, for the first try, which follows at once.
+    came: Option<Instant>,
 }
 
 /// A connection to an upstream.
@@ -209,6 +211,7 @@ impl Pool {
             current: None,
             stays: false,
             tried: Vec::new(),
+            came: Some(now),
         }
     }
 
@@ -219,12 +222,15 @@ impl Pool {
     pub async fn connect(&self, attempt: &mut Attempt, want: Want) -> Result<Connected, ConnectFailure> {
         let pool = self.inner();
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
+        let mut came = attempt.came.take();
         if pool.set.load().endpoints.is_empty() {
             pool.await_servers(bounds).await;
+            came = None;
         }
         let mut failure = None;
         loop {
-            if bounds.have_passed() {
+            let now = came.take().unwrap_or_else(Instant::now);
+            if bounds.have_passed_at(now) {
                 return Err(failure.unwrap_or(ConnectFailure::Deadline));
             }
             let Some(claim) = pool.next_try(attempt, failure.is_none() && want != Want::Elsewhere) else {
@@ -237,7 +243,7 @@ impl Pool {
                 reused,
             };
             if want == Want::Reuse
-                && let Some(idle) = endpoint.idle.take(worker())
+                && let Some(idle) = endpoint.idle.take(worker(), now)
             {
                 return Ok(connected(idle, true));
             }

@@ -1,11 +1,12 @@
 //! What wsgate says of a client to backends: X-Forwarded-For and the like (H7).
 
-use std::{fmt, io::Write as _, net::IpAddr};
+use std::net::IpAddr;
 
 use super::{RequestContext, alike, begins_alike, chain, template::scheme};
 use crate::proto::{
     head::{Headers, InvalidHeader, is_token},
     network::Peers,
+    numerals::{write_decimal, write_ip},
     trace::TRACEPARENT,
 };
 
@@ -58,24 +59,26 @@ pub(super) fn append(
     if told.knows_anybody() {
         out.append_with("X-Forwarded-For", |text| told.write_x_forwarded_for(text))?;
     }
-    out.append("X-Forwarded-Proto", scheme(cx.https).as_bytes())?;
+    out.append_own("X-Forwarded-Proto", scheme(cx.https).as_bytes())?;
     if let Some(host) = told.host {
-        out.append("X-Forwarded-Host", host)?;
+        out.append_own("X-Forwarded-Host", host)?;
     }
     if let Some(port) = port(received, cx, told.tells_scheme) {
-        append_display(out, "X-Forwarded-Port", &port)?;
+        out.append_with("X-Forwarded-Port", |text| write_decimal(text, port.into()))?;
     }
     if let Some(ip) = client {
-        append_display(out, "X-Real-IP", &ip)?;
+        out.append_with("X-Real-IP", |text| write_ip(text, ip))?;
     }
     out.append_with("Forwarded", |text| told.write_forwarded(text, cx))?;
     if let (Some(ClientIpHeader { name, believed: true }), Some(ip)) = (cx.client_ip_header, client)
         && !is_rebuilt(name)
     {
-        append_display(out, name, &ip)?;
+        let mut text = Vec::new();
+        write_ip(&mut text, ip);
+        out.append(name, &text)?;
     }
-    out.append("X-Request-Id", cx.request_id.as_bytes())?;
-    out.append(TRACEPARENT, cx.trace.parent().as_bytes())
+    out.append_own("X-Request-Id", cx.request_id.as_bytes())?;
+    out.append_own(TRACEPARENT, cx.trace.parent().as_bytes())
 }
 
 /// The port that the client connected to. Where a proxy tells the scheme but no port, it is not known: wsgate's own is that of
@@ -145,12 +148,13 @@ impl<'a> Chains<'a> {
         let start = text.len();
         match self.x_forwarded_for {
             Some(received) => write_list(text, received.tokens(chain::X_FORWARDED_FOR)),
-            None => drop(self.apart().map(|ip| write!(text, "{ip}"))),
+            None => self.apart().into_iter().for_each(|ip| write_ip(text, ip)),
         }
         if let Some(ip) = self.proxy.and_then(|proxy| proxy.ip) {
-            let comma = if text.len() == start { "" } else { ", " };
-            // Writing to a Vec can't fail.
-            let _ = write!(text, "{comma}{ip}");
+            if text.len() > start {
+                text.extend_from_slice(b", ");
+            }
+            write_ip(text, ip);
         }
     }
 
@@ -176,24 +180,21 @@ fn write_list<'e>(text: &mut Vec<u8>, elements: impl Iterator<Item = &'e [u8]>) 
     }
 }
 
-pub(super) fn append_display(
-    out: &mut Headers,
-    name: &str,
-    value: &dyn fmt::Display,
-) -> Result<(), InvalidHeader> {
-    // Writing to a Vec can't fail.
-    out.append_with(name, |text| drop(write!(text, "{value}")))
-}
-
 /// One element of Forwarded (RFC 7239 §4): an IPv6 address and a host with a port are no tokens and stand in
 /// quotes.
 fn write_element(text: &mut Vec<u8>, client: Option<IpAddr>, https: bool, host: Option<&[u8]>) {
-    let proto = scheme(https);
-    let _ = match client {
-        Some(IpAddr::V4(ip)) => write!(text, "for={ip};proto={proto}"),
-        Some(IpAddr::V6(ip)) => write!(text, "for=\"[{ip}]\";proto={proto}"),
-        None => write!(text, "for=unknown;proto={proto}"),
-    };
+    text.extend_from_slice(b"for=");
+    match client {
+        Some(ip @ IpAddr::V4(_)) => write_ip(text, ip),
+        Some(ip @ IpAddr::V6(_)) => {
+            text.extend_from_slice(b"\"[");
+            write_ip(text, ip);
+            text.extend_from_slice(b"]\"");
+        }
+        None => text.extend_from_slice(b"unknown"),
+    }
+    text.extend_from_slice(b";proto=");
+    text.extend_from_slice(scheme(https).as_bytes());
     let Some(host) = host else { return };
     text.extend_from_slice(b";host=");
     if is_token(host) {

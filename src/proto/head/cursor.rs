@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::{
     HeadError, Headers, Version,
-    grammar::{is_field_byte, is_target_byte, is_token_byte, name_text},
+    grammar::{field_run, is_field_byte, is_target_byte, is_token_byte, name_text},
     headers::Line,
     method::LONGEST_METHOD,
     progress::look,
@@ -66,13 +66,12 @@ impl<'a> Cursor<'a> {
         &rest[..length]
     }
 
-    /// The same for [`is_field_byte`], a block at a time: most bytes of a head are those of values.
+    /// The same for [`is_field_byte`].
     fn field_run(&mut self) -> &'a [u8] {
-        let start = self.at;
-        let legal = |block: &&[u8]| block.iter().fold(true, |all, &byte| all & is_field_byte(byte));
-        self.at += 32 * self.rest().chunks_exact(32).take_while(legal).count();
-        self.run(is_field_byte);
-        &self.input[start..self.at]
+        let rest = self.rest();
+        let length = field_run(rest);
+        self.at += length;
+        &rest[..length]
     }
 
     pub(super) fn expect(&mut self, text: &[u8], otherwise: &'static str) -> Result<(), Stop> {
@@ -176,19 +175,21 @@ impl<'a> Cursor<'a> {
     /// All lines up to and with the empty one: first each byte is judged; the copy is made at the end.
     pub(super) fn headers(&mut self, most: usize) -> Result<Headers, Stop> {
         let start = self.at;
-        let mut count = 0;
-        while self.header_begins(count)? {
-            if count == most {
+        let mut lines = Vec::new();
+        let mut are_usual = true;
+        while self.header_begins(lines.len())? {
+            if lines.len() == most {
                 return Err(HeadError::TooManyHeaders.into());
             }
-            self.header_line()?;
-            count += 1;
+            if lines.is_empty() {
+                lines.reserve(most.min(USUAL_LINES));
+            }
+            let (line, is_usual) = self.header_line(start)?;
+            lines.push(line);
+            are_usual &= is_usual;
         }
         let section = &self.input[start..self.at - Line::CRLF.len()];
-        // A colon without a space after it grows by that space.
-        let mut headers = Headers::with_capacity(count, section.len() + count);
-        copy_lines(section, &mut headers);
-        Ok(headers)
+        Ok(if are_usual { Headers::of(section, lines) } else { copied(section, lines.len()) })
     }
 
     /// Whether a header comes next; if not, the empty line has been taken.
@@ -201,7 +202,9 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn header_line(&mut self) -> Result<(), Stop> {
+    /// The next line, as it stands behind `start`, and whether it has the form in which [`Headers`] keeps it.
+    fn header_line(&mut self, start: usize) -> Result<(Line, bool), Stop> {
+        let from = self.at;
         let name = self.run(is_token_byte);
         match self.peek()? {
             b':' if name.is_empty() => return Err(malformed("an empty header name")),
@@ -210,18 +213,26 @@ impl<'a> Cursor<'a> {
             b'\r' | b'\n' => return Err(malformed("a header line without a colon")),
             _ => return Err(malformed("a header name that is not a token")),
         }
-        self.field_run();
-        self.line_end()
+        let value = self.field_run();
+        self.line_end()?;
+        let is_usual = value.strip_prefix(b" ").is_some_and(|value| value.trim_ascii().len() == value.len());
+        Ok((Line { start: from - start, name: name.len(), end: self.at - start }, is_usual))
     }
 }
 
+/// Room for the lines of most heads.
+const USUAL_LINES: usize = 16;
+
 /// Copies lines that were found legal: a CR is always that of a CRLF, and each line has a colon.
-fn copy_lines(mut section: &[u8], headers: &mut Headers) {
+fn copied(mut section: &[u8], lines: usize) -> Headers {
+    // A colon without a space after it grows by that space.
+    let mut headers = Headers::with_capacity(lines, section.len() + lines);
     while let Some(end) = memchr(b'\r', section) {
         let line = &section[..end];
         if let Some(colon) = memchr(b':', line) {
-            headers.push(name_text(&line[..colon]), line[colon + 1..].trim_ascii());
+            headers.push(&line[..colon], line[colon + 1..].trim_ascii());
         }
         section = &section[end + Line::CRLF.len()..];
     }
+    headers
 }

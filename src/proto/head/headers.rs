@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{
     HeadError,
     cursor::parse_within,
-    grammar::{is_field_byte, is_token, name_text},
+    grammar::{is_field_value, is_token, name_text},
 };
 
 /// A header that can't be written without changing the meaning of the head around it.
@@ -27,15 +27,20 @@ pub enum InvalidHeader {
 /// One line within [`Headers::text`]: `name: value CR LF`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {
-    start: usize,
+    pub(super) start: usize,
     /// The length of the name.
-    name: usize,
-    end: usize,
+    pub(super) name: usize,
+    pub(super) end: usize,
 }
 
 impl Line {
     const COLON: &[u8] = b": ";
     pub(super) const CRLF: &[u8] = b"\r\n";
+
+    fn is_named(&self, name: &str, text: &[u8]) -> bool {
+        // Most names differ in their lengths already.
+        self.name == name.len() && self.name(text).eq_ignore_ascii_case(name.as_bytes())
+    }
 
     fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         &text[self.start..self.start + self.name]
@@ -67,6 +72,11 @@ impl Headers {
         Self { text: Vec::with_capacity(bytes), lines: Vec::with_capacity(lines) }
     }
 
+    /// Lines that were found legal, each in the form of `text`.
+    pub(super) fn of(text: &[u8], lines: Vec<Line>) -> Self {
+        Self { text: text.to_vec(), lines }
+    }
+
     /// The number of lines.
     pub fn len(&self) -> usize {
         self.lines.len()
@@ -84,7 +94,12 @@ impl Headers {
 
     /// Name and value of each line, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.lines.iter().map(|line| (name_text(line.name(&self.text)), line.value(&self.text)))
+        self.lines().map(|(name, value)| (name_text(name), value))
+    }
+
+    /// The same with the names as bytes, which need not be proven to be text.
+    pub(in crate::proto) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.lines.iter().map(|line| (line.name(&self.text), line.value(&self.text)))
     }
 
     /// The value of the first line of that name.
@@ -94,13 +109,13 @@ impl Headers {
 
     /// The values of all lines of that name, in order.
     pub fn get_all<'h, 'n>(&'h self, name: &'n str) -> impl Iterator<Item = &'h [u8]> + use<'h, 'n> {
-        let named = move |line: &&Line| line.name(&self.text).eq_ignore_ascii_case(name.as_bytes());
+        let named = move |line: &&Line| line.is_named(name, &self.text);
         self.lines.iter().filter(named).map(|line| line.value(&self.text))
     }
 
     /// Whether there is a line of that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.get(name).is_some()
+        self.lines.iter().any(|line| line.is_named(name, &self.text))
     }
 
     /// The elements of a comma-separated list over all lines of that name, trimmed, empty ones left out
@@ -114,33 +129,49 @@ impl Headers {
 
     /// Whether the list of that name has this element, in any case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+        self.contains(name) && self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     /// Adds a line at the end, with the white space around the value taken off.
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
         // Checked before it is trimmed, as trimming would take a CR or LF off unseen.
-        if !value.iter().copied().all(is_field_byte) {
-            return Err(InvalidHeader::Value);
-        }
-        self.append_with(name, |text| text.extend_from_slice(value.trim_ascii()))
-    }
-
-    /// Adds a line whose value `write` puts at the end of the text, which saves an allocation.
-    pub(in crate::proto) fn append_with(
-        &mut self,
-        name: &str,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), InvalidHeader> {
         if !is_token(name.as_bytes()) {
             return Err(InvalidHeader::Name);
         }
+        if !is_field_value(value) {
+            return Err(InvalidHeader::Value);
+        }
+        self.push(name.as_bytes(), value.trim_ascii());
+        Ok(())
+    }
+
+    /// The same under a name that stands in the program, and so needs no proof.
+    pub(in crate::proto) fn append_own(
+        &mut self,
+        name: &'static str,
+        value: &[u8],
+    ) -> Result<(), InvalidHeader> {
+        debug_assert!(is_token(name.as_bytes()));
+        if !is_field_value(value) {
+            return Err(InvalidHeader::Value);
+        }
+        self.push(name.as_bytes(), value.trim_ascii());
+        Ok(())
+    }
+
+    /// Adds a line under such a name, whose value `write` puts at the end of the text, which saves an allocation.
+    pub(in crate::proto) fn append_with(
+        &mut self,
+        name: &'static str,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), InvalidHeader> {
+        debug_assert!(is_token(name.as_bytes()));
         let start = self.text.len();
         self.text.extend_from_slice(name.as_bytes());
         self.text.extend_from_slice(Line::COLON);
         let value = self.text.len();
         write(&mut self.text);
-        if !self.text[value..].iter().copied().all(is_field_byte) {
+        if !is_field_value(&self.text[value..]) {
             self.text.truncate(start);
             return Err(InvalidHeader::Value);
         }
@@ -149,9 +180,10 @@ impl Headers {
     }
 
     /// Adds a line that was checked when it was parsed or appended elsewhere.
-    pub(in crate::proto) fn push(&mut self, name: &str, value: &[u8]) {
+    pub(in crate::proto) fn push(&mut self, name: &[u8], value: &[u8]) {
         let start = self.text.len();
-        self.text.extend_from_slice(name.as_bytes());
+        self.text.reserve(name.len() + value.len() + Line::COLON.len() + Line::CRLF.len());
+        self.text.extend_from_slice(name);
         self.text.extend_from_slice(Line::COLON);
         self.text.extend_from_slice(value);
         self.end_line(start, name.len());
@@ -176,6 +208,9 @@ impl Headers {
 
     /// Takes out all lines of that name, and says how many there were.
     pub fn remove(&mut self, name: &str) -> usize {
+        if !self.contains(name) {
+            return 0;
+        }
         let before = self.len();
         self.retain(|each, _| !each.eq_ignore_ascii_case(name));
         before - self.len()

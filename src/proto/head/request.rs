@@ -33,7 +33,8 @@ impl RequestHead {
     /// The head at the start of `input` and its length in bytes, up to 4 leading empty lines included.
     ///
     /// `None` while the bytes may still become a legal head. A result that is not `None` stays what it is
-    /// whatever comes after, and no byte past the head counts. Allocates only when the head is complete.
+    /// whatever comes after, and no byte past the head counts. What it allocates for a
+    /// head that is not complete is given back at once.
     ///
     /// It begins anew each time. Where a head trickles in, calling it at the first bytes, and then only when
     /// new ones hold a LF or pass the bound, loses nothing.

@@ -1,8 +1,9 @@
 //! The head of a response.
 
-use std::{borrow::Cow, io::Write as _};
+use std::borrow::Cow;
 
 use super::{HeadError, HeadLimits, Headers, Version, cursor::parse_within};
+use crate::proto::numerals::write_decimal;
 
 /// The head of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +41,18 @@ impl ResponseHead {
         })
     }
 
+    /// Bytes that [`Self::encode`] writes at most.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.reason.len() + self.headers.wire_len() + 32
+    }
+
     /// Writes the head with its empty line, in the version that it holds.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.reserve(self.reason.len() + self.headers.wire_len() + 32);
-        // Writing to a Vec can't fail.
-        let _ = write!(out, "{} {:03} ", self.version.as_str(), self.status);
+        out.reserve(self.encoded_len());
+        out.extend_from_slice(self.version.as_str().as_bytes());
+        out.push(b' ');
+        write_decimal(out, self.status.into());
+        out.push(b' ');
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
         self.headers.encode(out);
