@@ -2,6 +2,7 @@
 //! buffers of a worker.
 
 mod socket;
+mod splice;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), expect(dead_code, reason = "a fuzz target needs less of it than the tests"))]
 pub(crate) mod wire;
@@ -18,6 +19,9 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use socket::Socket;
+#[cfg(test)]
+pub(crate) use splice::{MOST_PIPES, SPLICED_AT_ONCE};
+pub use splice::{Pipe, SPLICED_AT_LEAST};
 pub use worker::{enter_worker, worker};
 
 /// A two-way stream of bytes under a connection: a bare socket, or TLS over one.
@@ -50,11 +54,17 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     fn unsent(&self) -> usize {
         0
     }
+
+    /// The socket whose bytes are those of this stream, as they are, so that the kernel can move them by itself; `None` where
+    /// anything stands between.
+    fn plain(&self) -> Option<&Socket> {
+        None
+    }
 }
 
-/// Bytes of the scratch buffers that each worker thread has; with 8 KiB the cost of a megabyte is 1.6 times
-/// as high.
-pub const SCRATCH: usize = 64 * 1024;
+/// Bytes of the scratch buffers that each worker thread has, and so what a receiver that takes nothing has waiting for it at most. What
+/// a megabyte costs falls up to here, as calls, packets and wake-ups cost more than copies.
+pub const SCRATCH: usize = 256 * 1024;
 
 thread_local! {
     static SCRATCH_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);

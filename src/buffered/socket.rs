@@ -66,6 +66,41 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Does `io` on the socket when it can be done without waiting. `interest` is either reading or writing.
+    pub(super) fn poll_io<R>(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        mut io: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let done = match self {
+                Self::Tcp(stream) if interest.is_readable() => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(interest, &mut io)
+                }
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(interest, &mut io)
+                }
+                Self::Unix(stream) if interest.is_readable() => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_io(interest, &mut io)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_io(interest, &mut io)
+                }
+            };
+            match done {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
 fn glance(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket, buf, RecvFlags::PEEK)?.0)
 }
@@ -128,6 +163,10 @@ impl AsyncWrite for Socket {
 }
 
 impl Stream for Socket {
+    fn plain(&self) -> Option<&Socket> {
+        Some(self)
+    }
+
     fn reset_on_drop(&mut self) {
         // A unix socket has no reset; its drop with unread input is the nearest thing.
         if let Self::Tcp(stream) = self {

@@ -88,4 +88,8 @@ impl Stream for Downstream {
     fn unsent(&self) -> usize {
         either!(self, stream => stream.unsent())
     }
+
+    fn plain(&self) -> Option<&Socket> {
+        either!(self, stream => stream.plain())
+    }
 }

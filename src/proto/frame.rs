@@ -458,6 +458,13 @@ impl FrameScanner {
         self.payload_left
     }
 
+    /// Steps over payload of the data frame at hand that nobody has to see: fewer bytes than are left of it, so that its end is
+    /// met by [`Self::follow`].
+    pub fn skip(&mut self, payload: u64) {
+        debug_assert!(payload < self.payload_left, "a frame's last byte is seen");
+        self.payload_left = self.payload_left.saturating_sub(payload);
+    }
+
     /// Parses and judges the next header, in the order of its bytes, so that every split gives the same
     /// verdict.
     #[inline]

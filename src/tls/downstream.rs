@@ -38,11 +38,20 @@ use crate::{
     ending::TlsFailure,
 };
 
-/// Bytes of the longest TLS record: header, plaintext, and what RFC 5246 §6.2.3 lets a cipher add.
-const MAX_RECORD: usize = 5 + 16 * 1024 + 2048;
+/// Bytes of a TLS record's header (RFC 8446 §5.1).
+const RECORD_HEADER: usize = 5;
+
+/// Bytes of plaintext that a TLS record has at most.
+const MAX_PLAINTEXT: usize = 16 * 1024;
+
+/// Bytes of a record that is full of data, with any AEAD of TLS 1.3: header, plaintext, its type, tag.
+const FULL_RECORD: usize = RECORD_HEADER + MAX_PLAINTEXT + 1 + 16;
 
 /// Bytes of unfinished records and TLS handshake messages that a stream holds; no legal client needs as many.
 const MOST_HELD: usize = 32 * 1024;
+
+/// Bytes of ciphertext that are opened at once, with what was held of it.
+const OPENED_AT_ONCE: usize = SCRATCH + MOST_HELD;
 
 /// Bytes of plaintext that one call to `poll_write` seals.
 const SEALED_AT_ONCE: usize = SCRATCH;
@@ -233,7 +242,7 @@ impl<S: Stream> TlsStream<S> {
     /// Reads once from the socket and drops what came.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_buffer(&OPENING, |scratch| {
-            scratch.resize(SCRATCH, 0);
+            scratch.resize(OPENED_AT_ONCE, 0);
             let mut input = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;
             Poll::Ready(Ok(input.filled().len()))
@@ -244,9 +253,9 @@ impl<S: Stream> TlsStream<S> {
     /// of the stream, and a failure of TLS, is noted in `end`.
     fn poll_fill(&mut self, cx: &mut Context<'_>, plaintext: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         with_buffer(&OPENING, |scratch| {
-            scratch.resize(SCRATCH, 0);
+            scratch.resize(OPENED_AT_ONCE, 0);
             let start = self.held.len();
-            let room = plaintext.remaining().clamp(MAX_RECORD, scratch.len() - start);
+            let room = self.whole_records(plaintext.remaining()).min(scratch.len() - start);
             let mut input = ReadBuf::new(&mut scratch[start..start + room]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut input))?;
             let count = input.filled().len();
@@ -262,6 +271,17 @@ impl<S: Stream> TlsStream<S> {
             self.receive(&mut scratch[..start + count], plaintext);
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Bytes to the end of the record that has begun, and of full ones behind it, as many as `plaintext` has room for. Of a bulk of
+    /// data a read ends where a record does, so that no part of one has to be kept and copied.
+    fn whole_records(&self, plaintext: usize) -> usize {
+        let first = match *self.held {
+            [_, _, _, high, low, ..] => RECORD_HEADER + usize::from(u16::from_be_bytes([high, low])),
+            _ => FULL_RECORD,
+        };
+        let rest = first.checked_sub(self.held.len()).filter(|rest| *rest > 0).unwrap_or(FULL_RECORD);
+        rest + (plaintext / MAX_PLAINTEXT).saturating_sub(1) * FULL_RECORD
     }
 
     /// Opens the records at the front of `ciphertext`, and keeps the rest.

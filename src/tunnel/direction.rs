@@ -1,5 +1,7 @@
 //! One way of a tunnel: from one stream's reading side to the other's writing side.
 
+mod splicing;
+
 use std::{
     io,
     pin::Pin,
@@ -18,7 +20,7 @@ use super::{
     totals::{Totals, Way},
 };
 use crate::{
-    buffered::{Stream, with_scratch},
+    buffered::{Pipe, SPLICED_AT_LEAST, Stream, with_scratch},
     proto::{
         frame::{Fault, FrameScanner, Role, Stopped, encode_close, encode_ping},
         handshake::Extensions,
@@ -79,6 +81,21 @@ enum Sight {
     Refused,
 }
 
+/// How the payload of a data frame passes between two plain sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// Through the scratch buffer.
+    Copied,
+    /// Through a pipe, as there is enough of it.
+    Spliced,
+}
+
+impl Passage {
+    pub(super) fn of(payload: u64) -> Self {
+        if payload > SPLICED_AT_LEAST as u64 { Self::Spliced } else { Self::Copied }
+    }
+}
+
 /// The end of a way at its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outlet {
@@ -105,6 +122,8 @@ pub(super) struct Turn<'a> {
     pub(super) close: Option<OwnClose<'a>>,
     pub(super) sender: &'a mut Pulse,
     pub(super) receiver: &'a mut Pulse,
+    /// Both streams are plain sockets.
+    pub(super) is_plain: bool,
     /// Of the sender, if its frames are counted in time.
     pub(super) throttle: Option<&'a mut Throttle>,
 }
@@ -123,6 +142,8 @@ pub(super) struct Direction {
     source_ended: bool,
     /// What is held is a tail, and has not been looked at.
     has_tail: bool,
+    /// Of the last data frame, which the next one is likely to be like.
+    passage: Passage,
     /// A Close of wsgate's went this way.
     pub(super) has_own_close: bool,
 }
@@ -130,6 +151,9 @@ pub(super) struct Direction {
 /// Bytes that could not be passed on at once.
 #[derive(Debug, Default)]
 struct Queue {
+    /// Payload of a frame, of which more will come, on its way from socket to socket. Nothing is in `spill` or `held` as long as
+    /// it is there.
+    pipe: Option<Pipe>,
     /// Read, to be written, and not yet taken by the receiver.
     spill: Vec<u8>,
     /// How much of `spill` has been written.
@@ -154,6 +178,7 @@ impl Direction {
             outlet: Outlet::Open,
             source_ended: false,
             has_tail,
+            passage: Passage::Copied,
             has_own_close: false,
         }
     }
@@ -193,6 +218,12 @@ impl Direction {
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<io::Result<()>> {
         if self.is_shut() {
             return Poll::Ready(Ok(()));
+        }
+        if let Some(Queue { pipe: Some(pipe), .. }) = self.queue.as_deref_mut() {
+            while !pipe.is_empty() {
+                self.given += ready!(pipe.poll_drain(cx, to))? as u64;
+            }
+            self.take_pipe();
         }
         while let Some(queue) = self.queue.as_mut().filter(|queue| !queue.spill.is_empty()) {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &queue.spill[queue.written..]))?;
@@ -238,10 +269,39 @@ impl Direction {
             self.count(tail.len(), turn);
             return Poll::Ready(self.pass(cx, &tail, to, turn));
         }
+        if turn.is_plain
+            && self.is_worth_splicing()
+            && let Some(pipe) = Pipe::borrow()
+        {
+            return self.poll_splice(cx, pipe, from, turn);
+        }
+        let step = ready!(self.poll_copy(cx, from, to, turn));
+        // Where all is dropped that comes, a pipe has what came before.
+        if !self.drops()
+            && let Some(header) = self.take_pipe()
+        {
+            // If no payload has come yet, the header goes on alone.
+            return match self.poll_splice(cx, header, from, turn) {
+                Poll::Pending => Poll::Ready(step),
+                Poll::Ready(spliced) => Poll::Ready(spliced),
+            };
+        }
+        Poll::Ready(step)
+    }
+
+    /// Reads once through the scratch buffer and passes on what came.
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+        turn: &mut Turn<'_>,
+    ) -> Poll<Option<Step>> {
         with_scratch(|scratch| {
             let held = self.held().len();
             scratch[..held].copy_from_slice(self.held());
-            let mut buf = ReadBuf::new(&mut scratch[held..]);
+            let room = self.copied_at_once(scratch.len() - held, turn);
+            let mut buf = ReadBuf::new(&mut scratch[held..held + room]);
             if let Err(error) = ready!(Pin::new(from).poll_read(cx, &mut buf)) {
                 self.end();
                 return Poll::Ready(Some(Step::ReadFailed(error)));
@@ -284,7 +344,7 @@ impl Direction {
                 Ok(())
             }
             (Flow::Relay | Flow::CloseAt(_), _) if followed.edits.is_empty() => {
-                self.write(cx, &input[..followed.legal], to)
+                self.pass_on(cx, &input[..followed.legal], to, turn)
             }
             (Flow::Relay | Flow::CloseAt(_), _) => {
                 self.put_edited(&input[..followed.legal], followed.edits);
@@ -320,6 +380,7 @@ impl Direction {
             relays: !matches!(self.flow, Flow::Closed | Flow::Discard),
             close_at: None,
             edits: Vec::new(),
+            passage: &mut self.passage,
         };
         let result = self.scanner.follow(input, &mut follower);
         let Follower { close_at, edits, .. } = follower;
@@ -513,7 +574,9 @@ impl Direction {
 
     /// Bytes that wait to be written.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.spill.len() - queue.written)
+        self.queue
+            .as_ref()
+            .map_or(0, |queue| queue.pipe.as_ref().map_or(0, Pipe::len) + queue.spill.len() - queue.written)
     }
 
     fn spill(&mut self) -> &mut Vec<u8> {
@@ -522,7 +585,7 @@ impl Direction {
 
     fn drop_spill(&mut self) {
         if let Some(queue) = &mut self.queue {
-            (queue.spill, queue.written) = (Vec::new(), 0);
+            (queue.pipe, queue.spill, queue.written) = (None, Vec::new(), 0);
         }
         self.drop_empty_queue();
     }
@@ -549,7 +612,7 @@ impl Direction {
     }
 
     fn drop_empty_queue(&mut self) {
-        self.queue.take_if(|queue| queue.spill.is_empty() && queue.held.is_empty());
+        self.queue.take_if(|queue| queue.pipe.is_none() && queue.spill.is_empty() && queue.held.is_empty());
     }
 
     /// What its sender sent.

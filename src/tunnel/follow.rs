@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     account::{Close, Tally},
-    direction::{Place, Turn},
+    direction::{Passage, Place, Turn},
     pulse::PingPayload,
     totals::Way,
 };
@@ -45,6 +45,8 @@ pub(super) struct Follower<'a, 'b> {
     pub(super) relays: bool,
     pub(super) close_at: Option<usize>,
     pub(super) edits: Vec<Edit>,
+    /// Of the data frame at hand.
+    pub(super) passage: &'a mut Passage,
 }
 
 impl Follower<'_, '_> {
@@ -86,6 +88,9 @@ impl Follow for Follower<'_, '_> {
             Event::Header { header, .. } => {
                 self.tally.frame(&header);
                 self.way.frame(&header);
+                if !header.opcode.is_control() {
+                    *self.passage = Passage::of(header.length);
+                }
             }
             Event::FrameEnd { at } => {
                 self.may_close(at, &[Place::Frame]);

@@ -162,6 +162,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             tag: self.tag,
             sender: &mut self.client_pulse,
             receiver: &mut self.backend_pulse,
+            is_plain: self.down.plain().is_some() && self.up.plain().is_some(),
             throttle: self.client_throttle.as_deref_mut(),
         };
         self.client.poll_relay(cx, &mut self.down, &mut self.up, &mut turn)
@@ -175,6 +176,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
             tag: self.tag,
             sender: &mut self.backend_pulse,
             receiver: &mut self.client_pulse,
+            is_plain: self.down.plain().is_some() && self.up.plain().is_some(),
             throttle: None,
         };
         self.backend.poll_relay(cx, &mut self.up, &mut self.down, &mut turn)

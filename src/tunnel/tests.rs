@@ -12,6 +12,7 @@ mod lots;
 mod orders;
 mod property;
 mod relay;
+mod splice;
 mod timers;
 mod totals;
 mod visits;

@@ -79,4 +79,8 @@ impl Stream for Transport {
     fn unsent(&self) -> usize {
         either!(self, stream => stream.unsent())
     }
+
+    fn plain(&self) -> Option<&Socket> {
+        either!(self, stream => stream.plain())
+    }
 }

@@ -102,7 +102,7 @@ async fn records_that_the_socket_does_not_take_hold_up_writes_and_flush() {
     let (wire, client) = pipe(1000);
     let (mut client, accepted) = gate.connect_over(wire, client, gate.authority.client(&[&TLS13])).await;
     let mut stream = accepted.stream;
-    let data = noise(100_000);
+    let data = noise(SEALED_AT_ONCE + 1000);
     assert_eq!(stream.write(&data).await.unwrap(), SEALED_AT_ONCE);
     assert!(stream.capacity() > SEALED_AT_ONCE - 1000);
     let mut cx = Context::from_waker(std::task::Waker::noop());
