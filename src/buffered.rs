@@ -18,7 +18,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use socket::Socket;
+pub use socket::{Socket, is_prepared, prepare};
 #[cfg(test)]
 pub(crate) use splice::{MOST_PIPES, SPLICED_AT_ONCE};
 pub use splice::{Pipe, SPLICED_AT_LEAST};
@@ -36,6 +36,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// stream that has no such bound ignores it.
     fn bound_unacknowledged(&mut self, period: Duration) {
         let _ = period;
+    }
+
+    /// [`AsyncWrite::poll_write`] of the last bytes before `poll_shutdown`, which has to follow as soon as they are taken. What is
+    /// taken may wait for it, so that one segment has them and the end: each one costs the sender as much as a TLS record of 64 KiB.
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write(cx, buf)
     }
 
     /// Ready when nothing waits in the kernel to be sent, so that a reset takes along no more than what is on the wire. Only
@@ -194,6 +200,10 @@ impl<S: Stream> Stream for Buffered<S> {
 
     fn bound_unacknowledged(&mut self, period: Duration) {
         self.stream.bound_unacknowledged(period);
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream.poll_write_last(cx, buf)
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {

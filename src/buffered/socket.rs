@@ -10,7 +10,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::{RecvFlags, recv},
+    net::{RecvFlags, SendFlags, recv, send},
 };
 use socket2::SockRef;
 use tokio::{
@@ -27,36 +27,43 @@ const UNSENT: u32 = 128 * 1024;
 /// A connected stream socket; writes go straight to the kernel.
 #[derive(Debug)]
 pub enum Socket {
-    /// TCP over IPv4 or IPv6, with `TCP_NODELAY` set.
+    /// TCP over IPv4 or IPv6, to which [`prepare`] was applied, or to the listening socket before it was accepted there.
     Tcp(TcpStream),
     /// A unix stream socket.
     Unix(UnixStream),
 }
 
-impl Socket {
-    /// A TCP socket that sends small writes at once: a relay that waits for an ACK before each small frame
-    /// falls to a tenth of its rate.
-    pub fn tcp(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
-        Ok(Self::Tcp(stream))
-    }
+/// Has a TCP socket send small writes at once, as a relay that waits for an ACK before each small frame falls to a tenth of its
+/// rate, and hold little back. A listening one hands that on to all that it establishes from then on.
+pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)
+}
+
+/// Whether [`prepare`] was applied to this socket, or to the listening one that it was accepted from.
+pub fn is_prepared(socket: &impl AsFd) -> io::Result<bool> {
+    let socket = SockRef::from(socket);
+    Ok(socket.tcp_nodelay()? && socket.tcp_notsent_lowat()? == UNSENT)
 }
 
 impl Socket {
+    /// Waits until there is something to read: bytes, the end or an error.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
     /// Waits until there is something to read, and shows as much of it as fits without taking it. `Ok(0)` is the end of the
     /// stream.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
+            self.readable().await?;
             let seen = match self {
-                Self::Tcp(stream) => {
-                    stream.readable().await?;
-                    stream.try_io(Interest::READABLE, || glance(stream, buf))
-                }
-                Self::Unix(stream) => {
-                    stream.readable().await?;
-                    stream.try_io(Interest::READABLE, || glance(stream, buf))
-                }
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, || glance(stream, buf)),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, || glance(stream, buf)),
             };
             match seen {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -179,6 +186,20 @@ impl Stream for Socket {
         if let Self::Tcp(stream) = self {
             // TCP_USER_TIMEOUT. Only a socket that is already gone refuses it, and its next read says so.
             let _ = SockRef::from(&*stream).set_tcp_user_timeout(Some(period));
+        }
+    }
+
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Self::Tcp(stream) = self else { return Pin::new(self).poll_write(cx, buf) };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let sent = stream.try_io(Interest::WRITABLE, || {
+                Ok(send(&*stream, buf, SendFlags::MORE | SendFlags::NOSIGNAL)?)
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
         }
     }
 

@@ -44,6 +44,8 @@ enum Loss {
 struct State {
     resets: bool,
     shut: bool,
+    /// Bytes that went out with the end.
+    last: usize,
     dropped: bool,
     /// How the peer's stream ends, if not in order.
     loss: Option<Loss>,
@@ -118,6 +120,11 @@ impl Peer {
         let mut got = vec![0; bytes.len()];
         let read = self.pipe.read_exact(&mut got).await.map(|_| got);
         assert_eq!(show(&read.expect("more bytes")), show(bytes));
+    }
+
+    /// How much of what came went out together with the end.
+    pub(crate) fn came_with_end(&self) -> usize {
+        lock(&self.state).last
     }
 
     /// Reads to the end.
@@ -226,6 +233,18 @@ impl AsyncWrite for Wire {
 }
 
 impl Stream for Wire {
+    /// Keeps what `poll_shutdown` has to follow: it gets lost where that does not come.
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(kind) = lock(&self.state).write_error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        ready!(self.poll_seal(cx))?;
+        let count = self.pace.write.min(buf.len());
+        self.sealed.extend_from_slice(&buf[..count]);
+        lock(&self.state).last += count;
+        Poll::Ready(Ok(count))
+    }
+
     fn reset_on_drop(&mut self) {
         lock(&self.state).resets = true;
     }

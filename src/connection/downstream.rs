@@ -77,6 +77,10 @@ impl Stream for Downstream {
         either!(self, stream => stream.bound_unacknowledged(period));
     }
 
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write_last(cx, buf))
+    }
+
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         either!(self, stream => stream.poll_sent(cx))
     }

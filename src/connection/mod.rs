@@ -180,7 +180,7 @@ impl Future for Connection {
 /// A socket as it was accepted, not yet known to a runtime.
 #[derive(Debug)]
 pub enum Accepted {
-    /// TCP, with the client's address.
+    /// TCP, with the client's address; [prepared](crate::buffered::prepare).
     Tcp(std::net::TcpStream, SocketAddr),
     /// Unix.
     Unix(std::os::unix::net::UnixStream),
@@ -207,7 +207,7 @@ impl Accepted {
     fn register(self) -> std::io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Self::Tcp(stream, address) => {
-                Ok((Socket::tcp(tokio::net::TcpStream::from_std(stream)?)?, Some(address)))
+                Ok((Socket::Tcp(tokio::net::TcpStream::from_std(stream)?), Some(address)))
             }
             Self::Unix(stream) => Ok((tokio::net::UnixStream::from_std(stream)?.into(), None)),
         }
@@ -226,8 +226,8 @@ async fn shake_hands(
     due: Option<Instant>,
 ) -> Result<(tls::Accepted<Socket>, Duration), TlsFailure> {
     let heard = async {
-        // Whatever ends the wait, the TLS handshake finds it again, and an error as an end.
-        let _ = socket.peek(&mut [0]).await;
+        // Whatever ends the wait, the TLS handshake finds it again.
+        let _ = socket.readable().await;
         let began = Instant::now();
         (permits.acquire().await, began)
     };

@@ -3,19 +3,17 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Weak, mpsc},
     time::Duration,
 };
 
-use rustix::io::Errno;
-use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::oneshot,
-    task::JoinSet,
-    time::timeout,
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
 };
+use tokio::{io::Interest, net::TcpStream, sync::oneshot, task::JoinSet, time::timeout};
 
 use super::{
     bind::{BindError, Listening, UnixPath},
@@ -23,6 +21,7 @@ use super::{
     worker::WorkerHandle,
 };
 use crate::{
+    buffered::{is_prepared, prepare},
     connection::{Accepted, BoundAddress, Connection, Gate, Listener},
     lifecycle::{Entrance, Permits},
     telemetry::RateLimited,
@@ -79,40 +78,43 @@ pub(super) struct Acceptor {
 
 /// A listening socket that a runtime watches.
 #[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpListener),
-    /// The file goes first: once nobody listens on it, a successor may take its place.
-    Unix(UnixPath, UnixListener),
+pub(super) struct Socket {
+    /// Of a unix socket. The file goes first: once nobody listens on it, a successor may take its place.
+    path: Option<UnixPath>,
+    /// The runtime takes it for a stream, which it lets be watched alone: what its listeners accept they register too, with the
+    /// runtime that watches them, and that is mostly another one than the connection's.
+    watched: TcpStream,
+    /// What it accepts has to be prepared one by one.
+    prepares: bool,
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(_, listener) => listener.as_fd(),
-        }
+        self.watched.as_fd()
     }
 }
 
 impl Socket {
     /// Has the runtime watch it that has been entered.
     fn register(listening: Listening) -> io::Result<Self> {
-        Ok(match listening {
-            Listening::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
-            Listening::Unix(listener, path) => Self::Unix(path, UnixListener::from_std(listener)?),
-        })
+        let (socket, path, prepares) = match listening {
+            // One that was bound by somebody else may have established connections without.
+            Listening::Tcp(listener) => {
+                let prepares = !is_prepared(&listener)?;
+                (OwnedFd::from(listener), None, prepares)
+            }
+            Listening::Unix(listener, path) => (listener.into(), Some(path), false),
+        };
+        Ok(Self { path, watched: TcpStream::from_std(socket.into())?, prepares })
     }
 
     /// Takes the next connection out of the kernel's queue.
     async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok(Accepted::Tcp(stream.into_std()?, address))
-            }
-            Self::Unix(_, listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok(Accepted::Unix(stream.into_std()?))
+        loop {
+            self.watched.readable().await?;
+            match self.watched.try_io(Interest::READABLE, || self.accept_queued()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return accepted,
             }
         }
     }
@@ -120,23 +122,21 @@ impl Socket {
     /// [`Self::accept`] that waits for nothing: an empty queue is `WouldBlock`. It asks the kernel, as the runtime may not have
     /// heard yet of who came just now.
     fn accept_queued(&self) -> io::Result<Accepted> {
-        let listener = match self {
-            Self::Tcp(listener) => SockRef::from(listener),
-            Self::Unix(_, listener) => SockRef::from(listener),
-        };
-        let (stream, address) = listener.accept()?;
-        stream.set_nonblocking(true)?;
-        Ok(match address.as_socket() {
-            Some(address) => Accepted::Tcp(stream.into(), address),
-            None => Accepted::Unix(stream.into()),
+        let (socket, address) = acceptfrom_with(&self.watched, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+        if self.prepares {
+            // Only a connection that is gone already refuses it.
+            let _ = prepare(&socket);
+        }
+        Ok(match address.map(SocketAddr::try_from) {
+            Some(Ok(address)) => Accepted::Tcp(socket.into(), address),
+            _ => Accepted::Unix(socket.into()),
         })
     }
 
     /// Sees to it that nobody new finds it, where that is possible before it is closed.
     fn hide(&self) {
-        match self {
-            Self::Tcp(_) => {}
-            Self::Unix(path, _) => path.remove(),
+        if let Some(path) = &self.path {
+            path.remove();
         }
     }
 }
@@ -362,20 +362,36 @@ mod tests {
     fn deaf() -> Arc<Socket> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Arc::new(Socket::Tcp(TcpListener::from_std(socket.into()).unwrap()))
+        Arc::new(Socket { path: None, watched: TcpStream::from_std(socket.into()).unwrap(), prepares: false })
+    }
+
+    #[tokio::test]
+    async fn what_a_socket_of_somebody_else_accepts_is_prepared_too() {
+        for waits in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            let connect = || std::net::TcpStream::connect(address).unwrap();
+            let early = waits.then(connect);
+            let socket = Socket::register(Listening::Tcp(listener)).unwrap();
+            let client = early.unwrap_or_else(connect);
+            let Accepted::Tcp(accepted, peer) = socket.accept().await.unwrap() else { panic!("TCP") };
+            assert!(is_prepared(&accepted).unwrap());
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
     }
 
     #[test]
     fn s3_a_listener_that_panics_ends_the_accepting_with_an_error() {
         let (gate, _order) = crate::server::tests::gate();
+        // Without a clock, the pause after a failed accept panics.
+        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let acceptor = Acceptor {
             permits: Permits::new(1),
             workers: Vec::new(),
             gate: Arc::clone(&gate),
             sockets: Arc::default(),
         };
-        // Without a clock, the pause after a failed accept panics.
-        let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let ended = runtime.block_on(async {
             let at = Arc::clone(&gate.current.load().listeners[0].bound);
             let (_changes, changed) = tokio::sync::mpsc::unbounded_channel();

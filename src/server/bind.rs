@@ -20,7 +20,7 @@ use rustix::fs::{Mode, chmod, fchmod};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::inherit::Inherited;
-use crate::config::ListenAddress;
+use crate::{buffered::prepare, config::ListenAddress};
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -191,6 +191,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     // Connections of a predecessor that linger in TIME_WAIT don't keep the address.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -221,9 +222,22 @@ fn knock(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{net::TcpStream, sync::mpsc};
 
     use super::*;
+    use crate::buffered::is_prepared;
+
+    #[test]
+    fn what_a_new_socket_accepts_is_prepared() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = bind_tcp(address.parse().unwrap()).unwrap();
+            assert!(is_prepared(&listener).unwrap());
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            assert!(is_prepared(&listener.accept().unwrap().0).unwrap());
+            assert!(!is_prepared(&client).unwrap());
+        }
+    }
 
     #[test]
     fn a_socket_whose_owner_hangs_is_in_use_and_holds_nobody_up() {

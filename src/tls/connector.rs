@@ -350,7 +350,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connect = async {
-            let socket = Socket::tcp(TcpStream::connect(address).await.unwrap()).unwrap();
+            let socket = Socket::Tcp(TcpStream::connect(address).await.unwrap());
             connector.connect(socket, "localhost".try_into().unwrap()).await.unwrap()
         };
         let accept = async {

@@ -20,7 +20,7 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, ContentType, Error, HandshakeKind, InvalidMessage, ServerConfig,
+    AlertDescription, ContentType, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig,
     pki_types::UnixTime,
     server::{UnbufferedServerConnection, danger::ClientCertVerifier},
     unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus},
@@ -140,6 +140,8 @@ pub struct TlsStream<S> {
     opened: Pending,
     /// Records that the socket has not yet taken.
     sealed: Pending,
+    /// What is in `sealed` are session tickets, which nobody waits for: they go out with what is written next.
+    has_tickets: bool,
     end: End,
     /// Why the socket takes nothing any more, where that has not been told. A socket gives its error once.
     lost: Option<io::Error>,
@@ -168,14 +170,15 @@ impl<S: Stream> TlsStream<S> {
             held: Vec::new(),
             opened: Pending::default(),
             sealed: Pending::default(),
+            has_tickets: false,
             end: End::Open,
             lost: None,
             closed: false,
         })
     }
 
-    /// Reads and answers until the TLS handshake is complete. Of its last flight, with the session ticket, a
-    /// part may still wait for the socket; the next read or write sends it.
+    /// Reads and answers until the TLS handshake is complete. Of its last flight, a part may still wait for the socket; the next
+    /// read or write sends it. The tickets of TLS 1.3 wait for the next write.
     fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
@@ -185,7 +188,9 @@ impl<S: Stream> TlsStream<S> {
         loop {
             // A client may send, too, before it has taken all of a flight; so what is left does not hold up
             // reads.
-            let _ = self.poll_drain(cx).map_err(TlsFailure::Io)?;
+            if !self.has_tickets {
+                let _ = self.poll_drain(cx).map_err(TlsFailure::Io)?;
+            }
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
@@ -200,6 +205,7 @@ impl<S: Stream> TlsStream<S> {
                 (Ok(()), End::Failed(error)) => return Poll::Ready(Err(Error::clone(error).into())),
                 (Ok(()), End::Open | End::Closed) => {
                     heard.anything = true;
+                    self.has_tickets = unsent == 0 && self.session.has_only_tickets_to_say();
                     continue;
                 }
                 (Ok(()), End::Truncated) => io::ErrorKind::UnexpectedEof.into(),
@@ -303,6 +309,7 @@ impl<S: Stream> TlsStream<S> {
                 if !self.closed {
                     self.session.encode_alert(&mut self.sealed);
                 }
+                self.has_tickets = false;
                 self.end = End::Failed(Box::new(error));
             }
         }
@@ -310,17 +317,53 @@ impl<S: Stream> TlsStream<S> {
 
     /// Gives the socket the records that it has not taken yet.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain_by(cx, |socket, cx, records| Pin::new(socket).poll_write(cx, records))
+    }
+
+    fn poll_drain_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&mut S, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         if let Some(error) = self.lost.take() {
             return Poll::Ready(Err(error));
         }
+        self.has_tickets = false;
         while !self.sealed.is_empty() {
-            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, self.sealed.bytes()))?;
+            let count = ready!(write(&mut self.socket, cx, self.sealed.bytes()))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sealed.consume(count);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Seals what fits of `buf` and gives it to the socket, together with tickets that wait; `is_last` leaves it in `sealed`.
+    fn poll_seal(&mut self, cx: &mut Context<'_>, buf: &[u8], is_last: bool) -> Poll<io::Result<usize>> {
+        if !self.has_tickets {
+            ready!(self.poll_drain(cx))?;
+        }
+        if let End::Failed(error) = &self.end {
+            return Poll::Ready(Err(failed(error)));
+        }
+        if self.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let plaintext = &buf[..buf.len().min(SEALED_AT_ONCE)];
+        with_buffer(&SEALING, |scratch| {
+            let length = self.session.seal(&mut self.held, plaintext, scratch).map_err(io::Error::other)?;
+            let records = &scratch[..length];
+            if is_last {
+                self.sealed.extend(records);
+            } else if self.has_tickets {
+                self.sealed.extend(records);
+                let _ = self.poll_drain(cx)?;
+            } else {
+                self.send(cx, records)?;
+            }
+            Poll::Ready(Ok(plaintext.len()))
+        })
     }
 
     /// Writes `records`, and keeps what the socket does not take now.
@@ -338,10 +381,11 @@ impl<S: Stream> TlsStream<S> {
         Ok(())
     }
 
-    /// Bytes of heap that the buffers of this stream hold.
+    /// Bytes of heap that the buffers of this stream hold, but for tickets that wait for the first answer.
     #[cfg(test)]
     fn capacity(&self) -> usize {
-        self.held.capacity() + self.opened.bytes.capacity() + self.sealed.bytes.capacity()
+        let sealed = if self.has_tickets { 0 } else { self.sealed.bytes.capacity() };
+        self.held.capacity() + self.opened.bytes.capacity() + sealed
     }
 }
 
@@ -359,7 +403,9 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
         while buf.remaining() > 0 && buf.filled().len() == before {
             // An alert, perhaps. That the socket does not take it is for writes, or for the end of what there is
             // to read, to tell.
-            if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
+            if !this.has_tickets
+                && let Poll::Ready(Err(error)) = this.poll_drain(cx)
+            {
                 this.lost = Some(error);
             }
             if !this.opened.is_empty() {
@@ -380,20 +426,7 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
 
 impl<S: Stream> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
-        if let End::Failed(error) = &this.end {
-            return Poll::Ready(Err(failed(error)));
-        }
-        if this.closed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let plaintext = &buf[..buf.len().min(SEALED_AT_ONCE)];
-        with_buffer(&SEALING, |scratch| {
-            let length = this.session.seal(&mut this.held, plaintext, scratch).map_err(io::Error::other)?;
-            this.send(cx, &scratch[..length])?;
-            Poll::Ready(Ok(plaintext.len()))
-        })
+        self.get_mut().poll_seal(cx, buf, false)
     }
 
     /// Ready when the socket has taken every record.
@@ -410,7 +443,7 @@ impl<S: Stream> AsyncWrite for TlsStream<S> {
         if !mem::replace(&mut this.closed, true) && !matches!(this.end, End::Failed(_)) {
             this.session.encode_close_notify(&mut this.held, &mut this.sealed).map_err(io::Error::other)?;
         }
-        ready!(this.poll_drain(cx))?;
+        ready!(this.poll_drain_by(cx, Stream::poll_write_last))?;
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }
@@ -424,6 +457,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.socket.bound_unacknowledged(period);
     }
 
+    fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_seal(cx, buf, true)
+    }
+
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.socket.poll_sent(cx)
     }
@@ -433,7 +470,7 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     fn unsent(&self) -> usize {
-        self.sealed.len()
+        if self.has_tickets { 0 } else { self.sealed.len() }
     }
 }
 
@@ -504,6 +541,11 @@ impl Session {
 
     fn is_handshaking(&self) -> bool {
         self.0.is_handshaking()
+    }
+
+    /// Whether all that this side has to say behind its answer to the client's last flight are tickets: in TLS 1.3.
+    fn has_only_tickets_to_say(&self) -> bool {
+        !self.0.is_handshaking() && self.0.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`,

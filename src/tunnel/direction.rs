@@ -191,13 +191,17 @@ impl Direction {
         to: &mut impl Stream,
         turn: &mut Turn<'_>,
     ) -> Poll<Step> {
+        let mut has_new_close = false;
         loop {
-            match self.poll_drain(cx, to) {
+            // A Close that has just come waits for one read more: mostly the end stands behind it and goes with it.
+            let looks_ahead = std::mem::take(&mut has_new_close);
+            let drained = if looks_ahead { Poll::Pending } else { self.poll_drain(cx, to) };
+            match drained {
                 Poll::Ready(Ok(())) if self.is_finishing() && !self.is_shut() => {
                     return self.poll_shut(cx, to);
                 }
                 // What is dropped needs no room: the sender's answer to a Close must not wait for the receiver.
-                Poll::Pending if !self.drops() => return Poll::Pending,
+                Poll::Pending if !self.drops() && !looks_ahead => return Poll::Pending,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(error)) => {
                     self.abandon();
@@ -207,14 +211,18 @@ impl Direction {
             if self.source_ended {
                 return Poll::Pending;
             }
-            if let Some(step) = ready!(self.poll_read(cx, from, to, turn)) {
-                return Poll::Ready(step);
+            let had_close = self.has_close();
+            match self.poll_read(cx, from, to, turn) {
+                Poll::Ready(Some(step)) => return Poll::Ready(step),
+                Poll::Ready(None) => has_new_close = !had_close && self.has_close(),
+                Poll::Pending if looks_ahead => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
     /// Writes what waits, and sees it through to the kernel: a receiver that takes nothing stops its sender here
-    /// (rule T1).
+    /// (rule T1). What [`Self::poll_shut`] follows may wait for it.
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<io::Result<()>> {
         if self.is_shut() {
             return Poll::Ready(Ok(()));
@@ -225,8 +233,12 @@ impl Direction {
             }
             self.take_pipe();
         }
+        let is_last = self.source_ended && !self.is_within_frame();
         while let Some(queue) = self.queue.as_mut().filter(|queue| !queue.spill.is_empty()) {
-            let count = ready!(Pin::new(&mut *to).poll_write(cx, &queue.spill[queue.written..]))?;
+            let rest = &queue.spill[queue.written..];
+            let written =
+                if is_last { to.poll_write_last(cx, rest) } else { Pin::new(&mut *to).poll_write(cx, rest) };
+            let count = ready!(written)?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -236,7 +248,7 @@ impl Direction {
                 self.drop_spill();
             }
         }
-        Pin::new(to).poll_flush(cx)
+        if is_last { Poll::Ready(Ok(())) } else { Pin::new(to).poll_flush(cx) }
     }
 
     /// Passes the end on, when all before it has been written (rules T2, T3).
@@ -334,7 +346,9 @@ impl Direction {
         to: &mut impl Stream,
         turn: &mut Turn<'_>,
     ) -> Option<Step> {
+        let had_close = self.has_close();
         let followed = self.follow(input, turn);
+        let waits = self.waiting() > 0 || !had_close && self.has_close();
         self.hold(&input[input.len() - followed.held..]);
         let written = match (self.flow, followed.close_at) {
             (Flow::Closed | Flow::Discard, _) => Ok(()),
@@ -343,7 +357,7 @@ impl Direction {
                 self.put_close(turn.close);
                 Ok(())
             }
-            (Flow::Relay | Flow::CloseAt(_), _) if followed.edits.is_empty() => {
+            (Flow::Relay | Flow::CloseAt(_), _) if followed.edits.is_empty() && !waits => {
                 self.pass_on(cx, &input[..followed.legal], to, turn)
             }
             (Flow::Relay | Flow::CloseAt(_), _) => {

@@ -16,6 +16,7 @@ use std::{
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream, UnixStream},
@@ -28,7 +29,7 @@ use super::{
     site::{At, Site},
 };
 use crate::{
-    buffered::Socket,
+    buffered::{Socket, prepare},
     config::{self, ProxyProtocol},
     proto::proxy_protocol::{self, Addresses},
     tls::{Connector, ConnectorError},
@@ -155,14 +156,13 @@ impl Dial {
         if stream.local_addr()? == address {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        Socket::tcp(stream)
+        Ok(Socket::Tcp(stream))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "called by the place that sets deadline and options")]
     async fn stream(&self, address: SocketAddr, turn: &AtomicUsize) -> io::Result<TcpStream> {
         let fitting = || self.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
         let Some(first) = turn.fetch_add(1, Ordering::Relaxed).checked_rem(fitting().count()) else {
-            return TcpStream::connect(address).await;
+            return tcp_socket(address)?.connect(address).await;
         };
         let mut lack = None;
         for source in fitting().skip(first).chain(fitting().take(first)) {
@@ -218,8 +218,18 @@ impl Dial {
     }
 }
 
-async fn stream_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+/// A socket for a connection to `address`.
+fn tcp_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    prepare(&socket)?;
+    // The ACK that ends TCP's handshake goes with the first bytes, which are wsgate's in all that it speaks. Without any it goes
+    // by itself a moment later.
+    SockRef::from(&socket).set_tcp_quickack(false)?;
+    Ok(socket)
+}
+
+async fn stream_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = tcp_socket(address)?;
     // The port is chosen at the connect, so that one port serves connections to several servers.
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket

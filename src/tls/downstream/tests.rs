@@ -85,7 +85,7 @@ async fn sockets() -> (TcpStream, Socket) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connect = TcpSocket::new_v4().unwrap().connect(listener.local_addr().unwrap());
     let (client, accepted) = tokio::join!(connect, listener.accept());
-    (client.unwrap(), Socket::tcp(accepted.unwrap().0).unwrap())
+    (client.unwrap(), Socket::Tcp(accepted.unwrap().0))
 }
 
 /// A listener for `localhost` and the authority of its certificate.

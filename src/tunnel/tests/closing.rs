@@ -291,3 +291,34 @@ async fn t13_the_end_waits_for_what_a_stream_has_taken_and_not_sent() {
     open.client.expect_end(&close).await;
     assert!(open.client.was_shut() && !open.client.was_reset());
 }
+
+#[tokio::test(start_paused = true)]
+async fn t2_a_close_and_the_end_behind_it_go_out_together() {
+    for pace in [Pace::FAST, Pace { seals: true, ..Pace::FAST }] {
+        let mut open = SetUp { down: pace, up: pace, ..SetUp::default() }.open();
+        open.client.send(&client_close(1000, "")).await;
+        open.backend.expect(&client_close(1000, "")).await;
+        let close = server_close(1000, "bye");
+        // Neither waits for anything, so the tunnel finds both.
+        open.backend.send(&close).await;
+        open.backend.finish().await;
+        open.client.expect_end(&close).await;
+        open.client.finish().await;
+        assert_eq!(open.report().await.end.label(), "closed");
+        assert_eq!((open.client.came_with_end(), open.backend.came_with_end()), (close.len(), 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t2_a_close_does_not_wait_for_an_end_that_stays_away() {
+    let mut open = open();
+    open.backend.send(&[tells("last"), server_close(1000, "bye")].concat()).await;
+    open.client.expect(&[tells("last"), server_close(1000, "bye")].concat()).await;
+    assert_eq!(open.age(), Duration::ZERO);
+    // What comes behind it, and should not, stays behind it.
+    open.client.send(&client_close(1000, "bye")).await;
+    open.backend.expect(&client_close(1000, "bye")).await;
+    open.backend.finish().await;
+    open.client.expect_end(b"").await;
+    assert_eq!(open.client.came_with_end(), 0);
+}

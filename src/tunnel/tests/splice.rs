@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::buffered::{MOST_PIPES, Pipe, SPLICED_AT_LEAST, SPLICED_AT_ONCE, Socket};
+use crate::buffered::{MOST_PIPES, Pipe, SPLICED_AT_LEAST, SPLICED_AT_ONCE, Socket, prepare};
 
 /// The payload of a frame that is spliced.
 const LARGE: usize = 2 * SPLICED_AT_LEAST;
@@ -23,7 +23,8 @@ async fn tcp() -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
     let (far, _) = listener.accept().await.expect("a connection");
-    (Socket::tcp(near).expect("options"), far)
+    prepare(&near).expect("options");
+    (Socket::Tcp(near), far)
 }
 
 fn unix() -> (Socket, UnixStream) {

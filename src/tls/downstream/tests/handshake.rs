@@ -232,19 +232,45 @@ async fn segments_of_one_byte_make_a_connection() {
 }
 
 #[tokio::test]
-async fn a_request_in_one_segment_with_finished_is_read_after_the_ticket_was_sent() {
+async fn a_request_in_one_segment_with_finished_is_read_and_its_answer_goes_behind_the_ticket() {
     let gate = Gate::new();
     let request = noise(20_000);
-    for version in [&TLS12, &TLS13] {
+    // Each flight of the server is one write; in TLS 1.3 the ticket is none, and goes with the answer.
+    for (version, flights) in [(&TLS12, 2), (&TLS13, 1)] {
         let (mut client, mut accepted) = gate.connect_raw(gate.authority.client(&[version]), &request).await;
-        // The flight of the server is one write, and so is the session ticket.
-        assert_eq!(accepted.stream.socket.writes.load(Ordering::Relaxed), 2, "{version:?}");
-        assert!(accepted.stream.sealed.is_empty());
-        assert_eq!(read_some(&mut accepted.stream, 20_000).await, request);
-        accepted.stream.write_all(b"answer").await.unwrap();
+        let stream = &mut accepted.stream;
+        assert_eq!(stream.socket.writes.load(Ordering::Relaxed), flights, "{version:?}");
+        assert_eq!(read_some(stream, 20_000).await, request);
+        assert_eq!((stream.socket.writes.load(Ordering::Relaxed), stream.unsent()), (flights, 0));
+        stream.write_all(b"answer").await.unwrap();
+        assert_eq!((stream.has_tickets, stream.capacity()), (false, 0));
         assert_eq!(client.read_exact(6).await, b"answer");
-        assert_eq!(accepted.stream.socket.writes.load(Ordering::Relaxed), 3, "{version:?}");
+        assert_eq!(stream.socket.writes.load(Ordering::Relaxed), flights + 1, "{version:?}");
     }
+}
+
+#[tokio::test]
+async fn s6_a_ticket_that_nothing_follows_goes_with_the_end() {
+    let gate = Gate::new();
+    let (wire, client) = pipe(64 * 1024);
+    let (mut client, accepted) = gate.connect_over(wire, client, gate.authority.client(&[&TLS13])).await;
+    let mut stream = accepted.stream;
+    let before = stream.socket.writes.load(Ordering::Relaxed);
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.socket.writes.load(Ordering::Relaxed), before + 1);
+    assert_eq!(client.read(&mut [0; 4]).await.unwrap(), 0);
+    assert_eq!(client.get_ref().1.tls13_tickets_received(), 1);
+}
+
+#[tokio::test]
+async fn a_ticket_that_waits_holds_no_alert_up() {
+    let gate = Gate::new();
+    let (mut client, mut accepted) = gate.connect_raw(gate.authority.client(&[&TLS13]), b"").await;
+    client.pipe.write_all(&[23, 3, 3, 0, 40]).await.unwrap();
+    client.pipe.write_all(&noise(40)).await.unwrap();
+    let error = accepted.stream.read(&mut [0; 4]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(accepted.stream.sealed.is_empty(), "the alert is sent");
 }
 
 #[tokio::test]

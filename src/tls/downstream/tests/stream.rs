@@ -242,6 +242,30 @@ async fn t13_shutdown_sends_close_notify_once_and_behind_all_else() {
 }
 
 #[tokio::test]
+async fn t13_the_last_bytes_and_close_notify_are_one_write() {
+    let (mut client, mut stream) = Gate::new().connect().await;
+    stream.write_all(b"first").await.unwrap();
+    let before = stream.socket.writes.load(Ordering::Relaxed);
+    let taken = std::future::poll_fn(|cx| stream.poll_write_last(cx, b"last")).await.unwrap();
+    assert_eq!((taken, stream.socket.writes.load(Ordering::Relaxed)), (4, before));
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.socket.writes.load(Ordering::Relaxed), before + 1);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"firstlast");
+}
+
+#[tokio::test]
+async fn t13_the_last_bytes_arrive_over_sockets_and_the_end_behind_them() {
+    let (mut client, mut stream) = connect_over_sockets(&Gate::new()).await;
+    let taken = std::future::poll_fn(|cx| stream.poll_write_last(cx, b"last")).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    assert_eq!((taken, got.as_slice()), (4, b"last".as_slice()));
+}
+
+#[tokio::test]
 async fn t13_shutdown_sends_close_notify_after_that_of_the_client() {
     let (mut client, mut stream) = connect_over_sockets(&Gate::new()).await;
     client.shutdown().await.unwrap();
@@ -253,7 +277,7 @@ async fn t13_shutdown_sends_close_notify_after_that_of_the_client() {
 #[tokio::test]
 async fn a_reset_is_an_error_and_no_end() {
     let (client, mut stream) = connect_over_sockets(&Gate::new()).await;
-    let mut client = Socket::tcp(client.into_inner().0).unwrap();
+    let mut client = Socket::Tcp(client.into_inner().0);
     client.reset_on_drop();
     drop(client);
     let error = stream.read(&mut [0; 4]).await.unwrap_err();
