@@ -416,7 +416,9 @@ fn judge_limits(plot: &Plot, client: &Acted, backend: &Acted) {
 fn judge_death(keepalive: &Keepalive, acted: &Acted, part: &Part, at: Duration) {
     let (interval, pong) = keepalive.interval.zip(keepalive.pong).expect("it was asked");
     assert!(at >= acted.last_said + interval + pong, "{at:?}, said {:?}", acted.last_said);
-    assert!(!matches!(part.answers, Answers::None));
+    // A Pong that nobody asked for answers by chance, if its payload is that of a Ping that was relayed.
+    let has_ponged = acted.said.iter().any(|frame| open_frame(frame).0.opcode == Opcode::Pong);
+    assert!(has_ponged || !matches!(part.answers, Answers::None), "it never answers");
     assert!(!matches!(part.answers, Answers::All) || part.stalls(), "it answered every Ping at once");
 }
 
