@@ -1,7 +1,7 @@
-//! The process: listeners, the thread that accepts, the workers, drain and shutdown.
+//! The process: listeners, the workers, drain and shutdown.
 //!
-//! One thread accepts for all listeners and hands each socket to the worker with the fewest open connections; a worker is a
-//! thread with a current-thread runtime, and a connection stays with its worker to the end.
+//! A worker is a thread with a current-thread runtime. The first accepts for all listeners and hands each socket to the one with
+//! the fewest open connections, where the connection stays to its end.
 
 mod accept;
 mod background;
@@ -111,21 +111,25 @@ impl Server {
         let Loaded { config, source: text, .. } = loaded;
         let config = Arc::new(config);
         let accepting = runtime().map_err(StartError::Worker)?;
+        let runtimes = (0..config.server.workers.get()).map(|_| runtime()).collect::<io::Result<Vec<_>>>();
+        let runtimes = runtimes.map_err(StartError::Worker)?;
         let sockets = Arc::<Sockets>::default();
         if inherited.is_lent() {
             sockets.hold_back();
         }
-        let bound = bind_all(&config, &accepting, inherited, &sockets)?;
+        let bound = bind_all(&config, &runtimes[0], inherited, &sockets)?;
         let (gate, order) = set_up(&config, &bound, access)?;
         let permits = Permits::new(fitting(config.server.max_connections));
-        let workers = (0..config.server.workers.get())
-            .map(|id| Worker::start(id, &gate, order.open()))
+        let workers = (0..)
+            .zip(runtimes)
+            .map(|(id, runtime)| Worker::start(id, runtime, &gate, order.open()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Worker)?;
         let background = Background::default();
         background.prepare(&gate, &config).map_err(StartError::Worker)?;
         background.look_after(gate.current.load().pools());
         let acceptor = Acceptor {
+            runtime: workers[0].runtime().clone(),
             gate: Arc::clone(&gate),
             permits: permits.clone(),
             workers: workers.iter().map(Worker::handle).collect(),
@@ -237,7 +241,7 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts the thread that accepts until the drain begins, and then watches over the drain's time.
+/// Starts the thread that has connections accepted until the drain begins, and then watches over the drain's time.
 fn start_acceptor(
     runtime: Runtime,
     acceptor: Acceptor,

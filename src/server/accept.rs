@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
-use tokio::{io::Interest, net::TcpStream, sync::oneshot, task::JoinSet, time::timeout};
+use tokio::{io::Interest, net::TcpStream, runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
 
 use super::{
     bind::{BindError, Listening, UnixPath},
@@ -58,7 +58,7 @@ impl Bound {
     }
 }
 
-/// What a reload changes for the thread that accepts.
+/// What a reload changes for those who accept.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) added: Vec<Bound>,
@@ -70,6 +70,8 @@ pub(super) struct Change {
 /// Accepts for all listeners.
 #[derive(Debug)]
 pub(super) struct Acceptor {
+    /// Watches the listening sockets, and accepts.
+    pub(super) runtime: Handle,
     pub(super) gate: Arc<Gate>,
     pub(super) permits: Permits,
     pub(super) workers: Vec<WorkerHandle>,
@@ -177,11 +179,12 @@ impl Acceptor {
                     accepting.begin(change.added);
                     accepting.end(|at| change.removed.iter().any(|removed| Arc::ptr_eq(removed, at)), &change.closing);
                 }
-                ended = accepting.tasks.join_next() => {
+                ended = accepting.tasks.join_next() => match ended {
+                    Some(Ok(())) => {}
+                    // The first worker has heard of the end first, and took them along.
+                    Some(Err(_)) if drain.is_draining() => break,
                     // None ends but those that were told to: it panicked, which is a defect.
-                    if !matches!(ended, Some(Ok(()))) {
-                        return Err(io::Error::other("a listener ended"));
-                    }
+                    _ => return Err(io::Error::other("a listener ended")),
                 }
             }
         }
@@ -322,7 +325,9 @@ impl Accepting {
             let (end, ended) = oneshot::channel();
             self.ends.push((Arc::clone(&at), end));
             let acceptor = Arc::clone(&self.acceptor);
-            self.tasks.spawn(async move { acceptor.accept_all(socket, &at, listener, ended).await });
+            let runtime = acceptor.runtime.clone();
+            let accept = async move { acceptor.accept_all(socket, &at, listener, ended).await };
+            self.tasks.spawn_on(accept, &runtime);
         }
     }
 
@@ -387,6 +392,7 @@ mod tests {
         // Without a clock, the pause after a failed accept panics.
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
         let acceptor = Acceptor {
+            runtime: runtime.handle().clone(),
             permits: Permits::new(1),
             workers: Vec::new(),
             gate: Arc::clone(&gate),

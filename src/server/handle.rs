@@ -62,10 +62,11 @@ pub(super) struct Shared {
 /// The ways to the threads that serve.
 #[derive(Debug)]
 pub(super) struct Doors {
-    /// Of the thread that accepts.
+    /// Of the thread that looks after accepting.
     pub(super) accepting: Handle,
     /// What reloads change for it.
     pub(super) changes: mpsc::UnboundedSender<Change>,
+    /// The first accepts.
     pub(super) workers: Vec<Handle>,
     /// What listens.
     pub(super) sockets: Arc<Sockets>,

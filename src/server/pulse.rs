@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::lifecycle::Drain;
 
-/// Asks the workers and the thread that accepts for a sign of life. Cheap to clone.
+/// Asks the workers, of which one accepts, and the thread that looks after accepting for a sign of life. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     runtimes: Vec<Handle>,

@@ -249,7 +249,7 @@ impl ServerHandle {
 
     /// The addresses of the listeners of `config`: those that are bound already, and new ones.
     fn bind(&self, config: &Config, before: &Snapshot) -> Result<Sockets, ReloadError> {
-        let _entered = self.shared.doors.accepting.enter();
+        let _entered = self.shared.doors.workers[0].enter();
         let mut left: Vec<_> = before.listeners.iter().collect();
         let mut sockets = Sockets::default();
         for listener in &config.listeners {
@@ -273,7 +273,7 @@ impl ServerHandle {
     /// Has these accepted from, and those not any more; waits until they are closed, so that their addresses can be had again.
     fn accept_from(&self, added: Vec<Bound>, removed: Vec<Arc<BoundAddress>>) {
         let (closing, closed) = mpsc::channel();
-        // If the thread that accepts has ended, the gate has.
+        // If the thread that looks after accepting has ended, the gate has.
         let _ = self.shared.doors.changes.send(Change { added, removed, closing });
         // Nobody sends anything: it ends with the last of them.
         let _ = closed.recv_timeout(CLOSING);

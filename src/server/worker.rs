@@ -11,9 +11,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::{Handle, Runtime},
+    time::timeout,
+};
 
-use super::{CUT, runtime};
+use super::CUT;
 use crate::{
     buffered::enter_worker,
     connection::Gate,
@@ -49,10 +52,9 @@ struct Counts {
 }
 
 impl Worker {
-    /// Starts worker `id`. It ends when the gate has been shut down or when nothing is `open` in it any more after the drain
+    /// Starts worker `id` with its runtime. It ends when the gate has been shut down or when nothing is `open` in it any more after the drain
     /// began.
-    pub(super) fn start(id: usize, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
-        let runtime = runtime()?;
+    pub(super) fn start(id: usize, runtime: Runtime, gate: &Arc<Gate>, open: &Tracker) -> io::Result<Self> {
         let counts = Counts {
             all: open.clone(),
             open: AtomicUsize::new(0),
@@ -158,7 +160,7 @@ mod tests {
     fn worker() -> (Worker, DrainHandle, Tracker) {
         let (gate, order) = crate::server::tests::gate();
         let open = Tracker::new();
-        (Worker::start(0, &gate, &open).unwrap(), order, open)
+        (Worker::start(0, crate::server::runtime().unwrap(), &gate, &open).unwrap(), order, open)
     }
 
     #[test]
