@@ -5,9 +5,10 @@
 //! buffer. A stream holds only what could not be passed on, and frees it as soon as it could; so an idle one
 //! holds no buffer (rule T10).
 //!
-//! All use of the unbuffered API stands in this file, because the next rustls changes it.
+//! All use of the unbuffered API stands in `session`, because the next rustls changes it.
 
 mod pending;
+mod session;
 
 use std::{
     cell::RefCell,
@@ -20,19 +21,15 @@ use std::{
 };
 
 use rustls::{
-    AlertDescription, ContentType, Error, HandshakeKind, InvalidMessage, ProtocolVersion, ServerConfig,
-    pki_types::UnixTime,
-    server::{UnbufferedServerConnection, danger::ClientCertVerifier},
-    unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus},
+    AlertDescription, ContentType, Error, InvalidMessage, ServerConfig, server::danger::ClientCertVerifier,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::pending::Pending;
-use super::{
-    client_certificate::ClientCertificate,
-    info::{TlsInfo, suite_name, version_name},
-    store,
+use self::{
+    pending::Pending,
+    session::{Received, Session},
 };
+use super::{info::TlsInfo, store};
 use crate::{
     buffered::{SCRATCH, Stream},
     ending::TlsFailure,
@@ -339,30 +336,29 @@ impl<S: Stream> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Seals what fits of `buf` and gives it to the socket, together with tickets that wait; `is_last` leaves it in `sealed`.
-    fn poll_seal(&mut self, cx: &mut Context<'_>, buf: &[u8], is_last: bool) -> Poll<io::Result<usize>> {
+    /// Ready when the socket has taken what was sealed before, but for tickets that wait, so that more may be.
+    fn poll_seals(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.has_tickets {
             ready!(self.poll_drain(cx))?;
         }
-        if let End::Failed(error) = &self.end {
-            return Poll::Ready(Err(failed(error)));
-        }
-        if self.closed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let plaintext = &buf[..buf.len().min(SEALED_AT_ONCE)];
+        Poll::Ready(match &self.end {
+            End::Failed(error) => Err(failed(error)),
+            _ if self.closed => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(()),
+        })
+    }
+
+    /// Seals what fits of `plaintext`, and has the records passed on.
+    fn seal(
+        &mut self,
+        plaintext: &[u8],
+        pass_on: impl FnOnce(&mut Self, &[u8]) -> io::Result<()>,
+    ) -> io::Result<usize> {
+        let plaintext = &plaintext[..plaintext.len().min(SEALED_AT_ONCE)];
         with_buffer(&SEALING, |scratch| {
             let length = self.session.seal(&mut self.held, plaintext, scratch).map_err(io::Error::other)?;
-            let records = &scratch[..length];
-            if is_last {
-                self.sealed.extend(records);
-            } else if self.has_tickets {
-                self.sealed.extend(records);
-                let _ = self.poll_drain(cx)?;
-            } else {
-                self.send(cx, records)?;
-            }
-            Poll::Ready(Ok(plaintext.len()))
+            pass_on(self, &scratch[..length])?;
+            Ok(plaintext.len())
         })
     }
 
@@ -426,7 +422,18 @@ impl<S: Stream> AsyncRead for TlsStream<S> {
 
 impl<S: Stream> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_seal(cx, buf, false)
+        let this = self.get_mut();
+        ready!(this.poll_seals(cx))?;
+        Poll::Ready(this.seal(buf, |this, records| {
+            if !this.has_tickets {
+                return this.send(cx, records);
+            }
+            this.sealed.extend(records);
+            match this.poll_drain(cx) {
+                Poll::Ready(drained) => drained,
+                Poll::Pending => Ok(()),
+            }
+        }))
     }
 
     /// Ready when the socket has taken every record.
@@ -458,7 +465,11 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_seal(cx, buf, true)
+        ready!(self.poll_seals(cx))?;
+        Poll::Ready(self.seal(buf, |this, records| {
+            this.sealed.extend(records);
+            Ok(())
+        }))
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -492,190 +503,6 @@ fn failed(error: &Error) -> io::Error {
     io::Error::new(kind, error.clone())
 }
 
-/// Why records were not written into the room that they were given.
-enum Misfit {
-    /// They need so many bytes.
-    Short(usize),
-    /// It would fail in any room.
-    Failed(Error),
-}
-
-impl From<EncodeError> for Misfit {
-    fn from(error: EncodeError) -> Self {
-        match error {
-            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Self::Short(required_size)
-            }
-            EncodeError::AlreadyEncoded => Self::Failed(unexpected("a record was encoded twice")),
-        }
-    }
-}
-
-impl From<EncryptError> for Misfit {
-    fn from(error: EncryptError) -> Self {
-        match error {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
-                Self::Short(required_size)
-            }
-            // TLS 1.2 cannot change keys, which are good for 2^24 records with AES-GCM.
-            EncryptError::EncryptExhausted => Self::Failed(Error::EncryptError),
-        }
-    }
-}
-
-/// What [`Session::receive`] did.
-struct Received {
-    /// Bytes at the front that are done with.
-    used: usize,
-    /// Whether the client said `close_notify`; whatever follows it means nothing.
-    closed: bool,
-}
-
-/// rustls' side of a stream.
-struct Session(UnbufferedServerConnection);
-
-impl Session {
-    fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        UnbufferedServerConnection::new(config).map(Self)
-    }
-
-    fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
-    }
-
-    /// Whether all that this side has to say behind its answer to the client's last flight are tickets: in TLS 1.3.
-    fn has_only_tickets_to_say(&self) -> bool {
-        !self.0.is_handshaking() && self.0.protocol_version() == Some(ProtocolVersion::TLSv1_3)
-    }
-
-    /// Processes the records at the front of `ciphertext` until more is needed: plaintext goes to `deliver`,
-    /// and what is to be sent is appended to `sealed`.
-    fn receive(
-        &mut self,
-        ciphertext: &mut [u8],
-        sealed: &mut Pending,
-        mut deliver: impl FnMut(&[u8]),
-    ) -> Result<Received, Error> {
-        let mut received = Received { used: 0, closed: false };
-        loop {
-            let UnbufferedStatus { mut discard, state } =
-                self.0.process_tls_records(&mut ciphertext[received.used..]);
-            let waits = match state? {
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
-                        discard += record.discard;
-                        deliver(record.payload);
-                    }
-                    false
-                }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    sealed.append(|room| data.encode(room))?;
-                    false
-                }
-                // `sealed` holds it, and goes out before anything that is written later.
-                ConnectionState::TransmitTlsData(data) => {
-                    data.done();
-                    false
-                }
-                ConnectionState::PeerClosed => {
-                    received.closed = true;
-                    false
-                }
-                ConnectionState::BlockedHandshake
-                | ConnectionState::WriteTraffic(_)
-                | ConnectionState::Closed => true,
-                ConnectionState::ReadEarlyData(_) => return Err(unexpected("0-RTT data, never offered")),
-                _ => return Err(unexpected("a state unknown to wsgate")),
-            };
-            received.used += discard;
-            if waits {
-                return Ok(received);
-            }
-        }
-    }
-
-    /// Seals `plaintext` into the front of `records`, which grows as needed, and returns the length.
-    ///
-    /// `held` is the ciphertext that waits for its rest: rustls finds its place in it again.
-    fn seal(&mut self, held: &mut [u8], plaintext: &[u8], records: &mut Vec<u8>) -> Result<usize, Error> {
-        let ConnectionState::WriteTraffic(mut traffic) = self.0.process_tls_records(held).state? else {
-            return Err(unexpected("a write in the wrong state"));
-        };
-        loop {
-            match traffic.encrypt(plaintext, records).map_err(Misfit::from) {
-                Ok(count) => return Ok(count),
-                Err(Misfit::Short(size)) => records.resize(size, 0),
-                Err(Misfit::Failed(error)) => return Err(error),
-            }
-        }
-    }
-
-    /// Appends the alert that goes with the error that ended the session, if there is one.
-    fn encode_alert(&mut self, sealed: &mut Pending) {
-        // Asked without input, rustls only hands out what it has queued. Past that it would look for the rest
-        // of a message in the empty input.
-        while self.0.wants_write() {
-            let Ok(ConnectionState::EncodeTlsData(mut data)) = self.0.process_tls_records(&mut []).state
-            else {
-                return;
-            };
-            if sealed.append(|room| data.encode(room)).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Appends `close_notify`, behind what rustls may still have queued.
-    fn encode_close_notify(&mut self, held: &mut [u8], sealed: &mut Pending) -> Result<(), Error> {
-        self.receive(held, sealed, |_| ())?;
-        match self.0.process_tls_records(held).state? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                sealed.append(|room| traffic.queue_close_notify(room))
-            }
-            // rustls has closed by itself: its keys were used up.
-            _ => Ok(()),
-        }
-    }
-
-    fn info(&self, sni: Option<Box<str>>) -> TlsInfo {
-        let suite = self.0.negotiated_cipher_suite().map(|suite| suite.suite());
-        TlsInfo {
-            version: self.0.protocol_version().map_or("", version_name),
-            cipher_suite: suite.map_or("", suite_name),
-            key_exchange_group: self
-                .0
-                .negotiated_key_exchange_group()
-                .and_then(|group| group.name().as_str()),
-            sni,
-            alpn: self.0.alpn_protocol().map(|_| store::ALPN),
-            resumed: self.0.handshake_kind() == Some(HandshakeKind::Resumed),
-            client: None,
-        }
-    }
-
-    /// Whether an earlier session is about to be resumed: the client has asked for it and not yet been answered.
-    fn resumes(&self) -> bool {
-        self.0.is_handshaking() && self.0.handshake_kind() == Some(HandshakeKind::Resumed)
-    }
-
-    /// Whether the client of this session may come in now.
-    fn judge(&self, clients: &dyn ClientCertVerifier) -> Result<(), Error> {
-        match self.0.peer_certificates().and_then(<[_]>::split_first) {
-            Some((leaf, issuers)) => {
-                clients.verify_client_cert(leaf, issuers, UnixTime::now()).map(|_verified| ())
-            }
-            None if clients.client_auth_mandatory() => Err(Error::NoCertificatesPresented),
-            None => Ok(()),
-        }
-    }
-
-    fn client_certificate(&self) -> Option<Box<ClientCertificate>> {
-        let leaf = self.0.peer_certificates()?.first()?;
-        Some(Box::new(ClientCertificate::describe(leaf)))
-    }
-}
-
 /// The record of a fatal alert from before there are keys, with what rustls itself says of a certificate.
 fn plain_alert(error: &Error) -> [u8; 7] {
     let description = match error {
@@ -684,11 +511,6 @@ fn plain_alert(error: &Error) -> [u8; 7] {
         _ => AlertDescription::HandshakeFailure,
     };
     [ContentType::Alert.into(), 3, 3, 0, 2, 2, description.into()]
-}
-
-/// A state of rustls that this file's way of driving it excludes.
-fn unexpected(what: &str) -> Error {
-    Error::General(what.into())
 }
 
 type Scratch = RefCell<Vec<u8>>;

@@ -2,7 +2,7 @@
 
 use rustls::Error;
 
-use super::Misfit;
+use super::session::Misfit;
 
 /// Bytes on their way that hold no memory when there are none.
 #[derive(Debug, Default)]

@@ -4,13 +4,13 @@ use rustls::{
     AlertDescription, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::aws_lc_rs,
-    pki_types::CertificateDer,
+    pki_types::{CertificateDer, UnixTime},
     server::danger::ClientCertVerified,
     version::{TLS12, TLS13},
 };
 
 use super::*;
-use crate::config::ClientAuth;
+use crate::{config::ClientAuth, tls::ClientCertificate};
 
 /// Another year, in which certificates of today have expired.
 const LATER: Duration = Duration::from_secs(400 * 24 * 3600);

@@ -1,7 +1,7 @@
 //! The TLS handshake: how it succeeds, and each way in which it fails.
 
 use rustls::{
-    AlertDescription, PeerIncompatible,
+    AlertDescription, HandshakeKind, PeerIncompatible,
     client::Resumption,
     crypto::aws_lc_rs::{self, kx_group},
     version::{TLS12, TLS13},

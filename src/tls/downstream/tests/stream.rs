@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use rustls::{
     AlertDescription,
+    server::UnbufferedServerConnection,
     version::{TLS12, TLS13},
 };
 
