@@ -353,9 +353,7 @@ impl<'a> Request<'a> {
         let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
         self.record.dropped(&forwarded, self.connection.client.address());
-        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
-        forwarded.head.encode(&mut head);
-        Ok(head)
+        Ok(forwarded.head.into_encoded())
     }
 
     /// What the head that goes upstream depends on.

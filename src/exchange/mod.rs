@@ -443,10 +443,13 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
         let begun = std::mem::take(&mut self.interim_begun);
-        let mut out = self.take_interim();
+        let interim = self.take_interim();
+        let mut out = passed.into_encoded();
+        if !interim.is_empty() {
+            out.splice(..0, interim);
+        }
         // What came of the body with the head goes out with it.
-        out.reserve(passed.encoded_len() + self.up.tail().len());
-        passed.encode(&mut out);
+        out.reserve(self.up.tail().len());
         let mut body = Body::new(out, passed_framing, to_client);
         if self.plan.takes_trailers {
             let rules = TrailerRules { edits: self.plan.response.edits, client_ip_header: None };
