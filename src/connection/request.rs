@@ -10,7 +10,7 @@ use super::{
     caller,
     downstream::Downstream,
     h1::{Http1, Next},
-    record::ExchangeRecord,
+    record::{ExchangeRecord, RequestId},
     sender::Sender,
     snapshot::{Route, Snapshot},
     upgrade,
@@ -393,7 +393,7 @@ impl<'a> Request<'a> {
 pub(super) struct Facts {
     pub(super) listener: Arc<Listener>,
     client: Arc<Client>,
-    request_id: Arc<str>,
+    request_id: RequestId,
     sender: Sender,
 }
 
@@ -403,7 +403,7 @@ impl Facts {
         Values {
             client_ip: self.sender.ip,
             client_port: self.sender.port(),
-            request_id: &self.request_id,
+            request_id: self.request_id.as_str(),
             host: asked.host(),
             https: self.sender.https,
             listener_port: self.client.destination().map(|to| to.port()).or(self.listener.port),
