@@ -105,12 +105,12 @@ impl<'a> Request<'a> {
             let answer = Answer::redirect(308, &location).map_err(bad_config)?;
             return Ok(self.send(answer).await);
         }
-        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
-        {
-            Found::Route(place) => &snapshot.routes[place],
-            Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
-            Found::None => return Err(Refusal::NoRoute),
-        };
+        let route =
+            match snapshot.table.find(ask.target.host(), &ask.target.normal_path(), ask.offer.as_ref()) {
+                Found::Route(place) => &snapshot.routes[place],
+                Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
+                Found::None => return Err(Refusal::NoRoute),
+            };
         self.record.route(route);
         if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
             return Ok(next);
