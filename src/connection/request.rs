@@ -284,10 +284,11 @@ impl<'a> Request<'a> {
                 Err(refusal) if may_answer => return Err(refusal),
                 Err(refusal) => return Ok(self.cut_short(status, &refusal)),
             };
+            let now = self.record.answered(answered.status);
             if answered.keeps_upstream {
-                connected.lease.park(connected.stream, answered.max_idle);
+                connected.lease.park_at(connected.stream, answered.max_idle, now);
             }
-            self.connection.quiet_since = Some(self.record.answered(answered.status));
+            self.connection.quiet_since = Some(now);
             return Ok(if answered.keeps_downstream { Next::Request } else { Next::Close });
         }
     }
