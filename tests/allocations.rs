@@ -86,7 +86,7 @@ async fn count_all() -> Vec<Row> {
     let mut rows = Vec::new();
     let plain = Setup::to(backend.address());
     let mut gate = Gate::start(&plain, "off");
-    rows.push(gate.row("http exchange, kept alive", 23, Exchanges::open(gate.address, None).await).await);
+    rows.push(gate.row("http exchange, kept alive", 15, Exchanges::open(gate.address, None).await).await);
     rows.push(
         gate.row("ws message of 64 B, there and back", 0, Messages::open(gate.address, None, 64).await).await,
     );
@@ -94,12 +94,12 @@ async fn count_all() -> Vec<Row> {
         gate.row("ws message of 64 KiB, there and back", 0, Messages::open(gate.address, None, 65_536).await)
             .await,
     );
-    rows.push(gate.row("ws connection", 48, Tunnels { address: gate.address, tls: None }).await);
+    rows.push(gate.row("ws connection", 37, Tunnels { address: gate.address, tls: None }).await);
     drop(gate);
 
     let mut gate = Gate::start(&Setup::to(backend.address()), "access.log");
-    rows.push(gate.row("http exchange, access log", 38, Exchanges::open(gate.address, None).await).await);
-    rows.push(gate.row("ws connection, access log", 80, Tunnels { address: gate.address, tls: None }).await);
+    rows.push(gate.row("http exchange, access log", 29, Exchanges::open(gate.address, None).await).await);
+    rows.push(gate.row("ws connection, access log", 70, Tunnels { address: gate.address, tls: None }).await);
     drop(gate);
     rows.extend(count_tls(&backend, &pki).await);
     rows
@@ -115,7 +115,7 @@ async fn count_tls(backend: &Serving, pki: &Arc<Pki>) -> Vec<Row> {
     let resumed = Tls { pki: Arc::clone(pki), config };
     let address = gate.address;
     vec![
-        gate.row("https exchange, kept alive", 25, Exchanges::open(address, Some(&full)).await).await,
+        gate.row("https exchange, kept alive", 17, Exchanges::open(address, Some(&full)).await).await,
         gate.row("wss message of 64 B, there and back", 2, Messages::open(address, Some(&full), 64).await)
             .await,
         gate.row(
@@ -126,8 +126,8 @@ async fn count_tls(backend: &Serving, pki: &Arc<Pki>) -> Vec<Row> {
         .await,
         gate.row("TLS handshake, connection without a request", 132, Connections { address, tls: &full })
             .await,
-        gate.row("wss connection", 176, Tunnels { address, tls: Some(&full) }).await,
-        gate.row("wss connection, resumed", 188, Tunnels { address, tls: Some(&resumed) }).await,
+        gate.row("wss connection", 165, Tunnels { address, tls: Some(&full) }).await,
+        gate.row("wss connection, resumed", 177, Tunnels { address, tls: Some(&resumed) }).await,
     ]
 }
 

@@ -38,7 +38,7 @@ fn key_of<'r>(
             IpAddr::V4(ip) => ip.octets().to_vec().into(),
             IpAddr::V6(ip) => ip.octets().to_vec().into(),
         },
-        HashKey::Path => target.normal_path().as_str().as_bytes().into(),
+        HashKey::Path => target.normal_path().into_text().into_bytes().into(),
         HashKey::Header(name) => head.headers.get(name)?.into(),
         HashKey::Cookie(name) => cookie::values(&head.headers, name).next()?.into(),
         HashKey::Query(name) => query::value(target.query()?, name)?.into(),

@@ -65,7 +65,7 @@ pub(super) enum Next {
 
 /// How the wait for a head ended.
 enum Arrival {
-    Head(Box<RequestHead>),
+    Head(RequestHead),
     Refused(Refusal),
     /// Between two requests: nobody has to be told.
     Quiet,
@@ -111,7 +111,7 @@ impl Http1 {
                         self.refuse(refusal, &head, &mut record, BodyFraming::UntilClose).await
                     } else {
                         let snapshot = self.adopt();
-                        Request::new(&mut self, *head).answer(&snapshot).await
+                        Request::new(&mut self, head).answer(&snapshot).await
                     }
                 }
             };
@@ -318,7 +318,7 @@ async fn read_head(down: &mut Buffered<impl Stream>, limits: &HeadLimits) -> Arr
             match RequestHead::parse(tail, limits) {
                 Ok(Some((head, length))) => {
                     down.consume(length);
-                    return Arrival::Head(Box::new(head));
+                    return Arrival::Head(head);
                 }
                 Ok(None) => {}
                 Err(error) => return Arrival::Refused(refusal_of_head(error)),

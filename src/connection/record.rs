@@ -46,7 +46,7 @@ pub(super) struct ExchangeRecord {
     received: Option<u64>,
     is_offer: bool,
     is_finished: bool,
-    request_id: Arc<str>,
+    request_id: RequestId,
     trace: Trace,
     began: Instant,
     phase: Phase,
@@ -64,16 +64,17 @@ impl ExchangeRecord {
         began: Instant,
     ) -> Self {
         let told = request.and_then(|(head, sender)| sender.request_id(head));
-        let request_id: Arc<str> = told.map_or_else(fresh_id, Into::into);
+        let (id, trace_id, parent) = rand::random();
+        let request_id = told.map_or_else(|| RequestId::fresh(id), |told| RequestId::Told(told.into()));
         let trace = request.and_then(|(head, _)| Trace::told(&head.headers));
-        let trace = trace.unwrap_or_else(|| Trace::begin(rand::random(), rand::random()));
+        let trace = trace.unwrap_or_else(|| Trace::begin(trace_id, parent));
         let is_kept = gate.access.is_on() || gate.lists_tunnels.load(Ordering::Relaxed);
         let record = is_kept.then(|| {
             let name = request.map_or_else(|| name_of(client.address()), |(_, sender)| sender.name());
             let mut record = AccessRecord::new(Kind::Exchange, Arc::clone(&listener.label), name);
             record.peer = peer_beside(client, &record.client);
             if let Some((head, _)) = request {
-                record.request_id = (&*request_id).into();
+                record.request_id = request_id.as_str().into();
                 record.trace_id = Some(trace.id());
                 record.method = head.method.as_str().into();
                 record.target = mask_target(&head.target, &gate.redact()).into();
@@ -113,8 +114,8 @@ impl ExchangeRecord {
     }
 
     /// What X-Request-Id says.
-    pub(super) fn request_id(&self) -> Arc<str> {
-        Arc::clone(&self.request_id)
+    pub(super) fn request_id(&self) -> RequestId {
+        self.request_id.clone()
     }
 
     /// What `traceparent` says.
@@ -320,11 +321,29 @@ impl ExchangeRecord {
     }
 }
 
-/// A new value of X-Request-Id.
-fn fresh_id() -> Arc<str> {
-    let mut digits = [0; 32];
-    write_hex(&mut digits, &rand::random::<[u8; 16]>());
-    str::from_utf8(&digits).unwrap_or_default().into()
+/// The value of X-Request-Id.
+#[derive(Clone)]
+pub(super) enum RequestId {
+    /// By a proxy that is trusted.
+    Told(Arc<str>),
+    /// Hex digits.
+    Fresh([u8; 32]),
+}
+
+impl RequestId {
+    /// One that is made here, of a number drawn at random.
+    fn fresh(number: u128) -> Self {
+        let mut digits = [0; 32];
+        write_hex(&mut digits, &number.to_be_bytes());
+        Self::Fresh(digits)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Told(told) => told,
+            Self::Fresh(digits) => str::from_utf8(digits).unwrap_or_default(),
+        }
+    }
 }
 
 impl Drop for ExchangeRecord {

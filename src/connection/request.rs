@@ -10,7 +10,7 @@ use super::{
     caller,
     downstream::Downstream,
     h1::{Http1, Next},
-    record::ExchangeRecord,
+    record::{ExchangeRecord, RequestId},
     sender::Sender,
     snapshot::{Route, Snapshot},
     upgrade,
@@ -105,12 +105,12 @@ impl<'a> Request<'a> {
             let answer = Answer::redirect(308, &location).map_err(bad_config)?;
             return Ok(self.send(answer).await);
         }
-        let route = match snapshot.table.find(ask.target.host(), ask.target.normal_path(), ask.offer.as_ref())
-        {
-            Found::Route(place) => &snapshot.routes[place],
-            Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
-            Found::None => return Err(Refusal::NoRoute),
-        };
+        let route =
+            match snapshot.table.find(ask.target.host(), &ask.target.normal_path(), ask.offer.as_ref()) {
+                Found::Route(place) => &snapshot.routes[place],
+                Found::UpgradeRequired => return Err(Refusal::UpgradeRequired),
+                Found::None => return Err(Refusal::NoRoute),
+            };
         self.record.route(route);
         if let ControlFlow::Break(next) = self.admit(snapshot, route, &ask).await? {
             return Ok(next);
@@ -284,10 +284,11 @@ impl<'a> Request<'a> {
                 Err(refusal) if may_answer => return Err(refusal),
                 Err(refusal) => return Ok(self.cut_short(status, &refusal)),
             };
+            let now = self.record.answered(answered.status);
             if answered.keeps_upstream {
-                connected.lease.park(connected.stream, answered.max_idle);
+                connected.lease.park_at(connected.stream, answered.max_idle, now);
             }
-            self.connection.quiet_since = Some(self.record.answered(answered.status));
+            self.connection.quiet_since = Some(now);
             return Ok(if answered.keeps_downstream { Next::Request } else { Next::Close });
         }
     }
@@ -353,9 +354,7 @@ impl<'a> Request<'a> {
         let cx = self.context(way, connected, values);
         let forwarded = forward::request(&self.head, kind, &cx).map_err(bad_request_header)?;
         self.record.dropped(&forwarded, self.connection.client.address());
-        let mut head = Vec::with_capacity(forwarded.head.headers.wire_len() + way.target.len() + 64);
-        forwarded.head.encode(&mut head);
-        Ok(head)
+        Ok(forwarded.head.into_encoded())
     }
 
     /// What the head that goes upstream depends on.
@@ -395,7 +394,7 @@ impl<'a> Request<'a> {
 pub(super) struct Facts {
     pub(super) listener: Arc<Listener>,
     client: Arc<Client>,
-    request_id: Arc<str>,
+    request_id: RequestId,
     sender: Sender,
 }
 
@@ -405,7 +404,7 @@ impl Facts {
         Values {
             client_ip: self.sender.ip,
             client_port: self.sender.port(),
-            request_id: &self.request_id,
+            request_id: self.request_id.as_str(),
             host: asked.host(),
             https: self.sender.https,
             listener_port: self.client.destination().map(|to| to.port()).or(self.listener.port),

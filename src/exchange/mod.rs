@@ -6,6 +6,7 @@
 
 mod body;
 mod deadline;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use tokio::{
 use self::{
     body::{Body, BodyError, WaitsFor},
     deadline::{Now, Progress},
+    refusal::{bad_header, refusal_of_request, refusal_of_response},
 };
 use crate::{
     buffered::{Buffered, Stream},
@@ -32,7 +34,7 @@ use crate::{
     proto::{
         forward::{self, Kind, ResponseContext, ResponseKind, TrailerRules},
         framing::{BodyFraming, response_framing, response_persists},
-        head::{HeadLimits, HeadProgress, InvalidHeader, Method, ResponseHead, Version},
+        head::{HeadLimits, HeadProgress, Method, ResponseHead, Version},
     },
 };
 
@@ -273,16 +275,18 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         loop {
             self.poll_request(cx, &mut now)?;
             self.poll_downstream_gone(cx, Phase::Response)?;
-            if let Some(head) = self.take_response_head()? {
-                return Poll::Ready(Ok(head));
-            }
             self.poll_interim(cx)?;
             // An interim response that the client does not take holds the next one back.
             let answer =
                 if self.interim.is_empty() { self.up.poll_fill(cx, usize::MAX) } else { Poll::Pending };
             match answer {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.upstream_closed(None))),
-                Poll::Ready(Ok(count)) => self.answered += count as u64,
+                Poll::Ready(Ok(count)) => {
+                    self.answered += count as u64;
+                    if let Some(head) = self.take_response_head()? {
+                        return Poll::Ready(Ok(head));
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.upstream_closed(Some(error)))),
                 Poll::Pending => {
                     let due = self.due_before_response(now.get())?;
@@ -443,10 +447,13 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let kind = ResponseKind::Plain { body: to_client, close, client: self.plan.client };
         let passed = forward::response(head, kind, &self.plan.response).map_err(bad_header)?;
         let begun = std::mem::take(&mut self.interim_begun);
-        let mut out = self.take_interim();
+        let interim = self.take_interim();
+        let mut out = passed.into_encoded();
+        if !interim.is_empty() {
+            out.splice(..0, interim);
+        }
         // What came of the body with the head goes out with it.
-        out.reserve(passed.encoded_len() + self.up.tail().len());
-        passed.encode(&mut out);
+        out.reserve(self.up.tail().len());
         let mut body = Body::new(out, passed_framing, to_client);
         if self.plan.takes_trailers {
             let rules = TrailerRules { edits: self.plan.response.edits, client_ip_header: None };
@@ -539,30 +546,6 @@ impl<'a, D: Stream, U: Stream> Exchange<'a, D, U> {
         let Some(due) = quiet.map(|period| self.upstream_moved + period) else { return Ok(None) };
         if due > now { Ok(Some(due)) } else { Err(Refusal::ResponseTimeout) }
     }
-}
-
-fn refusal_of_request(error: BodyError) -> Refusal {
-    let gone = |source| Refusal::DownstreamGone { phase: Phase::Exchange, source };
-    match error {
-        BodyError::Read(error) => gone(Some(error)),
-        BodyError::Incomplete => gone(None),
-        BodyError::Malformed(error) => Refusal::BadBody(error),
-        BodyError::TooLarge => Refusal::BodyTooLarge,
-        BodyError::Write(error) => Refusal::UpstreamClosed(Some(error)),
-    }
-}
-
-fn refusal_of_response(error: BodyError) -> Refusal {
-    match error {
-        BodyError::Read(error) => Refusal::UpstreamClosed(Some(error)),
-        BodyError::Incomplete | BodyError::TooLarge => Refusal::UpstreamClosed(None),
-        BodyError::Malformed(error) => Refusal::BadResponse(UpstreamFault::Chunks(error)),
-        BodyError::Write(error) => Refusal::DownstreamGone { phase: Phase::Exchange, source: Some(error) },
-    }
-}
-
-fn bad_header(_: InvalidHeader) -> Refusal {
-    Refusal::BadResponse(UpstreamFault::Header)
 }
 
 fn body_timeout(head: &ResponseHead, ordinary: Option<Duration>) -> Option<Duration> {

@@ -82,8 +82,12 @@ pub struct Copied<'a> {
 }
 
 impl Copied<'_> {
-    fn touch(&self, name: &str) -> bool {
-        let is_proof = ["authorization", "cookie"].iter().any(|proof| proof.eq_ignore_ascii_case(name));
+    fn touch(&self, name: &[u8]) -> bool {
+        if self.names.is_empty() {
+            return false;
+        }
+        let is_proof =
+            [&b"authorization"[..], b"cookie"].iter().any(|proof| proof.eq_ignore_ascii_case(name));
         !(self.is_asked_for && is_proof) && self.names.iter().any(|copied| alike(copied, name))
     }
 
@@ -91,7 +95,7 @@ impl Copied<'_> {
     fn apply(&self, out: &mut Headers) -> Result<(), InvalidHeader> {
         let Some(from) = self.from else { return Ok(()) };
         for name in self.names.iter().filter(|name| may_edit(name) && from.contains(name)) {
-            out.retain(|each, _| !alike(each, name));
+            out.retain(|each, _| !alike(name, each.as_bytes()));
             for value in from.get_all(name) {
                 out.append(name, value)?;
             }
@@ -160,23 +164,24 @@ pub fn request(
     let mut dropped_underscore = 0;
     let mut dropped_forwarded = 0;
     append_host(&mut headers, head, cx)?;
-    for (name, value) in head.headers.iter() {
+    headers.pass(&head.headers, |name| {
         match request_fate(name, head.version, cx) {
             Fate::Underscore => dropped_underscore += 1,
             Fate::Forwarding => dropped_forwarded += 1,
             Fate::Drop => {}
             Fate::Keep if is_nominated(name, &nominated) => {}
-            Fate::Keep if kind == Kind::Handshake => headers.push(usual_case(name).as_bytes(), value),
-            Fate::Keep => headers.push(name.as_bytes(), value),
+            Fate::Keep if kind == Kind::Handshake => return Some(usual_case(name)),
+            Fate::Keep => return Some(name),
         }
-    }
+        None
+    });
     forwarding::append(&mut headers, &head.headers, cx)?;
     append_via(&mut headers, head.version, cx.via)?;
     cx.copied.apply(&mut headers)?;
     cx.edits.apply(&mut headers, &cx.values)?;
     match kind {
         Kind::Plain { framing } => {
-            append_framing(&mut headers, framing)?;
+            append_framing(&mut headers, framing);
             append_te(&mut headers, head)?;
         }
         Kind::Handshake => append_upgrade(&mut headers)?,
@@ -203,7 +208,10 @@ pub fn question(
     let copied = Copied { from: None, is_asked_for: true, ..cx.copied };
     let cx = RequestContext { copied, ..*cx };
     let mut asked = request(head, Kind::Plain { framing: BodyFraming::Empty }, &cx)?.head;
-    asked.headers.retain(|name, _| !is_of_content(name) && !is_handshake(name) && !tells_what_is_asked(name));
+    asked.headers.retain(|name, _| {
+        let name = name.as_bytes();
+        !is_of_content(name) && !is_handshake(name) && !tells_what_is_asked(name)
+    });
     asked.headers.set("X-Forwarded-Method", head.method.as_str().as_bytes())?;
     asked.headers.set("X-Forwarded-Uri", uri.as_bytes())?;
     asked.method = Method::GET;
@@ -211,7 +219,7 @@ pub fn question(
 }
 
 /// Headers about a body, or about what of a resource is wanted; with TE goes the Connection that names it.
-fn is_of_content(name: &str) -> bool {
+fn is_of_content(name: &[u8]) -> bool {
     const NAMES: [&str; 4] = ["expect", "range", "te", "connection"];
     let families = ["content-", "if-"];
     NAMES.iter().any(|of_content| alike(of_content, name))
@@ -219,7 +227,7 @@ fn is_of_content(name: &str) -> bool {
 }
 
 /// Names under which other gateways tell an auth server what is asked for: one that knows them must not hear it of the client.
-fn tells_what_is_asked(name: &str) -> bool {
+fn tells_what_is_asked(name: &[u8]) -> bool {
     const NAMES: [&str; 4] = ["x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url"];
     NAMES.iter().any(|told| alike(told, name))
 }
@@ -232,13 +240,13 @@ enum Fate {
     Forwarding,
 }
 
-fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
+fn request_fate(name: &[u8], version: Version, cx: &RequestContext<'_>) -> Fate {
     let tells_client = cx.client_ip_header.is_some_and(|header| alike(header.name, name));
     let tells = tells_client || is_forwarding(name);
     let is_copied = cx.copied.touch(name);
     let ours = is_rewritten(name) || is_copied || cx.edits.touch(name);
     let drops_underscores = cx.underscore_headers == UnderscoreHeaders::Drop;
-    if name.contains('_') && (ours || tells || is_handshake(name) || drops_underscores) {
+    if name.contains(&b'_') && (ours || tells || is_handshake(name) || drops_underscores) {
         return Fate::Underscore;
     }
     // What a trusted proxy tells of the client was read, and is written anew; what else it tells passes.
@@ -250,22 +258,22 @@ fn request_fate(name: &str, version: Version, cx: &RequestContext<'_>) -> Fate {
         };
     }
     // HTTP/1.0 knows no interim answer to wait for, and the backend would take it for 1.1 (RFC 9110 §10.1.1).
-    let expects = version == Version::Http10 && name.eq_ignore_ascii_case("expect");
+    let expects = version == Version::Http10 && name.eq_ignore_ascii_case(b"expect");
     // A state that belongs to another trace than the one that goes on would be taken for a part of it.
     let stray = !cx.trace.is_told() && alike(TRACESTATE, name);
     // A CGI backend would read `Proxy` as the environment's HTTP_PROXY.
-    if ours || expects || stray || name.eq_ignore_ascii_case("proxy") { Fate::Drop } else { Fate::Keep }
+    if ours || expects || stray || name.eq_ignore_ascii_case(b"proxy") { Fate::Drop } else { Fate::Keep }
 }
 
 /// Names that wsgate writes itself, or that must not go on at all.
-fn is_rewritten(name: &str) -> bool {
+fn is_rewritten(name: &[u8]) -> bool {
     const NAMES: [&str; 4] = ["host", "content-length", "x-request-id", TRACEPARENT];
     is_hop_by_hop(name) || NAMES.iter().any(|ours| alike(ours, name))
 }
 
 /// Headers of one connection only (H5). The Proxy-* credentials are between a client and the proxy that asked
 /// for them, and wsgate is none that did (RFC 9110 §11.7).
-fn is_hop_by_hop(name: &str) -> bool {
+fn is_hop_by_hop(name: &[u8]) -> bool {
     const NAMES: [&str; 11] = [
         "connection",
         "keep-alive",
@@ -282,18 +290,18 @@ fn is_hop_by_hop(name: &str) -> bool {
     NAMES.iter().any(|hop| alike(hop, name))
 }
 
-fn is_handshake(name: &str) -> bool {
+fn is_handshake(name: &[u8]) -> bool {
     begins_alike(name, "sec-websocket-")
 }
 
 /// Equal in the eyes of a backend that ignores case and takes `_` for `-`.
-pub(crate) fn alike(one: &str, other: &str) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(a, b)| fold(a) == fold(b))
+pub(crate) fn alike(one: &str, other: &[u8]) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    one.len() == other.len() && one.as_bytes().iter().map(fold).eq(other.iter().map(fold))
 }
 
-fn begins_alike(name: &str, start: &str) -> bool {
-    name.get(..start.len()).is_some_and(|beginning| alike(beginning, start))
+fn begins_alike(name: &[u8], start: &str) -> bool {
+    name.get(..start.len()).is_some_and(|beginning| alike(start, beginning))
 }
 
 /// More headers than anybody names in Connection, and few enough to compare each header with each of them.
@@ -315,27 +323,29 @@ fn nominated(headers: &Headers) -> Result<Vec<&[u8]>, InvalidHeader> {
 /// Whether Connection takes this header out. It can't take out what the message is judged by, at wsgate or
 /// behind it: that would leave a backend with another message than the one that was let through (RFC 9110
 /// §7.6.1).
-fn is_nominated(name: &str, nominated: &[&[u8]]) -> bool {
-    const JUDGED_BY: [&str; 4] = ["host", "origin", "cookie", "authorization"];
-    nominated.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+fn is_nominated(name: &[u8], nominated: &[&[u8]]) -> bool {
+    const JUDGED_BY: [&[u8]; 4] = [b"host", b"origin", b"cookie", b"authorization"];
+    nominated.iter().any(|option| option.eq_ignore_ascii_case(name))
         && !is_handshake(name)
         && !JUDGED_BY.iter().any(|judged| judged.eq_ignore_ascii_case(name))
 }
 
 /// An empty head with room for what came and for what wsgate adds.
 fn roomy(received: &Headers) -> Headers {
-    Headers::with_capacity(received.len() + 12, received.wire_len() + 512)
+    received.roomier(12, 512)
 }
 
 /// Host comes first (RFC 9110 §7.2). A client of HTTP/1.0 may have sent none.
 fn append_host(out: &mut Headers, head: &RequestHead, cx: &RequestContext<'_>) -> Result<(), InvalidHeader> {
-    let upstream = cx.upstream_authority.as_bytes();
-    let host = match cx.host_header {
-        HostHeader::Client => head.headers.get("host").unwrap_or(upstream),
-        HostHeader::Upstream => upstream,
-        HostHeader::Literal(host) => host.as_bytes(),
+    let own = match (cx.host_header, head.headers.get("host")) {
+        (HostHeader::Client, Some(host)) => {
+            out.push(b"Host", host);
+            return Ok(());
+        }
+        (HostHeader::Client | HostHeader::Upstream, _) => cx.upstream_authority,
+        (HostHeader::Literal(host), _) => host,
     };
-    out.append_own("Host", host)
+    out.append_own("Host", own.as_bytes())
 }
 
 /// A line of our own after those that came (RFC 9110 §7.6.3), with the version in which the message came.
@@ -351,11 +361,11 @@ fn append_via(out: &mut Headers, received: Version, pseudonym: Option<&str>) -> 
     })
 }
 
-fn append_framing(out: &mut Headers, framing: BodyFraming) -> Result<(), InvalidHeader> {
+fn append_framing(out: &mut Headers, framing: BodyFraming) {
     match framing {
-        BodyFraming::Empty | BodyFraming::UntilClose => Ok(()),
-        BodyFraming::Length(length) => out.append_with("Content-Length", |text| write_decimal(text, length)),
-        BodyFraming::Chunked => out.append_own("Transfer-Encoding", b"chunked"),
+        BodyFraming::Empty | BodyFraming::UntilClose => {}
+        BodyFraming::Length(length) => out.push_with("Content-Length", |text| write_decimal(text, length)),
+        BodyFraming::Chunked => out.push(b"Transfer-Encoding", b"chunked"),
     }
 }
 
@@ -375,13 +385,13 @@ fn append_upgrade(out: &mut Headers) -> Result<(), InvalidHeader> {
 }
 
 /// The handshake's names as RFC 6455 writes them: some backends compare them with case (B5).
-fn usual_case(name: &str) -> &str {
-    const USUAL: [&str; 5] = [
-        "Sec-WebSocket-Accept",
-        "Sec-WebSocket-Extensions",
-        "Sec-WebSocket-Key",
-        "Sec-WebSocket-Protocol",
-        "Sec-WebSocket-Version",
+fn usual_case(name: &[u8]) -> &[u8] {
+    const USUAL: [&[u8]; 5] = [
+        b"Sec-WebSocket-Accept",
+        b"Sec-WebSocket-Extensions",
+        b"Sec-WebSocket-Key",
+        b"Sec-WebSocket-Protocol",
+        b"Sec-WebSocket-Version",
     ];
     USUAL.into_iter().find(|usual| usual.eq_ignore_ascii_case(name)).unwrap_or(name)
 }
@@ -431,14 +441,16 @@ pub fn response(
 ) -> Result<ResponseHead, InvalidHeader> {
     let nominated = nominated(&head.headers)?;
     let mut headers = roomy(&head.headers);
-    for (name, value) in head.headers.iter() {
-        let own = is_hop_by_hop(name) || name.eq_ignore_ascii_case("content-length");
+    headers.pass(&head.headers, |name| {
+        let own = is_hop_by_hop(name) || name.eq_ignore_ascii_case(b"content-length");
         if own || is_nominated(name, &nominated) {
-            continue;
+            None
+        } else if kind == ResponseKind::Upgraded {
+            Some(usual_case(name))
+        } else {
+            Some(name)
         }
-        let name = if kind == ResponseKind::Upgraded { usual_case(name) } else { name };
-        headers.push(name.as_bytes(), value);
-    }
+    });
     if kind == ResponseKind::Interim {
         for name in cx.edits.removed() {
             headers.remove(name);
@@ -455,7 +467,7 @@ pub fn response(
     }
     match kind {
         ResponseKind::Plain { body, close, client } => {
-            append_framing(&mut headers, told_framing(head, body))?;
+            append_framing(&mut headers, told_framing(head, body));
             append_connection(&mut headers, head, close, client)?;
         }
         ResponseKind::Upgraded => append_upgrade(&mut headers)?,
@@ -510,8 +522,9 @@ pub struct TrailerRules<'a> {
 
 /// The trailers of either direction that may go on.
 pub fn trailers(received: &Headers, rules: TrailerRules<'_>) -> Headers {
-    let tells_client = |name: &str| rules.client_ip_header.is_some_and(|header| alike(header, name));
+    let tells_client = |name: &[u8]| rules.client_ip_header.is_some_and(|header| alike(header, name));
+    let is_ours = |name: &[u8]| rules.edits.touch(name) || tells_client(name);
     let mut passed = received.clone();
-    passed.retain(|name, _| may_pass_trailer(name) && !rules.edits.touch(name) && !tells_client(name));
+    passed.retain(|name, _| may_pass_trailer(name) && !is_ours(name.as_bytes()));
     passed
 }

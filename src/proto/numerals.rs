@@ -23,17 +23,12 @@ pub(crate) fn write_decimal(text: &mut Vec<u8>, mut number: u64) {
 pub(crate) fn write_ip(text: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
-            let mut written = *b"000.000.000.000.";
+            let mut written = [0; 4 * OCTET];
             let mut end = 0;
             for octet in ip.octets() {
-                let digits = [octet / 100, octet / 10 % 10, octet % 10];
-                let leading = usize::from(octet < 100) + usize::from(octet < 10);
-                for digit in &digits[leading..] {
-                    written[end] = b'0' + digit;
-                    end += 1;
-                }
-                written[end] = b'.';
-                end += 1;
+                let (digits, length) = &OCTETS[usize::from(octet)];
+                written[end..end + OCTET].copy_from_slice(digits);
+                end += length;
             }
             text.extend_from_slice(&written[..end - 1]);
         }
@@ -42,12 +37,44 @@ pub(crate) fn write_ip(text: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
+/// Bytes of an octet in decimal with a dot behind it, at most.
+const OCTET: usize = 4;
+
+/// Each octet in decimal with a dot behind it, and how long that is.
+static OCTETS: [([u8; OCTET], usize); 256] = {
+    let mut octets = [([0; OCTET], 0); 256];
+    let mut octet = 0_u8;
+    loop {
+        let digit = [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+        octets[octet as usize] = match octet {
+            0..=9 => ([digit[2], b'.', 0, 0], 2),
+            10..=99 => ([digit[1], digit[2], b'.', 0], 3),
+            100.. => ([digit[0], digit[1], digit[2], b'.'], 4),
+        };
+        if octet == u8::MAX {
+            break octets;
+        }
+        octet += 1;
+    }
+};
+
+/// Each byte as two lower-case hex digits.
+static HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Fills `digits` with the lower-case hex digits of `bytes`, two for each.
 pub(crate) fn write_hex(digits: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    let (pairs, _) = digits.as_chunks_mut();
+    for (pair, byte) in pairs.iter_mut().zip(bytes) {
+        *pair = HEX[usize::from(*byte)];
     }
 }
 

@@ -23,8 +23,15 @@ pub struct TraceId([u8; 16]);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
     id: TraceId,
-    parent: Box<str>,
-    is_told: bool,
+    parent: Parent,
+}
+
+/// The value of `traceparent`: each request has one, and hardly any brings its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Parent {
+    Told(Box<str>),
+    /// Hex digits and hyphens.
+    Begun([u8; LENGTH]),
 }
 
 impl Trace {
@@ -35,7 +42,7 @@ impl Trace {
     pub fn told(headers: &Headers) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT);
         let (Some(parent), None) = (lines.next(), lines.next()) else { return None };
-        Some(Self { id: parse(parent)?, parent: std::str::from_utf8(parent).ok()?.into(), is_told: true })
+        Some(Self { id: parse(parent)?, parent: Parent::Told(std::str::from_utf8(parent).ok()?.into()) })
     }
 
     /// A trace that begins here, of numbers drawn at random; 0, which says nothing, is taken for 1.
@@ -47,7 +54,7 @@ impl Trace {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&mut text[ID], &id.0);
         write_hex(&mut text[PARENT], &parent.to_be_bytes());
-        Self { id, parent: str::from_utf8(&text).unwrap_or_default().into(), is_told: false }
+        Self { id, parent: Parent::Begun(text) }
     }
 
     /// The id by which logs find it.
@@ -57,12 +64,15 @@ impl Trace {
 
     /// The value of `traceparent`.
     pub fn parent(&self) -> &str {
-        &self.parent
+        match &self.parent {
+            Parent::Told(parent) => parent,
+            Parent::Begun(parent) => str::from_utf8(parent).unwrap_or_default(),
+        }
     }
 
     /// Whether the client said it, so that its `tracestate` belongs to it.
     pub fn is_told(&self) -> bool {
-        self.is_told
+        matches!(self.parent, Parent::Told(_))
     }
 }
 

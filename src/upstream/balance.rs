@@ -79,6 +79,10 @@ impl Balancer {
         hash: Option<u64>,
         candidate: impl Fn(usize) -> Option<Candidate>,
     ) -> Option<usize> {
+        // However it would be chosen.
+        if let [only] = self.members[..] {
+            return candidate(only).map(|only| only.index);
+        }
         match (&self.method, hash) {
             (Method::RandomTwo(ends), _) => self.less_loaded_of_two(ends, &candidate),
             (Method::ConsistentHash(table), Some(key)) => table.pick(key, |index| candidate(index).is_some()),

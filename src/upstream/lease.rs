@@ -81,12 +81,17 @@ impl Lease {
     /// Only after a whole, good exchange (rule B7). A stream with a tail holds bytes that no request asked
     /// for and is closed, as one more than `keep_alive` is, and one to an address that the server has left.
     pub fn park(self, stream: Buffered<Transport>, max_idle: Option<Duration>) {
+        self.park_at(stream, max_idle, Instant::now());
+    }
+
+    /// [`Self::park`] by who knows what time it is.
+    pub fn park_at(self, stream: Buffered<Transport>, max_idle: Option<Duration>, now: Instant) {
         let (stream, tail) = stream.into_parts();
         if !tail.is_empty() || !self.pool.dial.may_be_shared() {
             return;
         }
         let stay = self.pool.config.keep_alive_timeout.into_iter().chain(max_idle).min();
-        let expires = stay.and_then(|stay| Instant::now().checked_add(stay));
+        let expires = stay.and_then(|stay| now.checked_add(stay));
         self.endpoint.idle.put(worker(), stream, Arc::clone(&self.held.site), expires);
     }
 }

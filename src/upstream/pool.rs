@@ -223,17 +223,21 @@ impl Pool {
         let pool = self.inner();
         let bounds = Bounds { each: pool.config.connect_timeout, deadline: attempt.deadline };
         let mut came = attempt.came.take();
-        if pool.set.load().endpoints.is_empty() {
+        let may_be_empty = came.is_none() || attempt.set.endpoints.is_empty();
+        if may_be_empty && pool.set.load().endpoints.is_empty() {
             pool.await_servers(bounds).await;
             came = None;
         }
         let mut failure = None;
         loop {
+            // The first try, which follows at once, is made with what was just read.
+            let is_first = came.is_some();
             let now = came.take().unwrap_or_else(Instant::now);
             if bounds.have_passed_at(now) {
                 return Err(failure.unwrap_or(ConnectFailure::Deadline));
             }
-            let Some(claim) = pool.next_try(attempt, failure.is_none() && want != Want::Elsewhere) else {
+            let again = failure.is_none() && want != Want::Elsewhere;
+            let Some(claim) = pool.next_try(attempt, is_first, again) else {
                 return Err(failure.unwrap_or(ConnectFailure::NoEndpoint));
             };
             let endpoint = Arc::clone(claim.endpoint());
@@ -352,12 +356,14 @@ impl Attempt {
 
 impl Inner {
     /// A place at the endpoint to try next. With `again`, it may be one that was tried before, if all were.
-    fn next_try(&self, attempt: &mut Attempt, again: bool) -> Option<Claim> {
+    fn next_try(&self, attempt: &mut Attempt, is_first: bool, again: bool) -> Option<Claim> {
         if !attempt.begin_try() {
             return None;
         }
-        // Servers may have come and gone since the last try.
-        attempt.set = self.set.load_full();
+        if !is_first {
+            // Servers may have come and gone since the last try.
+            attempt.set = self.set.load_full();
+        }
         loop {
             let mut picked = attempt.set.pick(&attempt.caller, &attempt.tried);
             if picked.is_none() && again {

@@ -40,7 +40,7 @@ fn warn_of_second_copies(table: &Table<'_>) {
     let names = table.value("copy_headers").and_then(|value| value.elements().ok()).unwrap_or_default();
     let names: Vec<_> = names.into_iter().filter_map(|value| Some((value, value.text().ok()?))).collect();
     for (index, (value, name)) in names.iter().enumerate() {
-        if let Some((first, _)) = names[..index].iter().find(|(_, earlier)| alike(earlier, name)) {
+        if let Some((first, _)) = names[..index].iter().find(|(_, earlier)| alike(earlier, name.as_bytes())) {
             let finding = value
                 .finding(format!("`{}` is copied twice", shown(name)))
                 .label("names are the same in upper and lower case, and to many servers with `_` for `-`")

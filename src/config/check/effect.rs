@@ -75,7 +75,7 @@ fn warn_of_edited_copies(table: &Table<'_>) {
     let lists = table.values_of("auth").filter(|value| value.key == "copy_headers");
     for copy in lists.filter_map(|list| list.elements().ok()).flatten() {
         let Ok(name) = copy.text() else { continue };
-        let Some(edit) = edits.iter().find(|edit| alike(&edit.name, &name)) else { continue };
+        let Some(edit) = edits.iter().find(|edit| alike(&edit.name, name.as_bytes())) else { continue };
         let finding = if edit.name.eq_ignore_ascii_case(&name) {
             copy.finding(format!("the copy of `{}` never arrives", shown(&name)))
                 .label("the edits of `request_headers` come after it")

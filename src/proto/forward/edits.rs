@@ -29,9 +29,9 @@ impl HeaderEdits {
     }
 
     /// Whether an edit decides about this name or one that a backend takes for it.
-    pub(super) fn touch(&self, name: &str) -> bool {
+    pub(super) fn touch(&self, name: &[u8]) -> bool {
         let set = self.set.iter().map(|(name, _)| name);
-        self.remove.iter().chain(set).any(|edited| alike(edited, name)) && may_edit(name)
+        self.remove.iter().chain(set).any(|edited| alike(edited, name)) && is_editable(name)
     }
 
     /// Those that set what depends on the request: they tell of the client, and are no credentials of the backend's.
@@ -68,5 +68,9 @@ impl fmt::Debug for HeaderEdits {
 /// Whether a route may set or remove this header: not what frames, routes or upgrades a message, which wsgate
 /// writes itself (Host has its own setting), nor what the opening handshake is judged by (W13).
 pub fn may_edit(name: &str) -> bool {
-    !is_hop_by_hop(name) && !alike(name, "host") && !alike(name, "content-length") && !is_handshake(name)
+    is_editable(name.as_bytes())
+}
+
+fn is_editable(name: &[u8]) -> bool {
+    !is_hop_by_hop(name) && !alike("host", name) && !alike("content-length", name) && !is_handshake(name)
 }

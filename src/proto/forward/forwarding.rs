@@ -31,12 +31,12 @@ pub struct ClientIpHeader<'a> {
 }
 
 /// Headers that tell of proxies before this one.
-pub(super) fn is_forwarding(name: &str) -> bool {
+pub(super) fn is_forwarding(name: &[u8]) -> bool {
     begins_alike(name, "x-forwarded-") || is_rebuilt(name)
 }
 
 /// Those of them that wsgate writes itself, whoever sent them.
-pub(super) fn is_rebuilt(name: &str) -> bool {
+pub(super) fn is_rebuilt(name: &[u8]) -> bool {
     const NAMES: [&str; 6] = [
         "x-forwarded-for",
         "x-forwarded-proto",
@@ -59,26 +59,27 @@ pub(super) fn append(
     if told.knows_anybody() {
         out.append_with("X-Forwarded-For", |text| told.write_x_forwarded_for(text))?;
     }
-    out.append_own("X-Forwarded-Proto", scheme(cx.https).as_bytes())?;
+    out.push(b"X-Forwarded-Proto", scheme(cx.https).as_bytes());
     if let Some(host) = told.host {
-        out.append_own("X-Forwarded-Host", host)?;
+        out.push(b"X-Forwarded-Host", host);
     }
     if let Some(port) = port(received, cx, told.tells_scheme) {
-        out.append_with("X-Forwarded-Port", |text| write_decimal(text, port.into()))?;
+        out.push_with("X-Forwarded-Port", |text| write_decimal(text, port.into()));
     }
     if let Some(ip) = client {
-        out.append_with("X-Real-IP", |text| write_ip(text, ip))?;
+        out.push_with("X-Real-IP", |text| write_ip(text, ip));
     }
     out.append_with("Forwarded", |text| told.write_forwarded(text, cx))?;
     if let (Some(ClientIpHeader { name, believed: true }), Some(ip)) = (cx.client_ip_header, client)
-        && !is_rebuilt(name)
+        && !is_rebuilt(name.as_bytes())
     {
         let mut text = Vec::new();
         write_ip(&mut text, ip);
         out.append(name, &text)?;
     }
     out.append_own("X-Request-Id", cx.request_id.as_bytes())?;
-    out.append_own(TRACEPARENT, cx.trace.parent().as_bytes())
+    out.push(TRACEPARENT.as_bytes(), cx.trace.parent().as_bytes());
+    Ok(())
 }
 
 /// The port that the client connected to. Where a proxy tells the scheme but no port, it is not known: wsgate's own is that of

@@ -182,7 +182,7 @@ impl<'a> Cursor<'a> {
                 return Err(HeadError::TooManyHeaders.into());
             }
             if lines.is_empty() {
-                lines.reserve(most.min(USUAL_LINES));
+                lines = Vec::with_capacity(most.min(USUAL_LINES));
             }
             let (line, is_usual) = self.header_line(start)?;
             lines.push(line);

@@ -44,24 +44,61 @@ pub(in crate::proto) fn is_field_byte(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
 }
 
+/// 1 in each of eight bytes, and the top bit of each.
+const EACH: u64 = u64::from_ne_bytes([1; 8]);
+const TOP: u64 = 0x80 * EACH;
+
 /// How many bytes at the start are [`is_field_byte`]. Eight are judged at once, as most bytes of a head are those of values.
 pub(super) fn field_run(bytes: &[u8]) -> usize {
-    let (blocks, _) = bytes.as_chunks();
-    let run = 8 * blocks.iter().take_while(|block| is_visible(**block)).count();
+    let mut run = 0;
+    while let Some(block) = bytes[run..].first_chunk() {
+        let visible = visible_run(*block);
+        run += visible;
+        if visible < block.len() {
+            if bytes[run] != b'\t' {
+                return run;
+            }
+            run += 1;
+        }
+    }
     let rest = &bytes[run..];
     run + rest.iter().position(|&byte| !is_field_byte(byte)).unwrap_or(rest.len())
 }
 
-/// Whether none of eight bytes is a control character, HTAB among them.
-fn is_visible(block: [u8; 8]) -> bool {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    const TOP: u64 = 0x80 * EACH;
-    let block = u64::from_ne_bytes(block);
-    // A byte borrows from its top bit where less is there than what is taken away.
+/// How many of eight bytes stand before the first control character, HTAB among them.
+fn visible_run(block: [u8; 8]) -> usize {
+    let block = u64::from_le_bytes(block);
+    // A byte borrows from its top bit where less is there than what is taken away, and from the next one: so the first that is
+    // found is one.
     let below_space = block.wrapping_sub(0x20 * EACH) & !block & TOP;
     let is_delete = block ^ (0x7f * EACH);
     let deletes = is_delete.wrapping_sub(EACH) & !is_delete & TOP;
-    below_space | deletes == 0
+    ((below_space | deletes).trailing_zeros() / 8) as usize
+}
+
+/// Whether two names are the same but for the case of letters; most of them are longer than eight bytes.
+pub(super) fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let (blocks, rest) = one.as_chunks();
+    let (other_blocks, other_rest) = other.as_chunks();
+    blocks.iter().zip(other_blocks).all(|(one, other)| is_same_block(*one, *other))
+        && rest.eq_ignore_ascii_case(other_rest)
+}
+
+fn is_same_block(one: [u8; 8], other: [u8; 8]) -> bool {
+    let (one, other) = (u64::from_ne_bytes(one), u64::from_ne_bytes(other));
+    let differs = one ^ other;
+    if differs & !(0x20 * EACH) != 0 {
+        return false;
+    }
+    // What differs in that bit alone must be a letter: of lower case with the bit set, and ASCII.
+    let lower = (one | (0x20 * EACH)) & !TOP;
+    let from_a = lower + (0x80 - u64::from(b'a')) * EACH;
+    let past_z = lower + (0x7f - u64::from(b'z')) * EACH;
+    let is_letter = from_a & !past_z & !one & TOP;
+    (differs << 2) & !is_letter == 0
 }
 
 /// Whether all bytes are [`is_field_byte`].
@@ -94,6 +131,29 @@ mod tests {
         ) {
             let each = bytes.iter().take_while(|&&byte| is_field_byte(byte)).count();
             prop_assert_eq!(field_run(&bytes), each);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn h2_names_are_the_same_if_they_are_byte_by_byte(
+            name in proptest::collection::vec(any::<u8>(), 0..20),
+            flips in proptest::collection::vec(prop_oneof![9 => Just(0_u8), 3 => Just(0x20), 1 => any::<u8>()], 20),
+        ) {
+            let other: Vec<_> = name.iter().zip(&flips).map(|(byte, flip)| byte ^ flip).collect();
+            prop_assert_eq!(is_same_name(&name, &other), name.eq_ignore_ascii_case(&other));
+            prop_assert!(is_same_name(&name, &name.to_ascii_uppercase()));
+        }
+    }
+
+    #[test]
+    fn h2_any_two_bytes_are_the_same_or_not_in_a_block_as_they_are_alone() {
+        for (one, other) in (0..=u8::MAX).flat_map(|one| (0..=u8::MAX).map(move |other| (one, other))) {
+            let is_same = is_same_name(
+                &[b'a', one, b'b', one, b'c', b'd', b'e', one],
+                &[b'a', other, b'b', other, b'c', b'd', b'e', other],
+            );
+            assert_eq!(is_same, one.eq_ignore_ascii_case(&other), "{one} and {other}");
         }
     }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{
     HeadError,
     cursor::parse_within,
-    grammar::{is_field_value, is_token, name_text},
+    grammar::{is_field_value, is_same_name, is_token, name_text},
 };
 
 /// A header that can't be written without changing the meaning of the head around it.
@@ -38,8 +38,7 @@ impl Line {
     pub(super) const CRLF: &[u8] = b"\r\n";
 
     fn is_named(&self, name: &str, text: &[u8]) -> bool {
-        // Most names differ in their lengths already.
-        self.name == name.len() && self.name(text).eq_ignore_ascii_case(name.as_bytes())
+        is_same_name(self.name(text), name.as_bytes())
     }
 
     fn name<'a>(&self, text: &'a [u8]) -> &'a [u8] {
@@ -100,6 +99,35 @@ impl Headers {
     /// The same with the names as bytes, which need not be proven to be text.
     pub(in crate::proto) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.lines.iter().map(|line| (line.name(&self.text), line.value(&self.text)))
+    }
+
+    /// An empty head with room for these lines and for so many more, of so many bytes.
+    pub(in crate::proto) fn roomier(&self, lines: usize, bytes: usize) -> Self {
+        Self {
+            text: Vec::with_capacity(self.text.len() + bytes),
+            lines: Vec::with_capacity(self.lines.len() + lines),
+        }
+    }
+
+    /// Adds those lines of `received` for which `name` has a name, under which they go on.
+    pub(in crate::proto) fn pass<'h>(
+        &mut self,
+        received: &'h Self,
+        mut name: impl FnMut(&'h [u8]) -> Option<&'h [u8]>,
+    ) {
+        for line in &received.lines {
+            let came_as = line.name(&received.text);
+            match name(came_as) {
+                None => {}
+                // A line that stays what it is is one copy.
+                Some(same) if std::ptr::eq(same, came_as) => {
+                    let start = self.text.len();
+                    self.text.extend_from_slice(&received.text[line.start..line.end]);
+                    self.lines.push(Line { start, name: line.name, end: self.text.len() });
+                }
+                Some(name) => self.push(name, line.value(&received.text)),
+            }
+        }
     }
 
     /// The value of the first line of that name.
@@ -165,18 +193,25 @@ impl Headers {
         name: &'static str,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), InvalidHeader> {
+        let start = self.text.len();
+        self.push_with(name, write);
+        let value = start + name.len() + Line::COLON.len();
+        if is_field_value(&self.text[value..self.text.len() - Line::CRLF.len()]) {
+            return Ok(());
+        }
+        self.text.truncate(start);
+        self.lines.pop();
+        Err(InvalidHeader::Value)
+    }
+
+    /// The same for a value that needs no proof either, as a number or an address.
+    pub(in crate::proto) fn push_with(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(is_token(name.as_bytes()));
         let start = self.text.len();
         self.text.extend_from_slice(name.as_bytes());
         self.text.extend_from_slice(Line::COLON);
-        let value = self.text.len();
         write(&mut self.text);
-        if !is_field_value(&self.text[value..]) {
-            self.text.truncate(start);
-            return Err(InvalidHeader::Value);
-        }
         self.end_line(start, name.len());
-        Ok(())
     }
 
     /// Adds a line that was checked when it was parsed or appended elsewhere.
@@ -233,6 +268,21 @@ impl Headers {
             kept
         });
         text.truncate(end);
+    }
+
+    /// The whole head behind this start line, with the empty line at the end, in the buffer of the lines.
+    pub(super) fn into_head(self, start_line: &[&[u8]]) -> Vec<u8> {
+        let mut text = self.text;
+        let (lines, start) = (text.len(), start_line.iter().map(|part| part.len()).sum());
+        text.resize(start + lines + Line::CRLF.len(), 0);
+        text.copy_within(..lines, start);
+        let mut at = 0;
+        for part in start_line {
+            text[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        text[start + lines..].copy_from_slice(Line::CRLF);
+        text
     }
 
     /// Writes the lines, each with its CRLF, and not the empty line that ends a head.

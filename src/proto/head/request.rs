@@ -51,6 +51,13 @@ impl RequestHead {
         })
     }
 
+    /// The head as [`Self::encode`] writes it, in the buffer of its header lines.
+    pub fn into_encoded(self) -> Vec<u8> {
+        let Self { method, target, version, headers } = self;
+        let words = [method.as_str(), " ", &target, " ", version.as_str(), "\r\n"];
+        headers.into_head(&words.map(str::as_bytes))
+    }
+
     /// Writes the head with its empty line, in the version that it holds.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.method.as_str().len() + self.target.len() + self.headers.wire_len() + 16);

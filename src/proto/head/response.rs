@@ -41,14 +41,17 @@ impl ResponseHead {
         })
     }
 
-    /// Bytes that [`Self::encode`] writes at most.
-    pub(crate) fn encoded_len(&self) -> usize {
-        self.reason.len() + self.headers.wire_len() + 32
+    /// The head as [`Self::encode`] writes it, in the buffer of its header lines.
+    pub fn into_encoded(self) -> Vec<u8> {
+        let Self { version, status, reason, headers } = self;
+        let digit = |place: u16| b'0' + (status / place % 10) as u8;
+        let digits = [digit(100), digit(10), digit(1)];
+        headers.into_head(&[version.as_str().as_bytes(), b" ", &digits, b" ", &reason, b"\r\n"])
     }
 
     /// Writes the head with its empty line, in the version that it holds.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.reserve(self.encoded_len());
+        out.reserve(self.reason.len() + self.headers.wire_len() + 32);
         out.extend_from_slice(self.version.as_str().as_bytes());
         out.push(b' ');
         write_decimal(out, self.status.into());

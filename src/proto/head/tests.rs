@@ -301,6 +301,20 @@ fn h13_a_value_with_cr_lf_or_nul_is_never_written() {
 }
 
 #[test]
+fn a_response_is_the_same_in_a_buffer_of_its_own_and_in_that_of_its_lines() {
+    for text in [
+        "HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\n",
+        "HTTP/1.0 907 \r\n\r\n",
+        "HTTP/1.1 100 \u{fc}\r\nA:\r\n\r\n",
+    ] {
+        let (head, _) = ResponseHead::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
+        let mut written = Vec::new();
+        head.encode(&mut written);
+        assert_eq!(head.into_encoded(), written);
+    }
+}
+
+#[test]
 fn s7_debug_shows_neither_values_nor_queries() {
     let head = parsed(b"GET /a?token=hunter2 HTTP/1.1\r\nAuthorization: hunter2\r\n\r\n");
     let shown = format!("{head:?}");
@@ -370,6 +384,7 @@ proptest! {
     fn a_head_that_was_written_is_parsed_as_it_was(head in any_request(), tail in any::<[u8; 4]>()) {
         let mut written = Vec::new();
         head.encode(&mut written);
+        prop_assert_eq!(&head.clone().into_encoded(), &written);
         let length = written.len();
         written.extend_from_slice(&tail);
         prop_assert_eq!(request(&written), Ok(Some((head, length))));

@@ -354,3 +354,21 @@ mod consistent_hash {
         assert!(keys().all(|key| pick(&table, key, &all(3)) == Some(1)));
     }
 }
+
+#[test]
+fn the_only_member_is_chosen_while_it_is_a_candidate_however_it_is_done() {
+    use config::{Balance, HashKey};
+    let methods = [
+        Balance::LeastConnections,
+        Balance::RoundRobin,
+        Balance::RandomTwo,
+        Balance::ConsistentHash(HashKey::ClientIp),
+    ];
+    for method in methods {
+        let only = Balancer::new(&method, 4, &[Member { index: 2, name: "10.0.0.3:80", weight: 3 }]);
+        for hash in [None, Some(7)] {
+            assert_eq!(only.pick_of(hash, &candidates([5; 4])), Some(2));
+            assert_eq!(only.pick_of(hash, &candidates([5; 4])[..2]), None);
+        }
+    }
+}
