@@ -323,7 +323,7 @@ fn t4_only_a_legal_data_frame_of_some_size_is_entered() {
     let large = frame(true, 0, Opcode::Binary, None, &[b'x'; 300]);
     let enters = |ahead: &[u8]| {
         let mut scanner = FrameScanner::new(Role::FromServer, Extensions::None);
-        let is_entered = scanner.enter(ahead, 300, &mut Watch(|_| ()));
+        let is_entered = scanner.enter(ahead, 300, &mut Watch(|_: Event<'_>| ()));
         assert_eq!(is_entered, !scanner.at_frame_boundary());
         (is_entered, scanner.payload_left())
     };
