@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use super::Stream;
 
 /// Frames with less payload than this are copied: two calls for each one cost more than that.
-pub const SPLICED_AT_LEAST: usize = 32 * 1024;
+pub const SPLICED_AT_LEAST: usize = 48 * 1024;
 
 /// Bytes that one pipe takes at most.
 pub(crate) const SPLICED_AT_ONCE: usize = 1024 * 1024;
