@@ -74,6 +74,12 @@ impl Socket {
 }
 
 impl Socket {
+    /// Shows as much of what there is to read as fits, without taking it. `Ok(0)` is the end of the stream. An error is told once:
+    /// no read will tell it again.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, Interest::READABLE, || glance(self, buf))
+    }
+
     /// Does `io` on the socket when it can be done without waiting. `interest` is either reading or writing.
     pub(super) fn poll_io<R>(
         &self,

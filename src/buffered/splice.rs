@@ -10,19 +10,18 @@ use std::{
 };
 
 use rustix::{
-    io::write,
+    io::Errno,
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 use tokio::io::Interest;
 
 use super::Stream;
 
-/// Fewer bytes than this are copied. A splice ends with its frame, while a copy takes many frames at once, which spares more than
-/// copies cost.
-pub const SPLICED_AT_LEAST: usize = 256 * 1024;
+/// Frames with less payload than this are copied: two calls for each one cost more than that.
+pub const SPLICED_AT_LEAST: usize = 48 * 1024;
 
-/// Bytes that one pipe takes from a socket at most.
-pub(crate) const SPLICED_AT_ONCE: u64 = 1024 * 1024;
+/// Bytes that one pipe takes at most.
+pub(crate) const SPLICED_AT_ONCE: usize = 1024 * 1024;
 
 /// Bytes of a pipe as the kernel counts them: a page for each piece of the socket's memory, however small that is. It is the most
 /// that it gives without privileges.
@@ -89,40 +88,50 @@ impl Pipe {
         self.length == 0
     }
 
-    /// A pipe with these few bytes, so that they leave together with what follows.
-    pub fn holding(bytes: &[u8]) -> Option<Self> {
-        let mut pipe = Self::borrow()?;
-        let is_held = pipe.ends.as_ref().is_some_and(|ends| write(&ends.writer, bytes) == Ok(bytes.len()));
-        is_held.then(|| {
-            pipe.length = bytes.len();
-            pipe
-        })
+    /// Bytes that it may take.
+    pub fn room(&self) -> usize {
+        SPLICED_AT_ONCE.saturating_sub(self.length)
     }
 
-    /// Moves up to `most` bytes from a plain stream into a pipe that holds no more than a few; `Ok(0)` is the end of the stream.
+    /// Moves up to `most` bytes from a plain stream into the pipe; `Some(0)` is the end of the stream. `None` if nothing came behind
+    /// what the pipe holds: the stream has nothing, or its bytes lie in more pieces than the pipe takes. Which one it was shows when
+    /// the pipe is empty.
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         from: &impl Stream,
-        most: u64,
-    ) -> Poll<io::Result<usize>> {
+        most: usize,
+    ) -> Poll<io::Result<Option<usize>>> {
         let (Some(Ends { writer, .. }), Some(socket)) = (&self.ends, from.plain()) else { return unfit() };
-        let most = usize::try_from(most.min(SPLICED_AT_ONCE)).unwrap_or(usize::MAX);
         let count = ready!(socket.poll_io(cx, Interest::READABLE, || {
-            Ok(splice(socket, None, writer, None, most, SpliceFlags::NONBLOCK)?)
+            match splice(socket, None, writer, None, most, SpliceFlags::NONBLOCK) {
+                Err(Errno::AGAIN) if self.length > 0 => Ok(None),
+                moved => Ok(Some(moved?)),
+            }
         }))?;
-        self.length += count;
+        self.length += count.unwrap_or_default();
         Poll::Ready(Ok(count))
     }
 
-    /// Moves as much as a plain stream takes out of the pipe, which is not empty.
-    pub fn poll_drain(&mut self, cx: &mut Context<'_>, to: &impl Stream) -> Poll<io::Result<usize>> {
+    /// Moves all that is in it to a plain stream, and adds what that takes to `given`.
+    pub fn poll_empty(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &impl Stream,
+        given: &mut u64,
+    ) -> Poll<io::Result<()>> {
         let (Some(Ends { reader, .. }), Some(socket)) = (&self.ends, to.plain()) else { return unfit() };
-        let count = ready!(socket.poll_io(cx, Interest::WRITABLE, || {
-            Ok(splice(reader, None, socket, None, self.length, SpliceFlags::NONBLOCK)?)
-        }))?;
-        self.length -= count;
-        Poll::Ready(Ok(count))
+        while self.length > 0 {
+            let count = ready!(socket.poll_io(cx, Interest::WRITABLE, || {
+                Ok(splice(reader, None, socket, None, self.length, SpliceFlags::NONBLOCK)?)
+            }))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.length -= count;
+            *given += count as u64;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -140,7 +149,7 @@ impl Pipe {
 }
 
 /// Only plain streams are spliced.
-fn unfit() -> Poll<io::Result<usize>> {
+fn unfit<T>() -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
 }
 

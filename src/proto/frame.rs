@@ -344,8 +344,8 @@ pub struct Stopped {
 
 /// Who follows a stream with a [`FrameScanner`], and may stop it.
 pub trait Follow {
-    /// Judges a legal frame, once, before any of its bytes may be relayed. `message_length` is the payload of the open message
-    /// with this frame; 0 for a control frame.
+    /// Judges a legal frame before any of its bytes may be relayed: once if it is admitted, else perhaps again.
+    /// `message_length` is the payload of the open message with this frame; 0 for a control frame.
     fn admit(&mut self, header: &FrameHeader, message_length: u64) -> Result<(), Excess>;
 
     /// Learns what the scanner met.
@@ -458,11 +458,31 @@ impl FrameScanner {
         self.payload_left
     }
 
-    /// Steps over payload of the data frame at hand that nobody has to see: fewer bytes than are left of it, so that its end is
-    /// met by [`Self::follow`].
-    pub fn skip(&mut self, payload: u64) {
-        debug_assert!(payload < self.payload_left, "a frame's last byte is seen");
-        self.payload_left = self.payload_left.saturating_sub(payload);
+    /// Begins the data frame whose header is the start of `ahead`, at a frame boundary, if it is legal, is admitted and has `least` bytes
+    /// of payload or more. Returns whether it did; else all is left to [`Self::follow`].
+    ///
+    /// None of `ahead` is taken: the header is among the bytes to the end of the frame now, which are stepped over alike.
+    pub fn enter(&mut self, ahead: &[u8], least: u64, follower: &mut impl Follow) -> bool {
+        debug_assert!(self.at_frame_boundary());
+        let Ok(Some((header, header_length))) = self.next_header(ahead) else { return false };
+        if header.opcode.is_control() || header.length < least {
+            return false;
+        }
+        let message_length = self.message_length_with(&header);
+        if follower.admit(&header, message_length).is_err() {
+            return false;
+        }
+        self.begin_data_frame(&header, message_length);
+        // A payload is shorter than 2^63 bytes.
+        self.payload_left += header_length as u64;
+        follower.meet(Event::Header { at: 0, header, message_length });
+        true
+    }
+
+    /// Steps over `count` bytes of the frame at hand that nobody has to see, no more than there are to its end. Positions are 0.
+    pub fn pass(&mut self, count: u64, follower: &mut impl Follow) {
+        debug_assert!(count <= self.payload_left, "a frame ends before");
+        self.step_over(count, 0, follower);
     }
 
     /// Parses and judges the next header, in the order of its bytes, so that every split gives the same
@@ -529,23 +549,30 @@ impl FrameScanner {
     fn skip_payload(&mut self, at: usize, input_length: usize, follower: &mut impl Follow) -> usize {
         let available = input_length - at;
         let skipped = usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
-        self.payload_left -= skipped as u64;
         let at = at + skipped;
-        if self.payload_left == 0 {
-            follower.meet(Event::FrameEnd { at });
-            if let Some(Message { opcode, compressed, fragmented, .. }) =
-                self.message.take_if(|message| message.fin)
-            {
-                follower.meet(Event::MessageEnd {
-                    at,
-                    opcode,
-                    length: self.message_length,
-                    compressed,
-                    fragmented,
-                });
-            }
-        }
+        self.step_over(skipped as u64, at, follower);
         at
+    }
+
+    /// Steps over so many bytes of the data frame at hand, to the position `at`; if that is its end, says so.
+    #[inline]
+    fn step_over(&mut self, count: u64, at: usize, follower: &mut impl Follow) {
+        self.payload_left = self.payload_left.saturating_sub(count);
+        if self.payload_left > 0 {
+            return;
+        }
+        follower.meet(Event::FrameEnd { at });
+        if let Some(Message { opcode, compressed, fragmented, .. }) =
+            self.message.take_if(|message| message.fin)
+        {
+            follower.meet(Event::MessageEnd {
+                at,
+                opcode,
+                length: self.message_length,
+                compressed,
+                fragmented,
+            });
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One way of a tunnel: from one stream's reading side to the other's writing side.
 
 mod splicing;
+mod writing;
 
 use std::{
     io,
@@ -10,19 +11,20 @@ use std::{
 
 use tokio::io::ReadBuf;
 
+use self::writing::Queue;
 use super::{
     account::{Account, Tally},
-    follow::{Edit, Followed, Follower},
+    follow::{Followed, Follower, Look},
     limits::Throttle,
     moment::Moment,
     pulse::{Pulse, Tag},
     terms::Terms,
-    totals::{Totals, Way},
+    totals::Way,
 };
 use crate::{
     buffered::{Pipe, SPLICED_AT_LEAST, Stream, with_scratch},
     proto::{
-        frame::{Fault, FrameScanner, Role, Stopped, encode_close, encode_ping},
+        frame::{Fault, FrameScanner, Role, Stopped},
         handshake::Extensions,
     },
 };
@@ -92,7 +94,7 @@ pub(super) enum Passage {
 
 impl Passage {
     pub(super) fn of(payload: u64) -> Self {
-        if payload > SPLICED_AT_LEAST as u64 { Self::Spliced } else { Self::Copied }
+        if payload >= SPLICED_AT_LEAST as u64 { Self::Spliced } else { Self::Copied }
     }
 }
 
@@ -148,20 +150,6 @@ pub(super) struct Direction {
     pub(super) has_own_close: bool,
 }
 
-/// Bytes that could not be passed on at once.
-#[derive(Debug, Default)]
-struct Queue {
-    /// Payload of a frame, of which more will come, on its way from socket to socket. Nothing is in `spill` or `held` as long as
-    /// it is there.
-    pipe: Option<Pipe>,
-    /// Read, to be written, and not yet taken by the receiver.
-    spill: Vec<u8>,
-    /// How much of `spill` has been written.
-    written: usize,
-    /// The beginning of a header or control frame, to be completed by the next read.
-    held: Vec<u8>,
-}
-
 impl Direction {
     /// A way at its first byte. The `tail` of the sender's head is what comes first.
     pub(super) fn new(role: Role, extensions: Extensions, observe: bool, tail: Vec<u8>) -> Self {
@@ -170,7 +158,7 @@ impl Direction {
         let has_tail = !tail.is_empty();
         Self {
             scanner: FrameScanner::new(role, extensions),
-            queue: has_tail.then(|| Box::new(Queue { held: tail, ..Queue::default() })),
+            queue: has_tail.then(|| Box::new(Queue::of_tail(tail))),
             given: 0,
             tally: Tally::default(),
             flow: Flow::Relay,
@@ -221,53 +209,6 @@ impl Direction {
         }
     }
 
-    /// Writes what waits, and sees it through to the kernel: a receiver that takes nothing stops its sender here
-    /// (rule T1). What [`Self::poll_shut`] follows may wait for it.
-    fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<io::Result<()>> {
-        if self.is_shut() {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(Queue { pipe: Some(pipe), .. }) = self.queue.as_deref_mut() {
-            while !pipe.is_empty() {
-                self.given += ready!(pipe.poll_drain(cx, to))? as u64;
-            }
-            self.take_pipe();
-        }
-        let is_last = self.source_ended && !self.is_within_frame();
-        while let Some(queue) = self.queue.as_mut().filter(|queue| !queue.spill.is_empty()) {
-            let rest = &queue.spill[queue.written..];
-            let written =
-                if is_last { to.poll_write_last(cx, rest) } else { Pin::new(&mut *to).poll_write(cx, rest) };
-            let count = ready!(written)?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            queue.written += count;
-            self.given += count as u64;
-            if queue.written == queue.spill.len() {
-                self.drop_spill();
-            }
-        }
-        if is_last { Poll::Ready(Ok(())) } else { Pin::new(to).poll_flush(cx) }
-    }
-
-    /// Passes the end on, when all before it has been written (rules T2, T3).
-    fn poll_shut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Step> {
-        if self.is_within_frame() {
-            // A reset takes along what the kernel has yet to send: whole messages, perhaps.
-            ready!(to.poll_sent(cx));
-            to.reset_on_drop();
-            self.outlet = Outlet::Shut;
-            return Poll::Ready(Step::Broken);
-        }
-        let result = ready!(Pin::new(to).poll_shutdown(cx));
-        self.outlet = Outlet::Shut;
-        Poll::Ready(match result {
-            Ok(()) => Step::Shut,
-            Err(error) => Step::WriteFailed(error),
-        })
-    }
-
     /// Reads once and passes on what came. `None` when there is nothing to tell.
     fn poll_read(
         &mut self,
@@ -281,24 +222,12 @@ impl Direction {
             self.count(tail.len(), turn);
             return Poll::Ready(self.pass(cx, &tail, to, turn));
         }
-        if turn.is_plain
-            && self.is_worth_splicing()
+        if self.is_worth_splicing(turn)
             && let Some(pipe) = Pipe::borrow()
         {
-            return self.poll_splice(cx, pipe, from, turn);
+            return self.poll_splice(cx, pipe, from, to, turn);
         }
-        let step = ready!(self.poll_copy(cx, from, to, turn));
-        // Where all is dropped that comes, a pipe has what came before.
-        if !self.drops()
-            && let Some(header) = self.take_pipe()
-        {
-            // If no payload has come yet, the header goes on alone.
-            return match self.poll_splice(cx, header, from, turn) {
-                Poll::Pending => Poll::Ready(step),
-                Poll::Ready(spliced) => Poll::Ready(spliced),
-            };
-        }
-        Poll::Ready(step)
+        self.poll_copy(cx, from, to, turn)
     }
 
     /// Reads once through the scratch buffer and passes on what came.
@@ -312,8 +241,7 @@ impl Direction {
         with_scratch(|scratch| {
             let held = self.held().len();
             scratch[..held].copy_from_slice(self.held());
-            let room = self.copied_at_once(scratch.len() - held, turn);
-            let mut buf = ReadBuf::new(&mut scratch[held..held + room]);
+            let mut buf = ReadBuf::new(&mut scratch[held..]);
             if let Err(error) = ready!(Pin::new(from).poll_read(cx, &mut buf)) {
                 self.end();
                 return Poll::Ready(Some(Step::ReadFailed(error)));
@@ -358,7 +286,7 @@ impl Direction {
                 Ok(())
             }
             (Flow::Relay | Flow::CloseAt(_), _) if followed.edits.is_empty() && !waits => {
-                self.pass_on(cx, &input[..followed.legal], to, turn)
+                self.write(cx, &input[..followed.legal], to)
             }
             (Flow::Relay | Flow::CloseAt(_), _) => {
                 self.put_edited(&input[..followed.legal], followed.edits);
@@ -379,25 +307,9 @@ impl Direction {
             Sight::Lost => return unseen(input.len()),
             Sight::Refused => return unseen(0),
         }
-        let place = match self.flow {
-            Flow::CloseAt(place) => Some(place),
-            Flow::Relay | Flow::Closed | Flow::Discard => None,
-        };
-        let takes_pings = self.takes_pings();
-        let way = self.way(turn.terms);
-        let mut follower = Follower {
-            tally: &mut self.tally,
-            way,
-            turn,
-            place,
-            takes_pings,
-            relays: !matches!(self.flow, Flow::Closed | Flow::Discard),
-            close_at: None,
-            edits: Vec::new(),
-            passage: &mut self.passage,
-        };
-        let result = self.scanner.follow(input, &mut follower);
-        let Follower { close_at, edits, .. } = follower;
+        let place = self.close_place();
+        let Look { result, close_at, edits } =
+            self.look(turn, |scanner, follower| scanner.follow(input, follower));
         let (legal, fault) = match result {
             Ok(legal) => return Followed { legal, held: input.len() - legal, fault: None, close_at, edits },
             Err(Stopped { at, fault }) => (at, fault),
@@ -411,6 +323,39 @@ impl Direction {
         }
         self.sight = Sight::Refused;
         Followed { legal, held: 0, fault: Some(fault), close_at, edits }
+    }
+
+    /// Has a follower look at frames with the scanner.
+    #[inline]
+    fn look<R>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        with: impl FnOnce(&mut FrameScanner, &mut Follower<'_, '_>) -> R,
+    ) -> Look<R> {
+        let (place, takes_pings, relays) = (self.close_place(), self.takes_pings(), !self.drops());
+        let way = self.way(turn.terms);
+        let mut follower = Follower {
+            tally: &mut self.tally,
+            way,
+            turn,
+            place,
+            takes_pings,
+            relays,
+            close_at: None,
+            edits: Vec::new(),
+            passage: &mut self.passage,
+        };
+        let result = with(&mut self.scanner, &mut follower);
+        let Follower { close_at, edits, .. } = follower;
+        Look { result, close_at, edits }
+    }
+
+    /// Where a Close of wsgate's goes out, if one is to.
+    fn close_place(&self) -> Option<Place> {
+        match self.flow {
+            Flow::CloseAt(place) => Some(place),
+            Flow::Relay | Flow::Closed | Flow::Discard => None,
+        }
     }
 
     /// A Ping may go this way, at a frame boundary (rule T5).
@@ -429,55 +374,6 @@ impl Direction {
     /// What its sender answers would be seen.
     pub(super) fn can_answer(&self) -> bool {
         self.is_followed() && !self.source_ended && self.tally.close.is_none()
-    }
-
-    /// Puts the Ping that waits for its place where the stream stands, if that is one.
-    pub(super) fn put_ping(&mut self, receiver: &mut Pulse, tag: Tag, now: Moment, totals: &Totals) {
-        if receiver.waits() && self.takes_pings() && self.scanner.at_frame_boundary() {
-            let mask = self.mask();
-            encode_ping(&receiver.send(tag, now, totals), mask, self.spill());
-        }
-    }
-
-    /// Queues `bytes` with these changes made.
-    fn put_edited(&mut self, bytes: &[u8], edits: Vec<Edit>) {
-        let mask = self.mask();
-        let spill = self.spill();
-        let mut from = 0;
-        for Edit { at, put } in edits {
-            // It is behind the place of a Close, where all is dropped.
-            if at.end > bytes.len() {
-                break;
-            }
-            spill.extend_from_slice(&bytes[from..at.start]);
-            if let Some(ping) = put {
-                encode_ping(&ping, mask, spill);
-            }
-            from = at.end;
-        }
-        spill.extend_from_slice(&bytes[from..]);
-        // Nothing may be left, where all there was is left out.
-        self.drop_empty_queue();
-    }
-
-    /// Writes at once what the receiver takes and keeps the rest.
-    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8], to: &mut impl Stream) -> io::Result<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match Pin::new(&mut *to).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => {
-                    self.given += count as u64;
-                    rest = &rest[count..];
-                }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    self.spill().extend_from_slice(rest);
-                    break;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Ends this way with a Close frame of wsgate's own. Where the sender's Close went this way already, or the stream can't
@@ -504,23 +400,6 @@ impl Direction {
     /// Waits for more than a frame boundary to close.
     pub(super) fn is_patient(&self) -> bool {
         matches!(self.flow, Flow::CloseAt(Place::Message | Place::Close)) && !self.source_ended
-    }
-
-    fn put_close(&mut self, own: Option<OwnClose<'_>>) {
-        let mask = self.mask();
-        if let Some(OwnClose { code, reason }) = own {
-            encode_close(code, reason, mask, self.spill());
-            self.has_own_close = true;
-        }
-        self.flow = Flow::Closed;
-    }
-
-    /// What the client sends goes to the backend, and so does what wsgate puts into it: masked (rule T5).
-    fn mask(&self) -> Option<[u8; 4]> {
-        match self.scanner.role() {
-            Role::FromClient => Some(rand::random()),
-            Role::FromServer => None,
-        }
     }
 
     /// The receiver gets its end as soon as what waits for it has been written.
@@ -586,49 +465,6 @@ impl Direction {
         matches!(self.sight, Sight::Enforced | Sight::Observed)
     }
 
-    /// Bytes that wait to be written.
-    pub(super) fn waiting(&self) -> usize {
-        self.queue
-            .as_ref()
-            .map_or(0, |queue| queue.pipe.as_ref().map_or(0, Pipe::len) + queue.spill.len() - queue.written)
-    }
-
-    fn spill(&mut self) -> &mut Vec<u8> {
-        &mut self.queue.get_or_insert_default().spill
-    }
-
-    fn drop_spill(&mut self) {
-        if let Some(queue) = &mut self.queue {
-            (queue.pipe, queue.spill, queue.written) = (None, Vec::new(), 0);
-        }
-        self.drop_empty_queue();
-    }
-
-    fn held(&self) -> &[u8] {
-        self.queue.as_ref().map_or(&[], |queue| &queue.held)
-    }
-
-    fn take_held(&mut self) -> Vec<u8> {
-        let held = self.queue.as_mut().map(|queue| std::mem::take(&mut queue.held)).unwrap_or_default();
-        self.drop_empty_queue();
-        held
-    }
-
-    /// Keeps `bytes` for the next read, instead of what was held before.
-    fn hold(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            self.take_held();
-        } else {
-            let held = &mut self.queue.get_or_insert_default().held;
-            held.clear();
-            held.extend_from_slice(bytes);
-        }
-    }
-
-    fn drop_empty_queue(&mut self) {
-        self.queue.take_if(|queue| queue.pipe.is_none() && queue.spill.is_empty() && queue.held.is_empty());
-    }
-
     /// What its sender sent.
     pub(super) fn bytes(&self) -> u64 {
         self.tally.bytes
@@ -647,14 +483,6 @@ impl Direction {
     /// The receiver has its end, or is gone.
     pub(super) fn is_shut(&self) -> bool {
         self.outlet == Outlet::Shut
-    }
-
-    /// Bytes of heap that its buffers hold.
-    #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
-        self.queue
-            .as_ref()
-            .map_or(0, |queue| size_of::<Queue>() + queue.spill.capacity() + queue.held.capacity())
     }
 
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at

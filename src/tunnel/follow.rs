@@ -24,6 +24,13 @@ pub(super) struct Followed {
     pub(super) edits: Vec<Edit>,
 }
 
+/// What came of a look at frames, beside its `result`.
+pub(super) struct Look<R> {
+    pub(super) result: R,
+    pub(super) close_at: Option<usize>,
+    pub(super) edits: Vec<Edit>,
+}
+
 /// A change to what is relayed.
 pub(super) struct Edit {
     /// These bytes of the input are left out,

@@ -319,6 +319,27 @@ fn t7_a_control_frame_is_no_part_of_a_message_and_is_counted_once() {
 }
 
 #[test]
+fn t4_only_a_legal_data_frame_of_some_size_is_entered() {
+    let large = frame(true, 0, Opcode::Binary, None, &[b'x'; 300]);
+    let enters = |ahead: &[u8]| {
+        let mut scanner = FrameScanner::new(Role::FromServer, Extensions::None);
+        let is_entered = scanner.enter(ahead, 300, &mut Watch(|_: Event<'_>| ()));
+        assert_eq!(is_entered, !scanner.at_frame_boundary());
+        (is_entered, scanner.payload_left())
+    };
+    assert_eq!(enters(&large[..HEADER_MAX]), (true, large.len() as u64), "header and payload");
+    assert_eq!(enters(&large[..4]), (true, large.len() as u64));
+    let masked = frame(true, 0, Opcode::Binary, Some(KEY), &[b'x'; 300]);
+    let small = frame(true, 0, Opcode::Binary, None, &[b'x'; 299]);
+    let reserved = [&[0x83][..], &large[1..]].concat();
+    for other in
+        [&[][..], &large[..3], &masked, &small, &reserved, &[0x80, 126, 2, 0], &[0x89, 0], &[0x88, 0]]
+    {
+        assert_eq!(enters(other), (false, 0), "{}", other[..other.len().min(HEADER_MAX)].escape_ascii());
+    }
+}
+
+#[test]
 fn close_codes_that_may_stand_on_the_wire() {
     for code in [1000, 1001, 1003, 1007, 1011, 1012, 1014, 3000, 4999] {
         assert!(CloseCode(code).is_legal_on_wire(), "{code}");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::proto::frame::{
-    Event, Excess, Fault, Follow, FrameHeader, FrameScanner, HELD_MAX, Opcode, Role, Stopped,
+    Event, Excess, Fault, Follow, FrameHeader, FrameScanner, HEADER_MAX, HELD_MAX, Opcode, Role, Stopped,
 };
 use crate::proto::handshake::Extensions;
 
@@ -112,27 +112,53 @@ pub fn scan_bounded(
     stream: &[u8],
     sizes: &[usize],
 ) -> Outcome {
+    scan_ahead(role, extensions, bounds, u64::MAX, stream, sizes)
+}
+
+/// [`scan_bounded`] the way a tunnel does that sees no more than the headers of frames with `least` bytes of payload. Of
+/// these it sees every other piece nevertheless.
+fn scan_ahead(
+    role: Role,
+    extensions: Extensions,
+    bounds: Bounds,
+    least: u64,
+    stream: &[u8],
+    sizes: &[usize],
+) -> Outcome {
     let mut scanner = FrameScanner::new(role, extensions);
     let mut outcome =
         Outcome { events: vec![], relayed: vec![], held: vec![], fault: None, boundaries: (true, true) };
     let mut recorder = Recorder { bounds, admitted: 0, base: 0, events: &mut outcome.events };
     let mut sizes = sizes.iter().copied().cycle();
-    let mut unread = stream;
+    let (mut unread, mut is_seen) = (stream, false);
     while !unread.is_empty() && outcome.fault.is_none() {
-        let (piece, rest) = unread.split_at(sizes.next().unwrap_or(usize::MAX).clamp(1, unread.len()));
-        unread = rest;
-        let mut input = std::mem::take(&mut outcome.held);
-        input.extend_from_slice(piece);
+        let (mut piece, mut rest) =
+            unread.split_at(sizes.next().unwrap_or(usize::MAX).clamp(1, unread.len()));
         recorder.base = outcome.relayed.len();
-        let legal = scanner.follow(&input, &mut recorder).unwrap_or_else(|Stopped { at, fault }| {
-            outcome.fault = Some(fault);
-            at
-        });
-        outcome.relayed.extend_from_slice(&input[..legal]);
-        if outcome.fault.is_none() {
-            outcome.held = input.split_off(legal);
-            assert!(outcome.held.len() <= HELD_MAX, "{} bytes held", outcome.held.len());
+        if outcome.held.is_empty() && scanner.at_frame_boundary() {
+            scanner.enter(&piece[..piece.len().min(HEADER_MAX)], least, &mut recorder);
         }
+        if least < u64::MAX && scanner.payload_left() > 0 && !is_seen {
+            let count =
+                usize::try_from(scanner.payload_left()).map_or(piece.len(), |left| left.min(piece.len()));
+            (piece, rest) = unread.split_at(count);
+            recorder.base += count;
+            scanner.pass(count as u64, &mut recorder);
+            outcome.relayed.extend_from_slice(piece);
+        } else {
+            let mut input = std::mem::take(&mut outcome.held);
+            input.extend_from_slice(piece);
+            let legal = scanner.follow(&input, &mut recorder).unwrap_or_else(|Stopped { at, fault }| {
+                outcome.fault = Some(fault);
+                at
+            });
+            outcome.relayed.extend_from_slice(&input[..legal]);
+            if outcome.fault.is_none() {
+                outcome.held = input.split_off(legal);
+                assert!(outcome.held.len() <= HELD_MAX, "{} bytes held", outcome.held.len());
+            }
+        }
+        (unread, is_seen) = (rest, !is_seen);
         outcome.boundaries = (scanner.at_frame_boundary(), scanner.at_message_boundary());
         assert_eq!(outcome.boundaries.0, scanner.payload_left() == 0);
         assert!(outcome.held.is_empty() || outcome.boundaries.0, "bytes held in the middle of a frame");
@@ -140,8 +166,8 @@ pub fn scan_bounded(
     outcome
 }
 
-/// A stream has one outcome in any split: nothing is lost or added, and a fault hides nothing that came
-/// before it. Nothing over the bounds is relayed, and without its Pongs it is still a stream of frames.
+/// A stream has one outcome in any split, whether payload is seen or not: nothing is lost or added, and a fault hides nothing
+/// that came before it. Nothing over the bounds is relayed, and without its Pongs it is still a stream of frames.
 pub fn one_outcome(
     role: Role,
     extensions: Extensions,
@@ -151,6 +177,10 @@ pub fn one_outcome(
 ) -> Outcome {
     let whole = scan_bounded(role, extensions, bounds, stream, &[]);
     assert_eq!(whole, scan_bounded(role, extensions, bounds, stream, sizes), "in pieces of {sizes:?}");
+    for least in [0, 5, 200] {
+        let unseen = scan_ahead(role, extensions, bounds, least, stream, sizes);
+        assert_eq!(whole, unseen, "in pieces of {sizes:?}, unseen from {least}");
+    }
     assert!(stream.starts_with(&whole.relayed));
     if whole.fault.is_none() {
         assert_eq!([&whole.relayed[..], &whole.held].concat(), stream);

@@ -10,10 +10,15 @@ use tokio::{
 };
 
 use super::*;
-use crate::buffered::{MOST_PIPES, Pipe, SPLICED_AT_LEAST, SPLICED_AT_ONCE, Socket, prepare};
+use crate::{
+    buffered::{MOST_PIPES, Pipe, SPLICED_AT_LEAST, SPLICED_AT_ONCE, Socket, prepare},
+    proto::frame::HEADER_MAX,
+};
 
 /// The payload of a frame that is spliced.
 const LARGE: usize = 2 * SPLICED_AT_LEAST;
+/// A Ping of wsgate's own to a client.
+const PING: usize = 2 + 16;
 /// Nothing that is expected takes as long.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -86,10 +91,19 @@ async fn hear(mut from: impl AsyncReadExt + Unpin, pieces: &[usize]) -> Vec<u8> 
 
 #[derive(Debug, Clone)]
 struct Play {
-    lengths: Vec<(usize, bool)>,
+    frames: Vec<Data>,
     said: Vec<usize>,
     heard: Vec<usize>,
     is_tcp: bool,
+}
+
+/// A data frame.
+#[derive(Debug, Clone, Copy)]
+struct Data {
+    length: usize,
+    fin: bool,
+    /// A Ping stands behind it.
+    has_ping: bool,
 }
 
 fn play() -> impl Strategy<Value = Play> {
@@ -105,25 +119,33 @@ fn play() -> impl Strategy<Value = Play> {
             pieces
         })
     };
-    (vec((length, any::<bool>()), 1..8), pieces(), pieces(), any::<bool>())
-        .prop_map(|(lengths, said, heard, is_tcp)| Play { lengths, said, heard, is_tcp })
+    let data = (length, any::<bool>(), prop::bool::weighted(0.2));
+    let data = data.prop_map(|(length, fin, has_ping)| Data { length, fin, has_ping });
+    (vec(data, 1..20), pieces(), pieces(), any::<bool>()).prop_map(|(frames, said, heard, is_tcp)| Play {
+        frames,
+        said,
+        heard,
+        is_tcp,
+    })
 }
 
-fn stream(role: Role, lengths: &[(usize, bool)]) -> Vec<u8> {
+fn stream(role: Role, frames: &[Data]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut is_open = false;
-    for (at, (length, fin)) in lengths.iter().enumerate() {
+    for (at, Data { length, fin, has_ping }) in frames.iter().enumerate() {
         let opcode = if is_open { Opcode::Continuation } else { Opcode::Binary };
-        let fin = *fin || at + 1 == lengths.len();
+        let fin = *fin || at + 1 == frames.len();
         bytes.extend(frame(role, fin, opcode, &noise(*length)));
-        bytes.extend(frame(role, true, Opcode::Ping, b"between"));
+        if *has_ping {
+            bytes.extend(frame(role, true, Opcode::Ping, b"between"));
+        }
         is_open = !fin;
     }
     bytes
 }
 
 async fn run(play: Play) {
-    let (sent, told) = (stream(Role::FromClient, &play.lengths), stream(Role::FromServer, &play.lengths));
+    let (sent, told) = (stream(Role::FromClient, &play.frames), stream(Role::FromServer, &play.frames));
     let (got_backend, got_client, report) = if play.is_tcp {
         let ((down, client), (up, backend)) = (tcp().await, tcp().await);
         converse(down, up, client.into_split(), backend.into_split(), (&sent, &told), &play).await
@@ -135,9 +157,13 @@ async fn run(play: Play) {
     let longest = report.backend.longest_message;
     for (account, bytes) in [(report.client, sent.len()), (report.backend, told.len())] {
         assert_eq!(account.bytes, bytes as u64);
-        assert_eq!(account.frames.total(), 2 * play.lengths.len() as u64);
+        let pings = play.frames.iter().filter(|data| data.has_ping).count();
+        assert_eq!(
+            (account.frames.total(), account.frames.ping),
+            ((play.frames.len() + pings) as u64, pings as u64)
+        );
         assert_eq!(account.longest_message, longest);
-        let longest_frame = play.lengths.iter().map(|(length, _)| *length as u64).max();
+        let longest_frame = play.frames.iter().map(|data| data.length as u64).max();
         assert!(Some(account.longest_message) >= longest_frame);
     }
     assert!(["downstream_eof", "upstream_eof"].contains(&report.end.label()), "{:?}", report.end);
@@ -199,7 +225,7 @@ async fn t1_a_receiver_that_takes_nothing_stops_its_sender_with_a_pipe_in_hand()
         () = advance(&mut tunnel, |tunnel| tunnel.backend.piped() > 0) => {}
     }
     assert!(tunnel.backend.capacity() < 1024, "nothing is copied");
-    assert!(tunnel.backend.piped() as u64 <= SPLICED_AT_ONCE, "what waits is bounded");
+    assert!(tunnel.backend.piped() <= SPLICED_AT_ONCE, "what waits is bounded");
     // What arrives when the client reads again is all of it.
     let mut got = vec![0; told.len()];
     let (backend, read) = tokio::select! {
@@ -346,8 +372,8 @@ async fn s1_a_client_that_takes_nothing_of_a_spliced_frame_is_cut() {
 async fn t1_who_finds_no_pipe_copies() {
     let pipes: Vec<Pipe> = std::iter::from_fn(Pipe::borrow).take(MOST_PIPES + 1).collect();
     assert_eq!(pipes.len(), MOST_PIPES, "they are bounded");
-    let told =
-        Play { lengths: vec![(LARGE, true); 4], said: vec![70_000], heard: vec![50_000], is_tcp: true };
+    let data = Data { length: LARGE, fin: true, has_ping: true };
+    let told = Play { frames: vec![data; 4], said: vec![70_000], heard: vec![50_000], is_tcp: true };
     run(told).await;
     drop(pipes);
     assert_eq!(Pipe::lent(), 0);
@@ -372,4 +398,138 @@ async fn t7_a_frame_that_is_too_large_is_not_spliced() {
     assert_eq!((close[0], &close[2..]), (0x88, &1009_u16.to_be_bytes()[..]));
     drop((client, backend));
     assert_eq!(tunnel.await.expect("no panic").end.label(), "too_large");
+}
+
+/// So many large frames of the backend's, in all that many bytes.
+fn large_frames(count: usize) -> Vec<u8> {
+    from_server(LARGE).repeat(count)
+}
+
+/// Has the backend say all of this, and never end; until then it holds its socket.
+fn says_all(mut backend: TcpStream, told: Vec<u8>) -> JoinHandle<TcpStream> {
+    tokio::spawn(async move {
+        backend.write_all(&told).await.expect("taken");
+        backend
+    })
+}
+
+/// Lets the client take `count` bytes while the tunnel goes on.
+async fn take<D: Stream, U: Stream>(
+    tunnel: &mut Tunnel<D, U>,
+    client: &mut TcpStream,
+    count: usize,
+) -> Vec<u8> {
+    let mut got = vec![0; count];
+    let read = tokio::select! {
+        read = timeout(LATE, client.read_exact(&mut got)) => read,
+        report = end_of(tunnel) => panic!("{report:?}"),
+    };
+    read.expect("in time").expect("bytes");
+    got
+}
+
+#[tokio::test]
+async fn t1_frames_that_come_at_once_leave_at_once() {
+    let ((down, mut client), (up, backend)) = (tcp().await, tcp().await);
+    let (mut tunnel, _drain) = tunnel(LIMITS, down, up);
+    let told = large_frames(200);
+    let sender = says_all(backend, told.clone());
+    let (mut got, mut most) = (Vec::new(), 0);
+    while got.len() < told.len() {
+        got.extend(take(&mut tunnel, &mut client, (told.len() - got.len()).min(LARGE)).await);
+        most = most.max(tunnel.backend.piped());
+        assert!(most <= SPLICED_AT_ONCE && tunnel.backend.capacity() < 1024, "what waits is bounded");
+    }
+    assert!(got == told);
+    assert!(most > LARGE + LARGE / 2, "no more than one frame at a time: {most}");
+    advance(&mut tunnel, |tunnel| tunnel.backend.capacity() == 0).await;
+    assert_eq!(tunnel.backend.given, told.len() as u64);
+    assert_eq!(Pipe::lent(), 0);
+    drop(sender.await.expect("no panic"));
+}
+
+#[tokio::test]
+async fn t4_what_is_illegal_behind_large_frames_ends_the_tunnel_behind_them() {
+    for (limit, stopped, code) in [
+        (None, vec![0x83, 0], 1002_u16),
+        (None, vec![0x82, 0x80], 1002),
+        (Some(LARGE as u64), from_server(LARGE + 1)[..HEADER_MAX].to_vec(), 1009),
+    ] {
+        let ((down, client), (up, backend)) = (tcp().await, tcp().await);
+        let (tunnel, _drain) = tunnel(Limits { max_frame: limit, ..LIMITS }, down, up);
+        let legal = large_frames(30);
+        let sender = says_all(backend, [&legal[..], &stopped].concat());
+        let tunnel = tokio::spawn(tunnel);
+        let (mut client, mut got) = (client, vec![0; legal.len() + 4]);
+        client.read_exact(&mut got).await.expect("the frames and a Close");
+        assert!(got.starts_with(&legal));
+        let close = &got[legal.len()..];
+        assert_eq!((close[0], &close[2..]), (0x88, &code.to_be_bytes()[..]));
+        drop((client, sender.await.expect("no panic")));
+        let label = if code == 1002 { "ws_protocol" } else { "too_large" };
+        assert_eq!(tunnel.await.expect("no panic").end.label(), label);
+    }
+}
+
+#[tokio::test]
+async fn t9_a_drain_takes_effect_behind_what_is_in_a_pipe() {
+    let ((down, mut client), (up, backend)) = (tcp().await, tcp().await);
+    let (mut tunnel, drain) = tunnel(LIMITS, down, up);
+    let told = large_frames(400);
+    let sender = says_all(backend, told.clone());
+    advance(&mut tunnel, |tunnel| tunnel.backend.piped() > 0).await;
+    let begun = tunnel.backend.begun();
+    drain.drain();
+    wake_all();
+    advance(&mut tunnel, |tunnel| tunnel.end.is_some()).await;
+    // The message that was begun is the last one.
+    let told = told[..begun].to_vec();
+    let got = take(&mut tunnel, &mut client, told.len() + 4).await;
+    assert!(got.starts_with(&told));
+    let close = &got[told.len()..];
+    assert_eq!((close[0], &close[2..]), (0x88, &1012_u16.to_be_bytes()[..]));
+    sender.abort();
+    drop(client);
+    assert_eq!(end(tunnel).await.end.label(), "drained");
+}
+
+#[tokio::test]
+async fn t5_a_ping_goes_between_frames_behind_what_is_in_a_pipe() {
+    let ((down, mut client), (up, backend)) = (tcp().await, tcp().await);
+    let interval = Duration::from_secs(100);
+    let keepalive = Keepalive { clients: true, backends: false, interval: Some(interval), pong: None };
+    let (mut tunnel, _drain) = tunnel(Limits { keepalive, ..LIMITS }, down, up);
+    let told = large_frames(400);
+    let sender = says_all(backend, told.clone());
+    advance(&mut tunnel, |tunnel| tunnel.backend.piped() > 0).await;
+    let before = tunnel.backend.begun();
+    let later = Moment::new(Instant::now(), tunnel.opened) + interval;
+    assert!(tunnel.ask(Side::Downstream, later));
+    let got = take(&mut tunnel, &mut client, told.len() + PING).await;
+    assert!(got[..before] == told[..before] && got[before + PING..] == told[before..]);
+    assert_eq!((got[before], usize::from(got[before + 1])), (0x89, PING - 2));
+    drop((client, sender.await.expect("no panic")));
+}
+
+#[tokio::test]
+async fn t3_an_end_behind_gathered_frames_is_an_end_or_a_reset() {
+    for missing in [0, 7, LARGE + 3] {
+        let ((down, mut client), (up, mut backend)) = (tcp().await, tcp().await);
+        let (tunnel, _drain) = tunnel(LIMITS, down, up);
+        let mut told = large_frames(100);
+        told.truncate(told.len() - missing);
+        let (tunnel, sent) = (tokio::spawn(tunnel), told.clone());
+        let sender = tokio::spawn(async move { backend.write_all(&sent).await });
+        let mut got = vec![0; told.len()];
+        let read = timeout(LATE, client.read_exact(&mut got)).await.expect("in time");
+        read.expect("what came before the end");
+        assert!(got == told);
+        sender.await.expect("no panic").expect("taken");
+        match timeout(LATE, client.read(&mut got)).await.expect("in time") {
+            Ok(count) => assert_eq!((count, missing), (0, 0)),
+            Err(error) => assert_eq!((error.kind(), missing > 0), (io::ErrorKind::ConnectionReset, true)),
+        }
+        drop(client);
+        assert_eq!(tunnel.await.expect("no panic").end.label(), "upstream_eof");
+    }
 }
