@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::visit::Visit;
+use super::{moment::Moment, visit::Visit};
 
 thread_local! {
     static CLOCK: RefCell<Option<Arc<Clock>>> = const { RefCell::new(None) };
@@ -28,8 +28,9 @@ thread_local! {
 
 /// The alarms of one worker. The lock is taken once in each poll of a tunnel and when an alarm rings, never by another
 /// thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clock {
+    began: Instant,
     alarms: Mutex<Alarms>,
     /// An alarm was set that is due before all others.
     earlier: Notify,
@@ -40,7 +41,8 @@ pub(super) struct Clock {
 #[derive(Debug, Default)]
 struct Alarms {
     slots: Slab<Slot>,
-    due: BTreeSet<(Instant, usize)>,
+    /// Of each tunnel, one for as long as it lives: an `Instant` would make it half as large again.
+    due: BTreeSet<(Moment, usize)>,
     /// Visits that wait for the tunnels of these slots.
     visits: BTreeMap<usize, Vec<Visit>>,
     driven: bool,
@@ -49,7 +51,7 @@ struct Alarms {
 #[derive(Debug)]
 struct Slot {
     waker: Waker,
-    at: Option<Instant>,
+    at: Option<Moment>,
 }
 
 /// A tunnel's place in its worker's clock; given back on drop.
@@ -70,6 +72,7 @@ impl Alarm {
     /// Wakes `waker` at `at`, or before: an earlier alarm of the same tunnel stays, and whoever wakes looks at what is
     /// really due. So pushing a deadline back at each byte costs nothing.
     pub(super) fn set(&mut self, at: Instant, waker: &Waker) {
+        let at = Moment::new(at, self.clock.began);
         let mut alarms = self.clock.lock();
         let Alarms { slots, due, driven, .. } = &mut *alarms;
         let slot = &mut slots[self.slot];
@@ -135,6 +138,17 @@ pub fn wake_all() {
     wakers.into_iter().for_each(Waker::wake);
 }
 
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            alarms: Mutex::default(),
+            earlier: Notify::new(),
+            has_visits: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Clock {
     fn lock(&self) -> MutexGuard<'_, Alarms> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,11 +186,12 @@ impl Clock {
 
     /// Takes out what is due and returns when the next alarm is; `None` when no tunnel is left.
     fn ring(&self, now: Instant) -> Option<Next> {
+        let now = Moment::new(now, self.began);
         let mut alarms = self.lock();
         let Alarms { slots, due, .. } = &mut *alarms;
         while let Some(&(at, slot)) = due.first() {
             if at > now {
-                return Some(Next::At(at));
+                return Some(Next::At(at.instant(self.began)));
             }
             due.pop_first();
             slots[slot].at = None;
