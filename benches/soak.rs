@@ -6,7 +6,8 @@
 //! as `cargo test --bench soak` runs it, it is a check that all of this works, with 150 tunnels for some seconds.
 //!
 //! What must be true in the end: every message of a tunnel that nobody cut has arrived, once, in order and unaltered; what was cut
-//! ended in time, and nothing else did; each tunnel has its two records; file descriptors and memory are back where they were; and
+//! ended in time, and nothing else did; each tunnel has its two records; file descriptors and memory are back where they were, but for a few pipes
+//! that workers keep; and
 //! wsgate ends at once with nothing open. Else the program ends with 1.
 //!
 //! Client, server and gate are on this machine.

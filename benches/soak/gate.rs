@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -30,7 +31,10 @@ const BETWEEN_READINGS: Duration = Duration::from_millis(100);
 pub(crate) struct Rest {
     /// Its own memory and its share of what others have too (Pss), in bytes.
     pub(crate) memory: u64,
+    /// Of files, sockets and the rest, but for pipes.
     pub(crate) descriptors: usize,
+    /// Descriptors of pipes. A worker keeps some for large frames.
+    pub(crate) pipes: usize,
 }
 
 /// What it left behind.
@@ -130,12 +134,20 @@ impl Gate {
         Ok(kib * 1024)
     }
 
-    fn descriptors(&self) -> io::Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    /// What is open but for pipes, and the pipes.
+    fn descriptors(&self) -> io::Result<(usize, usize)> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.process.id()))?;
+        // One that was closed meanwhile was no pipe that is kept.
+        let is_pipe =
+            |path: &Path| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"));
+        let (pipes, others): (Vec<_>, Vec<_>) =
+            open.filter_map(Result::ok).map(|entry| is_pipe(&entry.path())).partition(|is_pipe| *is_pipe);
+        Ok((others.len(), pipes.len()))
     }
 
     pub(crate) fn reading(&self) -> Fallible<Rest> {
-        Ok(Rest { memory: self.memory()?, descriptors: self.descriptors()? })
+        let (descriptors, pipes) = self.descriptors()?;
+        Ok(Rest { memory: self.memory()?, descriptors, pipes })
     }
 
     /// A reading, when nothing changes any more.
@@ -155,7 +167,7 @@ impl Gate {
     /// Waits until it has no more descriptors than at the start, or should have.
     pub(crate) async fn empties(&self, start: &Rest) -> Fallible<Rest> {
         let due = Instant::now() + EMPTYING;
-        while self.descriptors()? > start.descriptors && Instant::now() < due {
+        while self.descriptors()?.0 > start.descriptors && Instant::now() < due {
             sleep(BETWEEN_READINGS).await;
         }
         self.reading()

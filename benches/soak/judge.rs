@@ -18,6 +18,8 @@ use crate::{
 /// Of the memory that the tunnels took, so much may be kept, in percent, or so many bytes if that is more.
 const KEPT_PERCENT: u64 = 20;
 const KEPT_BYTES: u64 = 8 << 20;
+/// Descriptors of the pipes that its two workers may keep for large frames: four of them each, with two ends.
+const KEPT_PIPES: usize = 16;
 /// By so much clocks of processes and records may seem to go backwards, in milliseconds.
 const BEFORE: u64 = 200;
 /// So many violations are printed.
@@ -238,6 +240,9 @@ impl<'a> Judge<'a> {
     fn rest(&mut self, start: &Rest, most: &Rest, end: &Rest) {
         if end.descriptors > start.descriptors {
             self.violates(format!("{} descriptors in place of {}", end.descriptors, start.descriptors));
+        }
+        if end.pipes > start.pipes + KEPT_PIPES {
+            self.violates(format!("{} descriptors of pipes in place of {}", end.pipes, start.pipes));
         }
         let rise = most.memory.saturating_sub(start.memory);
         let bound = start.memory + KEPT_BYTES.max(rise * KEPT_PERCENT / 100);
