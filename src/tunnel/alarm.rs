@@ -6,12 +6,14 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::Waker,
+    time::Duration,
 };
 
 use slab::Slab;
@@ -20,7 +22,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{moment::Moment, visit::Visit};
+use super::visit::Visit;
 
 thread_local! {
     static CLOCK: RefCell<Option<Arc<Clock>>> = const { RefCell::new(None) };
@@ -41,8 +43,7 @@ pub(super) struct Clock {
 #[derive(Debug, Default)]
 struct Alarms {
     slots: Slab<Slot>,
-    /// Of each tunnel, one for as long as it lives: an `Instant` would make it half as large again.
-    due: BTreeSet<(Moment, usize)>,
+    due: BTreeSet<Due>,
     /// Visits that wait for the tunnels of these slots.
     visits: BTreeMap<usize, Vec<Visit>>,
     driven: bool,
@@ -51,8 +52,13 @@ struct Alarms {
 #[derive(Debug)]
 struct Slot {
     waker: Waker,
-    at: Option<Moment>,
+    due: Option<Due>,
 }
+
+/// When a slot's alarm rings, in milliseconds since the clock began, and behind it in the lowest bits which slot it is; plus one. There
+/// is one for each tunnel, as long as it lives, so it is one number and not a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Due(NonZeroU64);
 
 /// A tunnel's place in its worker's clock; given back on drop.
 #[derive(Debug)]
@@ -65,26 +71,26 @@ impl Alarm {
     /// A place in the clock of this thread. From now on [`wake_all`] wakes `waker`.
     pub(super) fn new(waker: &Waker) -> Self {
         let clock = CLOCK.with_borrow_mut(|clock| Arc::clone(clock.get_or_insert_default()));
-        let slot = clock.lock().slots.insert(Slot { waker: waker.clone(), at: None });
+        let slot = clock.lock().slots.insert(Slot { waker: waker.clone(), due: None });
         Self { clock, slot }
     }
 
-    /// Wakes `waker` at `at`, or before: an earlier alarm of the same tunnel stays, and whoever wakes looks at what is
-    /// really due. So pushing a deadline back at each byte costs nothing.
+    /// Wakes `waker` at `at`, to the millisecond, or before: an earlier alarm of the same tunnel stays, and whoever wakes looks at
+    /// what is really due. So pushing a deadline back at each byte costs nothing.
     pub(super) fn set(&mut self, at: Instant, waker: &Waker) {
-        let at = Moment::new(at, self.clock.began);
+        let at = Due::new(at.saturating_duration_since(self.clock.began), self.slot);
         let mut alarms = self.clock.lock();
         let Alarms { slots, due, driven, .. } = &mut *alarms;
         let slot = &mut slots[self.slot];
         slot.waker.clone_from(waker);
-        if slot.at.is_some_and(|earlier| earlier <= at) {
+        if slot.due.is_some_and(|earlier| earlier <= at) {
             return;
         }
-        if let Some(later) = slot.at.replace(at) {
-            due.remove(&(later, self.slot));
+        if let Some(later) = slot.due.replace(at) {
+            due.remove(&later);
         }
-        due.insert((at, self.slot));
-        let is_first = due.first() == Some(&(at, self.slot));
+        due.insert(at);
+        let is_first = due.first() == Some(&at);
         if !*driven {
             *driven = true;
             tokio::spawn(drive(Driver(Arc::clone(&self.clock))));
@@ -113,8 +119,8 @@ impl Drop for Alarm {
         let mut alarms = self.clock.lock();
         let slot = alarms.slots.remove(self.slot);
         let missed = self.clock.forget_visits(&mut alarms, self.slot);
-        if let Some(at) = slot.at {
-            alarms.due.remove(&(at, self.slot));
+        if let Some(due) = slot.due {
+            alarms.due.remove(&due);
         }
         let was_last = alarms.slots.is_empty();
         drop(alarms);
@@ -186,18 +192,45 @@ impl Clock {
 
     /// Takes out what is due and returns when the next alarm is; `None` when no tunnel is left.
     fn ring(&self, now: Instant) -> Option<Next> {
-        let now = Moment::new(now, self.began);
+        let elapsed = now.saturating_duration_since(self.began);
         let mut alarms = self.lock();
         let Alarms { slots, due, .. } = &mut *alarms;
-        while let Some(&(at, slot)) = due.first() {
-            if at > now {
-                return Some(Next::At(at.instant(self.began)));
+        while let Some(&first) = due.first() {
+            if first.after() > elapsed {
+                return Some(Next::At(self.began + first.after()));
             }
             due.pop_first();
-            slots[slot].at = None;
-            slots[slot].waker.wake_by_ref();
+            let slot = &mut slots[first.slot()];
+            slot.due = None;
+            slot.waker.wake_by_ref();
         }
         if slots.is_empty() { None } else { Some(Next::WhenSet) }
+    }
+}
+
+impl Due {
+    /// As many slots as there are file descriptors by far: `max_connections` ends at 10 million. 40 bits are left, which are 34 years.
+    const SLOT_BITS: u32 = 24;
+
+    /// `after` the clock began, rounded up.
+    fn new(after: Duration, slot: usize) -> Self {
+        debug_assert!(slot >> Self::SLOT_BITS == 0, "no process has so many sockets");
+        // Not by way of `as_nanos`: a division of 128 bits costs more than all else here.
+        let millis = after
+            .as_secs()
+            .saturating_mul(1000)
+            .saturating_add(after.subsec_nanos().div_ceil(1_000_000).into());
+        let millis = millis.min((u64::MAX >> Self::SLOT_BITS) - 1);
+        Self(NonZeroU64::MIN.saturating_add((millis << Self::SLOT_BITS) | slot as u64))
+    }
+
+    fn after(self) -> Duration {
+        Duration::from_millis((self.0.get() - 1) >> Self::SLOT_BITS)
+    }
+
+    fn slot(self) -> usize {
+        let slot = (self.0.get() - 1) & ((1 << Self::SLOT_BITS) - 1);
+        usize::try_from(slot).expect("24 bits")
     }
 }
 
@@ -225,5 +258,36 @@ async fn drive(driver: Driver) {
                 () = clock.earlier.notified() => {}
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_due_time_is_never_early_keeps_its_slot_and_goes_before_the_number_of_one() {
+        let times = [0, 1, 999_999, 1_000_000, 1_000_001, 30_000_000_000, u64::from(u32::MAX) * 7_000_000];
+        let slots = [0, 1, (1 << Due::SLOT_BITS) - 1];
+        let mut dues: Vec<_> = times
+            .iter()
+            .flat_map(|nanos| slots.map(|slot| (Duration::from_nanos(*nanos), slot)))
+            .map(|(after, slot)| {
+                let due = Due::new(after, slot);
+                assert_eq!(due.slot(), slot);
+                let late = due.after().checked_sub(after).expect("not early");
+                assert!(late < Duration::from_millis(1), "{late:?}");
+                due
+            })
+            .collect();
+        dues.sort();
+        assert!(dues.is_sorted_by_key(|due| (due.after(), due.slot())));
+    }
+
+    #[test]
+    fn times_that_no_process_sees_are_the_last() {
+        let last = Due::new(Duration::MAX, 7);
+        assert_eq!(last.slot(), 7);
+        assert!(last > Due::new(Duration::from_secs(30 * 365 * 86_400), (1 << Due::SLOT_BITS) - 1));
     }
 }

@@ -1,10 +1,10 @@
-//! Points in the life of a tunnel, or of a worker's clock.
+//! Points in the life of a tunnel.
 
 use std::{num::NonZeroU64, ops::Add, time::Duration};
 
 use tokio::time::Instant;
 
-/// Nanoseconds since the tunnel was opened or the clock began, plus one: half of an optional `Instant`, of which a tunnel has many.
+/// Nanoseconds since the tunnel was opened, plus one: half of an optional `Instant`, of which a tunnel has many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(NonZeroU64);
 
