@@ -61,11 +61,7 @@ impl Socket {
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             self.readable().await?;
-            let seen = match self {
-                Self::Tcp(stream) => stream.try_io(Interest::READABLE, || glance(stream, buf)),
-                Self::Unix(stream) => stream.try_io(Interest::READABLE, || glance(stream, buf)),
-            };
-            match seen {
+            match self.try_io(Interest::READABLE, || glance(self, buf)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 seen => return seen,
             }
@@ -80,6 +76,14 @@ impl Socket {
         self.poll_io(cx, Interest::READABLE, || glance(self, buf))
     }
 
+    /// Whether there is nothing to read: no bytes, no end and no error. The runtime knows what had come when it last asked for
+    /// events; unless it is `trusted` to know enough, the kernel is asked.
+    pub fn is_quiet(&self, trusted: bool) -> bool {
+        let look = || glance(self, &mut [0]);
+        let seen = if trusted { self.try_io(Interest::READABLE, look) } else { look() };
+        seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Does `io` on the socket when it can be done without waiting. `interest` is either reading or writing.
     pub(super) fn poll_io<R>(
         &self,
@@ -88,25 +92,8 @@ impl Socket {
         mut io: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            let done = match self {
-                Self::Tcp(stream) if interest.is_readable() => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(interest, &mut io)
-                }
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(interest, &mut io)
-                }
-                Self::Unix(stream) if interest.is_readable() => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(interest, &mut io)
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_io(interest, &mut io)
-                }
-            };
-            match done {
+            ready!(self.poll_ready(cx, interest))?;
+            match self.try_io(interest, &mut io) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
@@ -114,8 +101,70 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Reads once. `Ok(0)` is the end of the stream.
+    ///
+    /// The system is called itself: the C library's functions are points where a thread can be cancelled, which costs more than
+    /// all else around the call.
+    fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll_some(cx, Interest::READABLE, buf.len(), || Ok(recv(self, &mut *buf, RecvFlags::empty())?.0))
+    }
+
+    /// Writes once, as much as the kernel takes.
+    fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8], flags: SendFlags) -> Poll<io::Result<usize>> {
+        self.poll_some(cx, Interest::WRITABLE, buf.len(), || {
+            Ok(send(self, buf, flags | SendFlags::NOSIGNAL)?)
+        })
+    }
+
+    /// [`Self::poll_io`] that moves at most `whole` bytes. If it is not all of them, there is no more now, and the next call waits
+    /// without trying.
+    fn poll_some(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        whole: usize,
+        mut io: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_ready(cx, interest))?;
+            let mut part = None;
+            let done = self.try_io(interest, || {
+                let count = io()?;
+                if (1..whole).contains(&count) {
+                    part = Some(count);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(count)
+            });
+            match (part, done) {
+                (Some(part), _) => return Poll::Ready(Ok(part)),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, done) => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) if interest.is_readable() => stream.poll_read_ready(cx),
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Unix(stream) if interest.is_readable() => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Does `io` if the runtime takes the socket to be ready, and has it wait anew after [`io::ErrorKind::WouldBlock`].
+    fn try_io<R>(&self, interest: Interest, io: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, io),
+            Self::Unix(stream) => stream.try_io(interest, io),
+        }
+    }
+}
+
 fn glance(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
-    Ok(recv(socket, buf, RecvFlags::PEEK)?.0)
+    Ok(recv(socket, buf, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
 }
 
 impl AsFd for Socket {
@@ -145,13 +194,15 @@ macro_rules! either {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        let count = ready!(self.poll_recv(cx, buf.initialize_unfilled()))?;
+        buf.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        self.poll_send(cx, buf, SendFlags::empty())
     }
 
     fn poll_write_vectored(
@@ -196,17 +247,8 @@ impl Stream for Socket {
     }
 
     fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self::Tcp(stream) = self else { return Pin::new(self).poll_write(cx, buf) };
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let sent = stream.try_io(Interest::WRITABLE, || {
-                Ok(send(&*stream, buf, SendFlags::MORE | SendFlags::NOSIGNAL)?)
-            });
-            match sent {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                sent => return Poll::Ready(sent),
-            }
-        }
+        let flags = if matches!(self, Self::Tcp(_)) { SendFlags::MORE } else { SendFlags::empty() };
+        self.poll_send(cx, buf, flags)
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
