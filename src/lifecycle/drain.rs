@@ -80,8 +80,13 @@ impl Drain {
 
     /// Of the part alone or of the whole.
     fn stage(&self) -> u8 {
-        let own = self.order.stage.load(Ordering::Acquire);
-        self.order.whole.as_ref().map_or(own, |whole| own.max(whole.stage()))
+        let mut stage = self.order.stage.load(Ordering::Acquire);
+        let mut part = &self.order;
+        while let Some(whole) = &part.whole {
+            stage = stage.max(whole.order.stage.load(Ordering::Acquire));
+            part = &whole.order;
+        }
+        stage
     }
 
     /// The part was told to end before the whole was.

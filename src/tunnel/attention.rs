@@ -15,11 +15,9 @@ pub(super) struct Stall {
 }
 
 impl<D: Stream, U: Stream> Tunnel<D, U> {
-    /// Ends a tunnel that is silent, or asks its peers whether they live. Returns whether there was anything to be done.
+    /// Ends a tunnel that is silent, or asks its peers whether they live, where its end is not decided yet. Returns whether there
+    /// was anything to be done.
     pub(super) fn attend(&mut self, now: Moment) -> bool {
-        if self.end.is_some() {
-            return false;
-        }
         if is_due(self.idle_at(), now) {
             self.begin_close(TunnelEnd::Idle, now);
         } else if is_due(self.dies_at(Side::Downstream), now) {
@@ -89,18 +87,28 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         is_too_slow
     }
 
-    /// When the tunnel has to be looked at even if no byte comes.
-    pub(super) fn next_due(&self) -> Option<Moment> {
+    /// When [`Self::attend`] has something to do if no byte comes; `None` once the end is decided.
+    pub(super) fn silence_due(&self) -> Option<Moment> {
+        if self.end.is_some() {
+            return None;
+        }
+        let mut due = self.idle_at();
+        for side in [Side::Downstream, Side::Upstream] {
+            let (pulse, from, to) = self.around(side);
+            if from.can_answer() && to.can_ask() {
+                let keepalive = &self.terms.limits.keepalive;
+                due = earlier(due, earlier(pulse.asked_at(keepalive), pulse.dies_at(keepalive)));
+            }
+        }
+        due
+    }
+
+    /// When the tunnel has to be looked at even if no byte comes. `silence` is [`Self::silence_due`].
+    pub(super) fn next_due(&self, silence: Option<Moment>) -> Option<Moment> {
         let stall =
             self.stall.as_ref().zip(self.terms.limits.write).map(|(stall, period)| stall.since + period);
-        let cut = [self.deadline, stall].into_iter().flatten().min();
-        if self.end.is_some() {
-            return cut;
-        }
-        let pulses = [Side::Downstream, Side::Upstream]
-            .into_iter()
-            .flat_map(|side| [self.asked_at(side), self.dies_at(side)]);
-        [cut, self.departure().map(|(at, _)| at), self.idle_at()].into_iter().chain(pulses).flatten().min()
+        let cut = earlier(self.deadline, stall);
+        if self.end.is_some() { cut } else { earlier(cut, earlier(silence, self.leaves_at())) }
     }
 
     /// Takes note of who has given a sign of life since `before`. Returns what has passed by now.
@@ -154,7 +162,14 @@ pub(super) struct Delivery {
     waiting: usize,
 }
 
-fn is_due(at: Option<Moment>, now: Moment) -> bool {
+fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+pub(super) fn is_due(at: Option<Moment>, now: Moment) -> bool {
     at.is_some_and(|at| at <= now)
 }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Tunnel,
+    attention::is_due,
     direction::{Direction, OwnClose, Place},
     moment::Moment,
 };
@@ -137,24 +138,28 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     /// Leaves, if that is due in a tunnel whose end is not decided yet.
     pub(super) fn leave(&mut self, now: Moment) {
-        if self.end.is_some() {
-            return;
-        }
-        if let Some((at, end)) = self.departure()
-            && at <= now
+        if self.end.is_none()
+            && is_due(self.leaves_at(), now)
+            && let Some((_, end)) = self.departure()
         {
             self.begin_leave(end, now);
         }
     }
 
+    /// When it leaves.
+    pub(super) fn leaves_at(&self) -> Option<Moment> {
+        if self.drain.is_draining() || self.terms.route.is_draining() {
+            self.departure().map(|(at, _)| at)
+        } else {
+            self.ages_at
+        }
+    }
+
     /// When it leaves, and why: the earliest of the orders that were given and its age. For each order it leaves at a moment of
     /// its own (rule T9).
-    pub(super) fn departure(&self) -> Option<(Moment, TunnelEnd)> {
+    fn departure(&self) -> Option<(Moment, TunnelEnd)> {
         let (server, route) = (&self.drain, &self.terms.route);
         let age = self.ages_at.map(|at| (at, TunnelEnd::MaxAge));
-        if !server.is_draining() && !route.is_draining() {
-            return age;
-        }
         let at = |signal: &Drain| signal.leaves_at(self.tag.lot()).map(|at| Moment::new(at, self.opened));
         let (whole, server) = server.whole().map_or((at(server), None), |whole| (at(whole), at(server)));
         // Of orders for the same moment the first in this list is the reason.

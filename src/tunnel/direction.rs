@@ -240,7 +240,9 @@ impl Direction {
     ) -> Poll<Option<Step>> {
         with_scratch(|scratch| {
             let held = self.held().len();
-            scratch[..held].copy_from_slice(self.held());
+            if held > 0 {
+                scratch[..held].copy_from_slice(self.held());
+            }
             let mut buf = ReadBuf::new(&mut scratch[held..]);
             if let Err(error) = ready!(Pin::new(from).poll_read(cx, &mut buf)) {
                 self.end();

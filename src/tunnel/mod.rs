@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 use self::{
     alarm::Alarm,
-    attention::Stall,
+    attention::{Stall, is_due},
     closing::own_close,
     direction::{Direction, Step, Turn},
     limits::Throttle,
@@ -239,16 +239,21 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     }
 
     /// Relays, and does what is due. All that has come is read before a side is found silent: the gate itself may have been
-    /// stopped for a while.
-    fn advance(&mut self, cx: &mut Context<'_>, now: Moment) {
+    /// stopped for a while. Returns when silence is to be judged next.
+    fn advance(&mut self, cx: &mut Context<'_>, now: Moment) -> Option<Moment> {
         let before = self.progress();
         self.leave(now);
         self.relay_patiently(cx, now);
         let before = self.note_life(&before, now);
-        if !self.is_over() && !self.is_broken && self.attend(now) {
+        let silence = self.silence_due();
+        if !is_due(silence, now) || self.is_over() || self.is_broken {
+            return silence;
+        }
+        if self.attend(now) {
             self.relay_patiently(cx, now);
             self.note_life(&before, now);
         }
+        self.silence_due()
     }
 
     /// Relays; when something has come that a drain waited for, what follows it has its own time.
@@ -280,7 +285,7 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
             this.cut(cx);
             return Poll::Ready(this.report(true, now));
         }
-        this.advance(cx, now);
+        let silence = this.advance(cx, now);
         if this.is_over() {
             return Poll::Ready(this.report(false, now));
         }
@@ -288,7 +293,7 @@ impl<D: Stream, U: Stream> Future for Tunnel<D, U> {
             this.cut(cx);
             return Poll::Ready(this.report(true, now));
         }
-        let due = this.next_due().map(|due| due.instant(this.opened));
+        let due = this.next_due(silence).map(|due| due.instant(this.opened));
         let alarm = this.alarm.get_or_insert_with(|| Alarm::new(cx.waker()));
         if let Some(due) = due {
             alarm.set(due, cx.waker());
