@@ -16,6 +16,8 @@ pub(crate) fn describe(programs: &[Program], cores: Cores, scale: &Scale) -> Fal
     }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     about.push(("kernel".to_owned(), kernel.trim().to_owned()));
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    about.push(("congestion control".to_owned(), congestion.trim().to_owned()));
     about.push(("processor".to_owned(), format!("{}, {} cores", processor(), process::cores()?.len())));
     let placed = match cores {
         Cores { gate: Some(gate), load: Some(load) } => {

@@ -1,8 +1,11 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::*;
-use crate::proto::laws::frames::{Bounds, Outcome, Seen, one_outcome, scan_bounded, scan_split};
+use super::{scanner::Watch, *};
+use crate::proto::{
+    handshake::Extensions,
+    laws::frames::{Bounds, Outcome, Seen, one_outcome, scan_bounded, scan_split},
+};
 
 const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
