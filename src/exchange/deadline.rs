@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// What must move in each period, in bytes, to be more than a trickle.
 const MIN_PROGRESS: u64 = 16 * 1024;
@@ -74,7 +77,8 @@ impl Timer {
                 sleep.as_mut().reset(due);
             }
             self.wakes = Some(cx.waker().clone());
-            ready!(sleep.as_mut().poll(cx));
+            // Without a budget the runtime would not hear of it, and it is not asked for the same again.
+            ready!(pin!(coop::unconstrained(sleep.as_mut())).poll(cx));
             if sleep.deadline() >= due {
                 return Poll::Ready(());
             }
@@ -104,6 +108,8 @@ impl Now {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     /// Waits for each of these moments from now on in turn, with a timer that was set to `first` before.
@@ -137,5 +143,25 @@ mod tests {
         assert_eq!(Instant::now(), due);
         assert!(timer.poll(&mut other, Some(due)).is_ready());
         assert_eq!(timer.bound(None, async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn s1_a_timer_rings_that_was_set_when_the_budget_of_a_turn_was_spent() {
+        let start = Instant::now();
+        let mut timer = Timer::default();
+        // It is new, and then it has rung.
+        for seconds in [10, 20] {
+            let due = start + Duration::from_secs(seconds);
+            let mut is_spent = false;
+            let busy = poll_fn(|cx| {
+                while !is_spent && coop::has_budget_remaining() {
+                    let _ = pin!(coop::consume_budget()).poll(cx);
+                }
+                is_spent = true;
+                Poll::<()>::Pending
+            });
+            let rung = timeout(Duration::from_secs(60), timer.bound(Some(due), busy)).await;
+            assert_eq!((rung, Instant::now()), (Ok(None), due));
+        }
     }
 }
