@@ -272,8 +272,10 @@ mod tests {
     use crate::config::Source;
 
     pub(super) fn loaded() -> Loaded {
-        let text =
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n";
+        parse("[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nrespond = { status = 200, body = \"\" }\n")
+    }
+
+    fn parse(text: &str) -> Loaded {
         let source = Source { name: "test".into(), text: text.into(), folder: ".".into() };
         Config::parse(&source, &|_| None).unwrap()
     }
@@ -284,6 +286,13 @@ mod tests {
         let runtime = runtime().unwrap();
         let bound = bind_all(&config, &runtime, &Inherited::default(), &Sockets::default()).unwrap();
         set_up(&config, &bound, AccessSink::memory().0).unwrap()
+    }
+
+    /// A gate of this configuration, whose listeners `runtime` watches.
+    pub(super) fn gate_of(text: &str, runtime: &Runtime) -> (Arc<Gate>, Vec<Bound>) {
+        let config = Arc::new(parse(text).config);
+        let bound = bind_all(&config, runtime, &Inherited::default(), &Sockets::default()).unwrap();
+        (set_up(&config, &bound, AccessSink::memory().0).unwrap().0, bound)
     }
 
     /// Waits for the end of a gate to which nobody gives an order.

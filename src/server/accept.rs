@@ -13,7 +13,14 @@ use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
-use tokio::{io::Interest, net::TcpStream, runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    runtime::Handle,
+    sync::oneshot,
+    task::{JoinSet, coop},
+    time::timeout,
+};
 
 use super::{
     bind::{BindError, Listening, UnixPath},
@@ -112,6 +119,8 @@ impl Socket {
 
     /// Takes the next connection out of the kernel's queue.
     async fn accept(&self) -> io::Result<Accepted> {
+        // One that is cut waits for nothing else, and may be followed by the next one for ever.
+        coop::consume_budget().await;
         loop {
             self.watched.readable().await?;
             match self.watched.try_io(Interest::READABLE, || self.accept_queued()) {
@@ -261,6 +270,7 @@ impl Acceptor {
             if waiting.len() >= MOST_WAITING {
                 self.admit(waiting).await;
             }
+            coop::consume_budget().await;
             match socket.accept_queued() {
                 Ok(accepted) => waiting.extend(self.enter(accepted, at, listener)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted || is_of_one_connection(&error) => {}
@@ -359,9 +369,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::runtime::Builder;
+    use tokio::runtime::{Builder, Runtime};
 
     use super::*;
+    use crate::config::ListenAddress;
 
     /// A socket of which nothing can be accepted, as it does not listen.
     fn deaf() -> Arc<Socket> {
@@ -404,5 +415,55 @@ mod tests {
             acceptor.run(vec![Bound { socket: deaf(), at }], changed).await
         });
         assert_eq!(ended.unwrap_err().to_string(), "a listener ended");
+    }
+
+    /// A gate of a listener that lets a client have one connection, and has told this one so often enough that it is cut now.
+    fn crowded(runtime: &Runtime) -> (Acceptor, Bound, Vec<Entrance>) {
+        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nmax_connections_per_ip = 1\n\
+                    [[route]]\nrespond = { status = 200, body = \"\" }\n";
+        let (gate, mut bound) = crate::server::tests::gate_of(text, runtime);
+        let bound = bound.remove(0);
+        let acceptor = Acceptor {
+            runtime: runtime.handle().clone(),
+            permits: Permits::new(1),
+            workers: Vec::new(),
+            gate: Arc::clone(&gate),
+            sockets: Arc::default(),
+        };
+        let (near, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let client = Accepted::Tcp(OwnedFd::from(near).into(), ([127, 0, 0, 1], 1).into());
+        let listener = Arc::clone(gate.current.load().listener_at(&bound.at).unwrap());
+        let enter = || listener.enter_accepted(&client).filter(|entrance| !matches!(entrance, Entrance::Cut));
+        (acceptor, bound, std::iter::from_fn(enter).collect())
+    }
+
+    #[test]
+    fn s2_a_flood_that_is_cut_leaves_the_first_worker_to_others() {
+        for ends in [false, true] {
+            let runtime = crate::server::runtime().unwrap();
+            let (acceptor, Bound { socket, at }, _places) = crowded(&runtime);
+            let ListenAddress::Inet(address) = at.address else { panic!("TCP") };
+            let flood: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            let mut listener = Arc::clone(acceptor.gate.current.load().listener_at(&at).unwrap());
+            let (_end, ended) = oneshot::channel();
+            let counted = Arc::clone(&at);
+            let turns = runtime.block_on(async move {
+                let accepting = tokio::spawn(async move {
+                    if ends {
+                        acceptor.accept_rest(&socket, &at, &mut listener, &mut VecDeque::new()).await;
+                    } else {
+                        acceptor.accept_all(socket, &at, listener, ended).await;
+                    }
+                });
+                let mut turns = 0;
+                while counted.cut() < flood.len() as u64 {
+                    tokio::task::yield_now().await;
+                    turns += u64::from(counted.cut() > 0);
+                }
+                accepting.abort();
+                turns
+            });
+            assert!(turns > 1, "they were all cut in one turn: {ends}");
+        }
     }
 }
