@@ -35,9 +35,11 @@ pub(super) fn config<'r>(
 ) -> Option<Config> {
     let root = Table::open(reader, &keys::ROOT, entries, 0..0);
     let server_table = root.table("server", &keys::SERVER);
-    let server = server::server(&server_table);
+    let mut server = server::server(&server_table);
     if let Some(running) = running {
         restart::changes(&server_table, &server, running);
+        // Whatever "auto" would be now: what is made for each worker is made for those that there are.
+        server.workers = running.server.workers;
     }
     let log = log(&root.table("log", &keys::LOG));
     let listener_tables = tables(&root, "listener", &keys::LISTENER);

@@ -193,7 +193,8 @@ fn auto_stays_what_it_was() {
     let mut running = read(SMALLEST);
     running.server.workers = running.server.workers.saturating_add(1);
     let source = parse(SMALLEST).unwrap().source;
-    assert!(Config::reload(&source, &env, &running).is_ok());
+    let reloaded = Config::reload(&source, &env, &running).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(reloaded.config.server.workers, running.server.workers);
     let text = format!("{SMALLEST}[server]\nworkers = {}\n", running.server.workers.get() + 1);
     assert!(Config::reload(&Source { text, ..source }, &env, &running).is_err());
 }
