@@ -52,7 +52,7 @@ struct Parked {
     turn: Option<Turn>,
 }
 
-/// How often the runtime of this thread had waited for events.
+/// How often the runtime of this thread had waited for events. It is to be one that takes all there are at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turn(u64);
 
