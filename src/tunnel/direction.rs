@@ -488,13 +488,14 @@ impl Direction {
     }
 
     /// Ends this way at once, as well as that can be done without waiting: with an end if the receiver's stream stands at
-    /// a frame boundary and nothing waits for it, else with a reset (rule T3).
+    /// a frame boundary and takes what waits for it, else with a reset (rule T3).
     pub(super) fn cut(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) {
         if self.is_shut() {
             return;
         }
+        let has_written = matches!(self.poll_drain(cx, to), Poll::Ready(Ok(())));
         self.outlet = Outlet::Shut;
-        if self.waiting() > 0 || self.is_within_frame() || Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
+        if !has_written || self.is_within_frame() || Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
             to.reset_on_drop();
         }
     }

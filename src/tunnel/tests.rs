@@ -35,6 +35,9 @@ pub(super) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// What tokio lets a task do in a turn.
+const TURN: usize = 128;
+
 pub(super) const LIMITS: Limits = Limits {
     idle: Some(IDLE_TIMEOUT),
     half_close: Some(HALF_CLOSE_TIMEOUT),

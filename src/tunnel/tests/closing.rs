@@ -1,4 +1,6 @@
-use std::io::ErrorKind;
+use std::{io::ErrorKind, pin::pin};
+
+use tokio::task::coop;
 
 use super::*;
 
@@ -321,4 +323,30 @@ async fn t2_a_close_does_not_wait_for_an_end_that_stays_away() {
     open.backend.finish().await;
     open.client.expect_end(b"").await;
     assert_eq!(open.client.came_with_end(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t3_what_was_read_reaches_the_other_side_though_the_budget_of_the_turn_is_spent() {
+    for (budget, seals) in (1..12).flat_map(|budget| [(budget, false), (budget, true)]) {
+        let set_up = SetUp { down: Pace { seals, ..Pace::FAST }, ..SetUp::default() };
+        let (mut tunnel, mut client, mut backend, _orders) = set_up.tunnel();
+        // The client breaks off, and an answer is on its way to it.
+        client.send(&says("never whole")[..5]).await;
+        client.finish().await;
+        backend.send(&tells("answer")).await;
+        // A turn that has all its budget yet.
+        tokio::task::yield_now().await;
+        let ended = std::future::poll_fn(|cx| {
+            for _ in budget..TURN {
+                assert!(pin!(coop::consume_budget()).poll(cx).is_ready());
+            }
+            Pin::new(&mut tunnel).poll(cx)
+        });
+        let report = ended.await;
+        drop(tunnel);
+        assert!(backend.was_reset(), "{budget}");
+        let read = if report.backend.bytes == 0 { Vec::new() } else { tells("answer") };
+        client.expect_end(&read).await;
+        assert!(client.was_shut() && !client.was_reset(), "{budget} {seals}");
+    }
 }

@@ -20,8 +20,6 @@ use crate::{
 const LARGE: usize = 2 * SPLICED_AT_LEAST;
 /// A Ping of wsgate's own to a client.
 const PING: usize = 2 + 16;
-/// What tokio lets a task do in a turn.
-const TURN: usize = 128;
 /// Nothing that is expected takes as long.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -539,6 +537,7 @@ async fn t3_an_end_behind_gathered_frames_is_an_end_or_a_reset() {
 
 /// Polls the tunnel once, by a task that may do no more than so much in this turn.
 async fn advance_by<D: Stream, U: Stream>(tunnel: &mut Tunnel<D, U>, budget: usize) {
+    tokio::task::yield_now().await;
     let mut has_polled = false;
     let once = std::future::poll_fn(|cx| {
         if std::mem::replace(&mut has_polled, true) {
