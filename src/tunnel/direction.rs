@@ -29,9 +29,14 @@ use crate::{
     },
 };
 
+/// Reads of one way before the other one has its turn: a fraction of what tokio lets a task do in a turn.
+const READS: usize = 16;
+
 /// What happened on one way that the tunnel must know of.
 #[derive(Debug)]
 pub(super) enum Step {
+    /// Much has been moved, and there may be more.
+    Moved,
     /// The sender's stream has ended; what it sent may still be on its way.
     SourceEnded,
     /// Everything has been written, and the end was passed on.
@@ -179,7 +184,7 @@ impl Direction {
         to: &mut impl Stream,
         turn: &mut Turn<'_>,
     ) -> Poll<Step> {
-        let mut has_new_close = false;
+        let (mut reads, mut has_new_close) = (0, false);
         loop {
             // A Close that has just come waits for one read more: mostly the end stands behind it and goes with it.
             let looks_ahead = std::mem::take(&mut has_new_close);
@@ -199,6 +204,11 @@ impl Direction {
             if self.source_ended {
                 return Poll::Pending;
             }
+            if reads >= READS && !looks_ahead {
+                return Poll::Ready(Step::Moved);
+            }
+            // What is gathered in a pipe takes a third of the budget.
+            reads += if self.is_worth_splicing(turn) { READS } else { 1 };
             let had_close = self.has_close();
             match self.poll_read(cx, from, to, turn) {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),

@@ -133,7 +133,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     }
 
     /// Relays until both ways wait. Whatever one way learns may be news for the other, so both are asked again after
-    /// each step.
+    /// each step; and one that has always more to move leaves some of the turn's budget to the other.
     fn relay(&mut self, cx: &mut Context<'_>, now: Moment) {
         loop {
             let client = self.relay_client(cx, now);
@@ -196,7 +196,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
     /// Takes note of what happened on the way that begins at `sender`.
     fn take(&mut self, step: Step, sender: Side, now: Moment) {
         match step {
-            Step::Shut => {}
+            Step::Moved | Step::Shut => {}
             Step::SourceEnded => {
                 self.first_eof.get_or_insert(sender);
                 self.end_within(self.terms.limits.half_close, now);

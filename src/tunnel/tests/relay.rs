@@ -152,3 +152,23 @@ async fn t1_what_has_been_read_is_written_at_once() {
     open.backend.send(&message[100..]).await;
     open.client.expect(&message[100..]).await;
 }
+
+#[tokio::test]
+async fn t1_a_side_that_always_has_more_does_not_hold_the_other_one_up() {
+    let trickle = Pace { read: 1, ..Pace::FAST };
+    for (down, up) in [(trickle, Pace::FAST), (Pace::FAST, trickle)] {
+        let (mut tunnel, mut client, mut backend, _orders) = SetUp { down, up, ..SetUp::default() }.tunnel();
+        let length = |pace: Pace| if pace.read == 1 { 100_000 } else { 6 };
+        client.send(&says(&"c".repeat(length(down)))).await;
+        backend.send(&tells(&"b".repeat(length(up)))).await;
+        let mut turns = 0;
+        std::future::poll_fn(|cx| {
+            turns += 1;
+            assert!(Pin::new(&mut tunnel).poll(cx).is_pending());
+            let heard = if down.read == 1 { tunnel.backend.bytes() } else { tunnel.client.bytes() };
+            if heard > 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert!(turns < 5, "{turns}");
+    }
+}

@@ -581,3 +581,23 @@ async fn t1_large_frames_leave_their_worker_to_others() {
     }
     assert!(got == told);
 }
+
+#[tokio::test]
+async fn t1_a_way_of_large_frames_lets_the_other_way_go_on() {
+    let ((down, mut client), (up, mut backend)) = (unix(), unix());
+    let (mut tunnel, _drain) = tunnel(LIMITS, down, up);
+    let told = from_server(SPLICED_AT_LEAST);
+    let mut got = vec![0; told.len()];
+    for is_spliced in [false, true] {
+        backend.write_all(&told).await.expect("taken");
+        if is_spliced {
+            let step = std::future::poll_fn(|cx| tunnel.relay_backend(cx, Moment::OPENED)).await;
+            assert!(matches!(step, Step::Moved), "{step:?}");
+        }
+        tokio::select! {
+            read = client.read_exact(&mut got) => drop(read.expect("the frame")),
+            report = end_of(&mut tunnel) => panic!("{report:?}"),
+        }
+        assert!(got == told);
+    }
+}
