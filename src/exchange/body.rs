@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// Reads of a body in one poll: a fraction of what tokio lets a task do in a turn.
+const READS: usize = 16;
+
 /// Why a body did not arrive.
 #[derive(Debug)]
 pub(super) enum BodyError {
@@ -111,7 +114,8 @@ impl<'a> Body<'a> {
         matches!(self.source, Source::Ended)
     }
 
-    /// Relays until the whole body has been written and given to the kernel.
+    /// Relays until the whole body has been written and given to the kernel. After some reads it lets the other way go on first: a
+    /// sender that has always more would leave that none of the turn's budget.
     pub(super) fn poll_relay(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,6 +125,7 @@ impl<'a> Body<'a> {
         if self.given == 0 {
             self.take_tail(from)?;
         }
+        let mut reads = 0;
         loop {
             self.waits_for = WaitsFor::Receiver;
             ready!(self.poll_write_out(cx, to)).map_err(BodyError::Write)?;
@@ -129,6 +134,11 @@ impl<'a> Body<'a> {
                 return Poll::Ready(Ok(()));
             }
             self.waits_for = WaitsFor::Sender;
+            if reads == READS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reads += 1;
             if from.tail().is_empty() {
                 let read = self.poll_read(cx, from, to);
                 if read.is_pending() {

@@ -256,3 +256,18 @@ async fn b6_a_response_that_is_cut_short_is_no_answer() {
     let (over, got) = answer(SetUp::default(), format!("{chunked}hello\r\n").as_bytes(), true).await;
     assert_eq!((over.label(), over.status, got.as_str()), ("bad_response", None, ""));
 }
+
+#[tokio::test]
+async fn h11_a_client_that_always_has_more_does_not_hold_an_early_answer_up() {
+    let trickle = Pace { read: 1, ..Pace::FAST };
+    let set_up = SetUp { down: trickle, ..SetUp::post(BodyFraming::Length(100_000)) };
+    let (over, ()) = set_up
+        .run(async |mut client, mut upstream| {
+            client.send(&vec![b'x'; 100_000]).await;
+            upstream.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").await;
+            let (_client, _upstream) = tokio::join!(client.rest(), upstream.rest());
+        })
+        .await;
+    assert_eq!(over.status, Some(413));
+    assert!(over.traffic.sent < 1000, "{:?}", over.traffic);
+}
