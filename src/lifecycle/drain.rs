@@ -1,7 +1,7 @@
 //! The order to end.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::coop, time::Instant};
 
 use super::Tracker;
 
@@ -203,7 +203,8 @@ impl Future for Wait {
         // Before the look at the stage: an order in between is found by the next poll.
         self.orders.mark_unchanged();
         self.wakes = Some(cx.waker().clone());
-        self.reached.as_mut().poll(cx)
+        // Without a budget it would not wait for an order, and it is not asked again before there is one.
+        pin!(coop::unconstrained(self.reached.as_mut())).poll(cx)
     }
 }
 
@@ -377,5 +378,27 @@ mod tests {
         let signal = part.signal();
         assert_eq!(signal.leaves_at(1.0), signal.leaves_at(0.0));
         assert!(signal.is_draining() && signal.leaves_at(1.0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t9_a_wait_that_was_polled_when_the_budget_of_a_turn_was_spent_hears_the_order() {
+        let (order, signal) = Drain::new(Duration::ZERO);
+        let (mut waits, mut is_spent) = (signal.until_draining(), false);
+        let heard = poll_fn(|cx| {
+            while !is_spent && coop::has_budget_remaining() {
+                let _ = pin!(coop::consume_budget()).poll(cx);
+            }
+            is_spent = true;
+            Pin::new(&mut waits).poll(cx)
+        });
+        let orders = async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            order.drain();
+            std::future::pending::<()>().await;
+        };
+        tokio::spawn(orders);
+        let began = Instant::now();
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("an order");
+        assert_eq!(began.elapsed(), Duration::from_secs(1), "woken by the order");
     }
 }
