@@ -62,7 +62,7 @@ impl Socket {
         loop {
             self.readable().await?;
             match self.try_io(Interest::READABLE, || glance(self, buf)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                seen if would_block(&seen) => {}
                 seen => return seen,
             }
         }
@@ -76,12 +76,14 @@ impl Socket {
         self.poll_io(cx, Interest::READABLE, || glance(self, buf))
     }
 
-    /// Whether there is nothing to read: no bytes, no end and no error. The runtime knows what had come when it last asked for
-    /// events; unless it is `trusted` to know enough, the kernel is asked.
-    pub fn is_quiet(&self, trusted: bool) -> bool {
-        let look = || glance(self, &mut [0]);
-        let seen = if trusted { self.try_io(Interest::READABLE, look) } else { look() };
-        seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    /// Whether there is nothing to read, as the kernel has it: no bytes, no end and no error.
+    pub fn is_quiet(&self) -> bool {
+        would_block(&glance(self, &mut [0]))
+    }
+
+    /// [`Self::is_quiet`], as the runtime has it: it knows what had come when it last asked for events.
+    pub fn was_quiet(&self) -> bool {
+        would_block(&self.try_io(Interest::READABLE, || glance(self, &mut [0])))
     }
 
     /// Does `io` on the socket when it can be done without waiting. `interest` is either reading or writing.
@@ -94,7 +96,7 @@ impl Socket {
         loop {
             ready!(self.poll_ready(cx, interest))?;
             match self.try_io(interest, &mut io) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done if would_block(&done) => {}
                 done => return Poll::Ready(done),
             }
         }
@@ -104,8 +106,8 @@ impl Socket {
 impl Socket {
     /// Reads once. `Ok(0)` is the end of the stream.
     ///
-    /// The system is called itself: the C library's functions are points where a thread can be cancelled, which costs more than
-    /// all else around the call.
+    /// The system is called itself: the C library's functions are points where a thread can be cancelled, for which each changes the
+    /// thread's state twice.
     fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_some(cx, Interest::READABLE, buf.len(), || Ok(recv(self, &mut *buf, RecvFlags::empty())?.0))
     }
@@ -139,7 +141,7 @@ impl Socket {
             });
             match (part, done) {
                 (Some(part), _) => return Poll::Ready(Ok(part)),
-                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, done) if would_block(&done) => {}
                 (None, done) => return Poll::Ready(done),
             }
         }
@@ -161,6 +163,10 @@ impl Socket {
             Self::Unix(stream) => stream.try_io(interest, io),
         }
     }
+}
+
+fn would_block<R>(done: &io::Result<R>) -> bool {
+    done.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn glance(socket: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
@@ -262,8 +268,7 @@ impl Stream for Socket {
             // Of a socket that is broken there is nothing to be sent.
             let is_broken = ready!(stream.poll_write_ready(cx)).is_err();
             let sent = stream.try_io(Interest::WRITABLE, || expect_writable(stream));
-            let waits = sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-            if is_broken || !waits {
+            if is_broken || !would_block(&sent) {
                 return Poll::Ready(());
             }
         }

@@ -9,7 +9,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    buffered::{Buffered, with_scratch},
+    buffered::{Buffered, READS_IN_A_ROW, with_scratch},
     proto::{
         forward::{self, TrailerRules},
         framing::{
@@ -19,9 +19,6 @@ use crate::{
         head::Headers,
     },
 };
-
-/// Reads of a body in one poll: a fraction of what tokio lets a task do in a turn.
-const READS: usize = 16;
 
 /// Why a body did not arrive.
 #[derive(Debug)]
@@ -134,7 +131,7 @@ impl<'a> Body<'a> {
                 return Poll::Ready(Ok(()));
             }
             self.waits_for = WaitsFor::Sender;
-            if reads == READS {
+            if reads == READS_IN_A_ROW {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -374,6 +374,17 @@ mod tests {
     use super::*;
     use crate::config::ListenAddress;
 
+    /// Accepts for a gate that has no workers.
+    fn acceptor(gate: &Arc<Gate>, runtime: &Runtime) -> Acceptor {
+        Acceptor {
+            runtime: runtime.handle().clone(),
+            permits: Permits::new(1),
+            workers: Vec::new(),
+            gate: Arc::clone(gate),
+            sockets: Arc::default(),
+        }
+    }
+
     /// A socket of which nothing can be accepted, as it does not listen.
     fn deaf() -> Arc<Socket> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -402,13 +413,7 @@ mod tests {
         let (gate, _order) = crate::server::tests::gate();
         // Without a clock, the pause after a failed accept panics.
         let runtime = Builder::new_current_thread().enable_io().build().unwrap();
-        let acceptor = Acceptor {
-            runtime: runtime.handle().clone(),
-            permits: Permits::new(1),
-            workers: Vec::new(),
-            gate: Arc::clone(&gate),
-            sockets: Arc::default(),
-        };
+        let acceptor = acceptor(&gate, &runtime);
         let ended = runtime.block_on(async {
             let at = Arc::clone(&gate.current.load().listeners[0].bound);
             let (_changes, changed) = tokio::sync::mpsc::unbounded_channel();
@@ -423,13 +428,7 @@ mod tests {
                     [[route]]\nrespond = { status = 200, body = \"\" }\n";
         let (gate, mut bound) = crate::server::tests::gate_of(text, runtime);
         let bound = bound.remove(0);
-        let acceptor = Acceptor {
-            runtime: runtime.handle().clone(),
-            permits: Permits::new(1),
-            workers: Vec::new(),
-            gate: Arc::clone(&gate),
-            sockets: Arc::default(),
-        };
+        let acceptor = acceptor(&gate, runtime);
         let (near, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let client = Accepted::Tcp(OwnedFd::from(near).into(), ([127, 0, 0, 1], 1).into());
         let listener = Arc::clone(gate.current.load().listener_at(&bound.at).unwrap());

@@ -33,14 +33,18 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
 
     /// When a side has to be asked for a sign of life; `None` if it can't be, or its answer would not be seen.
     pub(super) fn asked_at(&self, side: Side) -> Option<Moment> {
-        let (pulse, from, to) = self.around(side);
-        pulse.asked_at(&self.terms.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
+        self.watched(side)?.asked_at(&self.terms.limits.keepalive)
     }
 
     /// When a side is dead, unless it is excused by then.
     pub(super) fn dies_at(&self, side: Side) -> Option<Moment> {
+        self.watched(side)?.dies_at(&self.terms.limits.keepalive)
+    }
+
+    /// The pulse of a side, if it can be asked for a sign of life and its answer would be seen.
+    fn watched(&self, side: Side) -> Option<&Pulse> {
         let (pulse, from, to) = self.around(side);
-        pulse.dies_at(&self.terms.limits.keepalive).filter(|_| from.can_answer() && to.can_ask())
+        (from.can_answer() && to.can_ask()).then_some(pulse)
     }
 
     /// Asks a side for a sign of life, if that is due (rule T6). Returns whether it was.
@@ -94,8 +98,7 @@ impl<D: Stream, U: Stream> Tunnel<D, U> {
         }
         let mut due = self.idle_at();
         for side in [Side::Downstream, Side::Upstream] {
-            let (pulse, from, to) = self.around(side);
-            if from.can_answer() && to.can_ask() {
+            if let Some(pulse) = self.watched(side) {
                 let keepalive = &self.terms.limits.keepalive;
                 due = earlier(due, earlier(pulse.asked_at(keepalive), pulse.dies_at(keepalive)));
             }

@@ -22,15 +22,12 @@ use super::{
     totals::Way,
 };
 use crate::{
-    buffered::{Pipe, SPLICED_AT_LEAST, Stream, with_scratch},
+    buffered::{Pipe, READS_IN_A_ROW, SPLICED_AT_LEAST, Stream, with_scratch},
     proto::{
         frame::{Fault, FrameScanner, Role, Stopped},
         handshake::Extensions,
     },
 };
-
-/// Reads of one way before the other one has its turn: a fraction of what tokio lets a task do in a turn.
-const READS: usize = 16;
 
 /// What happened on one way that the tunnel must know of.
 #[derive(Debug)]
@@ -204,11 +201,11 @@ impl Direction {
             if self.source_ended {
                 return Poll::Pending;
             }
-            if reads >= READS && !looks_ahead {
+            if reads >= READS_IN_A_ROW && !looks_ahead {
                 return Poll::Ready(Step::Moved);
             }
             // What is gathered in a pipe takes a third of the budget.
-            reads += if self.is_worth_splicing(turn) { READS } else { 1 };
+            reads += if self.is_worth_splicing(turn) { READS_IN_A_ROW } else { 1 };
             let had_close = self.has_close();
             match self.poll_read(cx, from, to, turn) {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),

@@ -181,7 +181,7 @@ impl Parked {
             Transport::Plain(socket) => {
                 // If the runtime has asked for events since it was put here, it knows what had come by then.
                 let runtime_knows = self.turn.zip(turn).is_some_and(|(put, now)| put != now);
-                socket.is_quiet(runtime_knows)
+                if runtime_knows { socket.was_quiet() } else { socket.is_quiet() }
             }
             Transport::Tls(stream) => stream.is_quiet(),
         }
