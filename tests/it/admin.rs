@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use wsgate::config::{Config, ListenAddress};
 
 use super::harness::{
-    Backend, Gate, HttpBackend, OFFER, Peer, Response, Setup, frames, get, pki::Pki, program::Program,
+    Backend, Gate, HttpBackend, OFFER, Peer, Response, Setup, frames, get, pki::Pki, program::Program, soon,
 };
 
 const TOKEN: &str = "a-token-that-is-long-enough";
@@ -225,9 +225,12 @@ async fn a_reload_moves_the_admin_listener() {
     let mut client = Peer::dial_unix(&path).await;
     client.send("POST /api/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
     assert_eq!(client.read_response().await.status(), 200);
-    while Peer::try_dial(before).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    soon("the listener to be gone", async {
+        while Peer::try_dial(before).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 
     // An address that can't be had is refused with all else of the file.
     let taken = gate.address();

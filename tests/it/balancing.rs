@@ -221,9 +221,7 @@ async fn b8_full_servers_get_nothing_and_when_all_are_full_the_answer_is_503_at_
     gate.record(|record| record.ending == Some("no_endpoint")).await;
     drop(first);
     have_ended(&gate, 1).await;
-    while gate.leases() > 2 {
-        tokio::task::yield_now().await;
-    }
+    gate.leases_fall_to(2).await;
     let _fourth = gate.tunnel(&one).await;
     backup.expect_untouched();
 }
@@ -250,9 +248,7 @@ async fn a_server_that_ends_its_tunnels_at_once_does_not_draw_everybody() {
         client.expect_end().await;
         drop(client);
         have_ended(&gate, before + 1).await;
-        while gate.leases() > tunnels.len() {
-            tokio::task::yield_now().await;
-        }
+        gate.leases_fall_to(tunnels.len()).await;
     }
     // By open tunnels alone it would get all but the first.
     let drawn = broken.accepted();

@@ -265,9 +265,7 @@ async fn least_connections_spreads_tunnels() {
     server.expect_gone().await;
     drop(server);
     gate.tunnel_end().await;
-    while gate.leases() > 5 {
-        tokio::task::yield_now().await;
-    }
+    gate.leases_fall_to(5).await;
     let _client = gate.ask(crate::harness::OFFER).await;
     let next = async {
         let mut server = tokio::select! {

@@ -16,7 +16,7 @@ use wsgate::{
     telemetry::{AccessRecord, AccessSink, Kind, Records},
 };
 
-use super::{Metrics, PATIENCE, Peer, pki::Pki, soon};
+use super::{Metrics, PATIENCE, Peer, pki::Pki, soon, watchdog::Watchdog};
 
 /// What the gate wrote about a request, a tunnel or a connection.
 pub type Record = AccessRecord;
@@ -145,6 +145,7 @@ pub struct Gate {
     records: Records,
     pki: Option<Arc<Pki>>,
     folder: TempDir,
+    _watchdog: Watchdog,
 }
 
 impl Gate {
@@ -160,7 +161,16 @@ impl Gate {
         let admin = admin.map(|table| admin::bind(table, &Inherited::default()).expect("an admin address"));
         let server = Server::start(loaded, ConfigSource::File(path), sink).expect("a gate");
         let keeper = Keeper::open(admin, &server.handle()).expect("an admin listener");
-        Self { keeper, handle: server.handle(), server: Some(server), records, pki, folder }
+        let watchdog = Watchdog::new();
+        Self {
+            keeper,
+            handle: server.handle(),
+            server: Some(server),
+            records,
+            pki,
+            folder,
+            _watchdog: watchdog,
+        }
     }
 
     /// Puts this `proxy.toml` in force.
@@ -313,6 +323,16 @@ impl Gate {
     /// What all tunnels have carried so far.
     pub fn carried(&self) -> wsgate::tunnel::Sum {
         self.handle.gate().totals.sum()
+    }
+
+    /// Waits until no more leases than this are out.
+    pub async fn leases_fall_to(&self, most: usize) {
+        soon("leases to be given back", async {
+            while self.leases() > most {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Leases that are out.

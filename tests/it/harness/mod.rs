@@ -12,6 +12,7 @@ pub mod namespace;
 mod peer;
 pub mod pki;
 pub mod program;
+mod watchdog;
 pub mod websocket;
 
 use std::{future::Future, time::Duration};
