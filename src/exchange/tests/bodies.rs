@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use super::*;
 
 const PACES: [Pace; 4] =
@@ -270,4 +272,34 @@ async fn h11_a_client_that_always_has_more_does_not_hold_an_early_answer_up() {
         .await;
     assert_eq!(over.status, Some(413));
     assert!(over.traffic.sent < 1000, "{:?}", over.traffic);
+}
+
+#[tokio::test]
+async fn h11_a_server_that_always_has_more_does_not_hold_the_rest_of_a_request_up() {
+    let trickle = Pace { read: 1, ..Pace::FAST };
+    let set_up = SetUp { up: trickle, ..SetUp::post(BodyFraming::Length(10)) };
+    let read = Cell::new(0);
+    let (over, read_before) = set_up
+        .run(async |mut client, mut upstream| {
+            client.send(b"begun").await;
+            upstream.expect([REQUEST, b"begun"].concat().as_slice()).await;
+            upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n").await;
+            upstream.send(&vec![b'x'; 100_000]).await;
+            let downloads = async {
+                read_head(&mut client).await;
+                client.send(b"ended").await;
+                while let count @ 1.. = client.pipe.read(&mut [0; 1024]).await.expect("more") {
+                    read.set(read.get() + count);
+                }
+            };
+            let uploads = async {
+                upstream.expect(b"ended").await;
+                (read.get(), upstream)
+            };
+            let ((), (read_before, _upstream)) = tokio::join!(downloads, uploads);
+            read_before
+        })
+        .await;
+    assert_eq!((over.status, read.get()), (Some(200), 100_000));
+    assert!(read_before < 10_000, "{read_before}");
 }
