@@ -233,6 +233,9 @@ impl Headers {
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
         let before = self.len();
         self.append(name, value)?;
+        if !self.lines[..before].iter().any(|line| line.is_named(name, &self.text)) {
+            return Ok(());
+        }
         let mut index = 0;
         self.retain(|each, _| {
             index += 1;
