@@ -1,6 +1,7 @@
 //! A connected stream socket, TCP or unix.
 
 use std::{
+    future::poll_fn,
     io,
     os::fd::{AsFd, BorrowedFd},
     pin::Pin,
@@ -57,21 +58,12 @@ impl Socket {
     }
 
     /// Waits until there is something to read, and shows as much of it as fits without taking it. `Ok(0)` is the end of the
-    /// stream.
+    /// stream. An error is told once: no read will tell it again.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.readable().await?;
-            match self.try_io(Interest::READABLE, || glance(self, buf)) {
-                seen if would_block(&seen) => {}
-                seen => return seen,
-            }
-        }
+        poll_fn(|cx| self.poll_peek(cx, buf)).await
     }
-}
 
-impl Socket {
-    /// Shows as much of what there is to read as fits, without taking it. `Ok(0)` is the end of the stream. An error is told once:
-    /// no read will tell it again.
+    /// [`Self::peek`] for who polls.
     pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_io(cx, Interest::READABLE, || glance(self, buf))
     }
