@@ -231,9 +231,9 @@ impl Headers {
 
     /// Makes this the only line of that name, at the end. On an error nothing was changed.
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
-        let before = self.len();
+        let (before, is_new) = (self.len(), !self.contains(name));
         self.append(name, value)?;
-        if !self.lines[..before].iter().any(|line| line.is_named(name, &self.text)) {
+        if is_new {
             return Ok(());
         }
         let mut index = 0;
